@@ -1,0 +1,1 @@
+"""The LTX-2 model as mathematics: tensors in, tensors out."""

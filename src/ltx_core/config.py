@@ -1,0 +1,65 @@
+"""From the JSON of a checkpoint's metadata to frozen dataclasses that check themselves."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, TypeVar
+
+from ltx_core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:
+    """Build the dataclass `cls` from the keys of `section` that it has fields for.
+
+    Keys without a field are ignored (published files carry many that no network reads); fields without a
+    key take their default. `where` names the section in messages, e.g. ``config.transformer``.
+
+    Raises `ConfigError` for a missing key without default and for a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in section:
+            values[field.name] = _coerce(section[field.name], hints[field.name], f"{where}.{field.name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{field.name} is missing; expected {_describe(hints[field.name])}.")
+    return cls(**values)
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type `hint`: JSON lists become tuples, integers serve as floats, strings as enums."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        for option in (a for a in args if a is not type(None)):
+            try:
+                return _coerce(value, option, where)
+            except ConfigError:
+                continue
+    elif origin is tuple and isinstance(value, list | tuple):
+        return tuple(_coerce(v, args[0], f"{where}[{i}]") for i, v in enumerate(value))
+    elif hint is Any:
+        return value
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    elif isinstance(hint, type) and issubclass(hint, Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            pass
+    elif isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    raise ConfigError(f"{where} is {value!r}; expected {_describe(hint)}.")
+
+
+def _describe(hint: Any) -> str:
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(repr(member.value) for member in hint)
+    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)

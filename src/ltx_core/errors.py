@@ -1,0 +1,29 @@
+"""What can go wrong, for users: every message says what was wrong, with the value, and what to do."""
+
+
+class LTXError(ValueError):
+    """Base of all errors that a user can mend."""
+
+
+class ConfigError(LTXError):
+    """A checkpoint's configuration lacks a key or holds a value that this model cannot have."""
+
+
+class UnsupportedConfigError(ConfigError, NotImplementedError):
+    """A configuration that is well formed but describes a model this package does not implement."""
+
+
+class CheckpointError(LTXError):
+    """A weights file is missing, truncated, foreign, or lacks a tensor."""
+
+
+class MissingFileError(CheckpointError, FileNotFoundError):
+    """A file or folder that was asked for does not exist."""
+
+
+class InputError(LTXError):
+    """An argument of a call is out of range or does not fit the others."""
+
+
+class MediaError(LTXError):
+    """An image, audio or video file cannot be read or written."""

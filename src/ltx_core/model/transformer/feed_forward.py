@@ -1,0 +1,41 @@
+"""The two-layer networks with a GELU between: the blocks' feed-forward and the projection of captions."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class GELUProjection(nn.Module):
+    """gelu(linear(x)), tanh approximation."""
+
+    def __init__(self, dim_in: int, dim_out: int, bias: bool = True) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim_in, dim_out, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, linear on (..., dim), four times as wide inside."""
+
+    def __init__(self, dim: int, dim_out: int | None = None, mult: int = 4, bias: bool = True) -> None:
+        super().__init__()
+        inner = dim * mult
+        out = nn.Linear(inner, dim if dim_out is None else dim_out, bias=bias)
+        self.net = nn.Sequential(GELUProjection(dim, inner, bias), nn.Identity(), out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+class CaptionProjection(nn.Module):
+    """Text features (B, S, in_features) to the width of a stream (B, S, hidden_size). LTX-2.0 only."""
+
+    def __init__(self, in_features: int, hidden_size: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_features, hidden_size)
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, caption: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(F.gelu(self.linear_1(caption), approximate="tanh"))

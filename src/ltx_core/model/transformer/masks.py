@@ -1,0 +1,37 @@
+"""Attention masks as additive biases."""
+
+import torch
+
+
+def text_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Bias of text cross-attention, broadcastable to (B, heads, T, S), in `dtype`.
+
+    mask: integer or boolean (B, S) or (B, T, S), 1 to attend and 0 not to; or floating, already a bias:
+    (T, S), (B, T, S) or (B, heads, T, S) up to broadcasting.
+    """
+    if mask is None:
+        return None
+    if not mask.is_floating_point():
+        bias = (mask.to(dtype) - 1) * torch.finfo(dtype).max
+        return bias.view(mask.shape[0], 1, -1, mask.shape[-1])
+    if (
+        mask.dtype != dtype
+    ):  # a narrower type would turn the lowest number into -inf, and a masked row into NaN
+        mask = mask.clamp(min=torch.finfo(dtype).min).to(dtype)
+    if mask.ndim == 2:
+        mask = mask[None]
+    return mask.unsqueeze(1) if mask.ndim == 3 else mask
+
+
+def self_attention_bias(weights: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Bias ln(w) of self-attention from weights w in [0, 1], (B, T, T) up to broadcasting, in `dtype`.
+
+    Weight 0 becomes the lowest finite number, so that a row of zeros attends evenly instead of giving NaN.
+    """
+    if weights is None:
+        return None
+    if not weights.is_floating_point():
+        weights = weights.to(dtype)
+    info = torch.finfo(dtype)
+    bias = weights.clamp(min=info.tiny).log().to(dtype)
+    return bias.masked_fill(weights <= 0, info.min).unsqueeze(1)

@@ -1,0 +1,322 @@
+"""The diffusion transformer: noisy audio and video tokens in, their velocities (or denoised tokens) out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ltx_core.errors import InputError
+from ltx_core.guidance.perturbations import BatchedPerturbationConfig, PerturbationType
+from ltx_core.model.transformer.adaln import (
+    AdaLayerNormSingle,
+    Modulation,
+    NoiseLevels,
+    modulate,
+    sample_levels,
+    token_levels,
+)
+from ltx_core.model.transformer.block import TransformerBlock, modulation_table
+from ltx_core.model.transformer.config import LTXModelType, StreamConfig, TransformerConfig
+from ltx_core.model.transformer.inputs import check_context, passed_modalities, rope_tables
+from ltx_core.model.transformer.masks import self_attention_bias, text_bias
+from ltx_core.model.transformer.state import CrossInputs, ForwardState, RopeTables, StreamInputs
+from ltx_core.types import Modality
+from ltx_core.utils import to_denoised
+
+__all__ = ["LTXModel", "LTXModelType", "LegacyX0Model", "X0Model"]
+
+TokenPair = tuple[torch.Tensor | None, torch.Tensor | None]
+"""(video, audio), each (B, T, C), None for a stream that was not passed."""
+
+GATE_MODULES = {"video": "av_ca_a2v_gate_adaln_single", "audio": "av_ca_v2a_gate_adaln_single"}
+
+
+class LTXModel(nn.Module):
+    """Velocity model of LTX-2: a video and an audio stream that attend to their texts and to each other.
+
+    model_type: which streams it has.
+    caption_projection, audio_caption_projection: modules that bring text features to the streams' widths
+        (LTX-2.0), None where the text encoder does so.
+    architecture: the fields of `TransformerConfig`, with its defaults.
+
+    `forward` is `finish(run_blocks(prepare(...)))`. Passes that begin alike can share a `ForwardState`.
+    Raises `ConfigError` for an architecture that cannot be built.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_type: LTXModelType = LTXModelType.AudioVideo,
+        caption_projection: nn.Module | None = None,
+        audio_caption_projection: nn.Module | None = None,
+        **architecture: Any,
+    ) -> None:
+        super().__init__()
+        given = {name: value for name, value in architecture.items() if value is not None}
+        self.config = TransformerConfig(**given)
+        self.model_type = model_type
+        self.streams = self.config.streams(model_type)
+        self.gradient_checkpointing = False
+        projections = {"video": caption_projection, "audio": audio_caption_projection}
+        for stream in self.streams:
+            self._add_stream(stream, projections[stream.name])
+        if len(self.streams) == 2:
+            self._add_exchange()
+        blocks = (TransformerBlock(self.config, self.streams) for _ in range(self.config.num_layers))
+        self.transformer_blocks = nn.ModuleList(blocks)
+
+    def _add_stream(self, stream: StreamConfig, caption_projection: nn.Module | None) -> None:
+        dim, config = stream.dim, self.config
+        parts: dict[str, nn.Module | nn.Parameter] = {
+            "patchify_proj": nn.Linear(stream.in_channels, dim),
+            "adaln_single": AdaLayerNormSingle(dim, config.num_modulations),
+            "scale_shift_table": modulation_table(2, dim),
+            "proj_out": nn.Linear(dim, stream.out_channels),
+        }
+        if caption_projection is not None:
+            parts["caption_projection"] = caption_projection
+        if config.cross_attention_adaln and config.use_prompt_adaln_single:
+            parts["prompt_adaln_single"] = AdaLayerNormSingle(dim, 2)
+        if stream.name == "video" and config.use_keyframes_abs_pos_embedding:
+            parts["keyframes_abs_pos_embedding"] = nn.Parameter(torch.zeros(1, dim))
+        for name, part in parts.items():
+            setattr(self, stream.prefix + name, part)
+
+    def _add_exchange(self) -> None:
+        for stream in self.streams:
+            modulation = AdaLayerNormSingle(stream.dim, 4)
+            setattr(self, f"av_ca_{stream.name}_scale_shift_adaln_single", modulation)
+            setattr(self, GATE_MODULES[stream.name], AdaLayerNormSingle(stream.dim, 1))
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.transformer_blocks)
+
+    @property
+    def supports_keyframes_abs_pos_embedding(self) -> bool:
+        """Whether there is an embedding, with values, that marks the tokens of `Modality.keyframes_mask`."""
+        embedding = getattr(self, "keyframes_abs_pos_embedding", None)
+        return embedding is not None and not embedding.is_meta
+
+    def enable_keyframes_abs_pos_embedding(self) -> None:
+        """Give a model without a keyframe embedding one of zeros, which changes nothing until trained."""
+        if not self.supports_keyframes_abs_pos_embedding:
+            weight = self._part(self.streams[0], "patchify_proj").weight
+            self.keyframes_abs_pos_embedding = nn.Parameter(weight.new_zeros(1, weight.shape[0]))
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Recompute each block in the backward pass instead of keeping its intermediate results."""
+        self.gradient_checkpointing = enable
+
+    def forward(
+        self,
+        video: Modality | None,
+        audio: Modality | None,
+        perturbations: BatchedPerturbationConfig | None = None,
+    ) -> TokenPair:
+        """Velocities (B, T, out_channels) of video and audio, None for a stream that was not passed.
+
+        A stream that is not `enabled` is left as it is, but still informs the other one; its velocity means
+        nothing. Raises `InputError` for inputs that do not fit the model or each other.
+        """
+        return self.finish(self.run_blocks(self.prepare(video, audio), perturbations))
+
+    def rope_tables(self, video: Modality | None, audio: Modality | None) -> dict[str, RopeTables]:
+        """The rotary tables of the streams passed, by name; they depend on positions (and dtype) only."""
+        return rope_tables(self.config, self.streams, passed_modalities(self.streams, video, audio))
+
+    def prepare(
+        self, video: Modality | None, audio: Modality | None, rope: Mapping[str, RopeTables] | None = None
+    ) -> ForwardState:
+        """The state before the first block. `rope`: the `rope_tables` of these positions, if at hand."""
+        modalities = passed_modalities(self.streams, video, audio)
+        rope = rope_tables(self.config, self.streams, modalities) if rope is None else rope
+        passed = [stream for stream in self.streams if stream.name in modalities]
+        return ForwardState(
+            inputs={s.name: self._stream_inputs(s, modalities, rope[s.name]) for s in passed},
+            hidden={s.name: self._embed(s, modalities[s.name]) for s in passed},
+        )
+
+    def run_blocks(
+        self,
+        state: ForwardState,
+        perturbations: BatchedPerturbationConfig | None = None,
+        *,
+        until: int | None = None,
+    ) -> ForwardState:
+        """The state before block `until` (default: after the last), from where `state` is.
+
+        The given state stays as it is: to share work, run until block k once and continue from there twice.
+        """
+        perturbations = BatchedPerturbationConfig.empty() if perturbations is None else perturbations
+        _check_perturbations(perturbations, state)
+        end = self.num_blocks if until is None else until
+        if not state.next_block <= end <= self.num_blocks:
+            raise InputError(
+                f"Cannot run from block {state.next_block} to {end} of {self.num_blocks} blocks."
+            )
+        hidden = state.hidden
+        for index in range(state.next_block, end):
+            block, keep = self.transformer_blocks[index], partial(_keep, perturbations, index)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(
+                    block, hidden, state.inputs, keep, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                hidden = block(hidden, state.inputs, keep)
+        return replace(state, hidden=hidden, next_block=end)
+
+    def finish(self, state: ForwardState) -> TokenPair:
+        """The velocities (B, T, out_channels) of a state after the last block."""
+        if state.next_block != self.num_blocks:
+            raise InputError(f"Only {state.next_block} of {self.num_blocks} blocks have run.")
+        velocities = {s.name: self._head(s, state) for s in self.streams if s.name in state.hidden}
+        return velocities.get("video"), velocities.get("audio")
+
+    def _part(self, stream: StreamConfig, name: str) -> Any:
+        """A module or parameter of the stream by its name without prefix, None if the model has none."""
+        return getattr(self, stream.prefix + name, None)
+
+    def _embed(self, stream: StreamConfig, modality: Modality) -> torch.Tensor:
+        x = self._part(stream, "patchify_proj")(modality.latent)
+        mask = modality.keyframes_mask
+        if stream.name == "video" and mask is not None and self.supports_keyframes_abs_pos_embedding:
+            x = x + (mask > 0).to(x.dtype) * self.keyframes_abs_pos_embedding
+        return x
+
+    def _stream_inputs(
+        self, stream: StreamConfig, modalities: Mapping[str, Modality], rope: RopeTables
+    ) -> StreamInputs:
+        modality = modalities[stream.name]
+        (batch, tokens, _), dtype = modality.latent.shape, modality.latent.dtype
+        levels = token_levels(modality.timesteps, batch, tokens).scaled(self.config.timestep_scale_multiplier)
+        modulation, embedded_timestep = self._part(stream, "adaln_single")(levels, dtype)
+        other = [modality for name, modality in modalities.items() if name != stream.name]
+        return StreamInputs(
+            enabled=modality.enabled,
+            context=self._context(stream, modality),
+            text_bias=text_bias(modality.context_mask, dtype),
+            self_bias=self_attention_bias(modality.attention_mask, dtype),
+            modulation=modulation,
+            embedded_timestep=embedded_timestep,
+            prompt=self._prompt_modulation(stream, modality),
+            rope=rope.own,
+            cross=self._cross_inputs(stream, levels, other[0], rope) if other else None,
+        )
+
+    def _prompt_modulation(self, stream: StreamConfig, modality: Modality) -> Modulation | None:
+        """Shift and scale of the text: by noise level, by the blocks' tables alone (zeros), or none."""
+        if not self.config.cross_attention_adaln:
+            return None
+        if not self.config.use_prompt_adaln_single:
+            return Modulation(modality.latent.new_zeros(1, 1, 2, stream.dim))
+        return self._part(stream, "prompt_adaln_single")(self._sigma(modality), modality.latent.dtype)[0]
+
+    def _cross_inputs(
+        self, stream: StreamConfig, levels: NoiseLevels, other: Modality, rope: RopeTables
+    ) -> CrossInputs:
+        """Scales and shifts follow the stream's own tokens, the gate the noise level of the other stream."""
+        if rope.cross is None:
+            raise InputError(f"The {stream.name} rotary tables were made without the other stream.")
+        dtype, config = other.latent.dtype, self.config
+        modulation, _ = getattr(self, f"av_ca_{stream.name}_scale_shift_adaln_single")(levels, dtype)
+        factor = config.av_ca_timestep_scale_multiplier / config.timestep_scale_multiplier
+        gate, _ = getattr(self, GATE_MODULES[stream.name])(self._sigma(other).scaled(factor), dtype)
+        return CrossInputs(rope.cross, modulation, gate)
+
+    def _sigma(self, modality: Modality) -> NoiseLevels:
+        """The modality's noise level per sample, scaled for embedding."""
+        batch, device = modality.latent.shape[0], modality.latent.device
+        levels = sample_levels(modality.sigma.to(device), batch)
+        return levels.scaled(self.config.timestep_scale_multiplier)
+
+    def _context(self, stream: StreamConfig, modality: Modality) -> torch.Tensor:
+        projection = self._part(stream, "caption_projection")
+        context = modality.context if projection is None else projection(modality.context)
+        check_context(stream, context, modality.latent.shape[0])
+        return context
+
+    def _head(self, stream: StreamConfig, state: ForwardState) -> torch.Tensor:
+        x, embedded = state.hidden[stream.name], state.inputs[stream.name].embedded_timestep
+        shift, scale = (embedded.vector(0, offset) for offset in self._part(stream, "scale_shift_table"))
+        x = F.layer_norm(x, x.shape[-1:], eps=self.config.norm_eps)
+        return self._part(stream, "proj_out")(modulate(x, scale, shift))
+
+
+def _check_perturbations(perturbations: BatchedPerturbationConfig, state: ForwardState) -> None:
+    batch = next(iter(state.hidden.values())).shape[0]
+    if len(perturbations.perturbations) not in (1, batch):
+        raise InputError(
+            f"There are {len(perturbations.perturbations)} perturbation configs for a batch of {batch}; "
+            "expected one a sample, or one for all."
+        )
+
+
+def _keep(
+    perturbations: BatchedPerturbationConfig, block: int, kind: PerturbationType, like: torch.Tensor
+) -> bool | torch.Tensor:
+    return perturbations.keep(kind, block, like)
+
+
+def _x0(
+    modality: Modality | None, velocity: torch.Tensor | None, sigma: float | torch.Tensor
+) -> torch.Tensor | None:
+    if modality is None or velocity is None:
+        return None
+    return to_denoised(modality.latent, velocity, sigma)
+
+
+class X0Model(nn.Module):
+    """A velocity model that answers with the denoised tokens, x0 = latent - velocity * timestep."""
+
+    def __init__(self, velocity_model: LTXModel) -> None:
+        super().__init__()
+        self.velocity_model = velocity_model
+
+    @property
+    def num_blocks(self) -> int:
+        return self.velocity_model.num_blocks
+
+    def forward(
+        self,
+        video: Modality | None,
+        audio: Modality | None,
+        perturbations: BatchedPerturbationConfig | None = None,
+    ) -> TokenPair:
+        """Denoised video and audio tokens, shaped as the latents; see `LTXModel.forward`."""
+        return self.denoised(video, audio, self.velocity_model(video, audio, perturbations))
+
+    @staticmethod
+    def denoised(video: Modality | None, audio: Modality | None, velocities: TokenPair) -> TokenPair:
+        """The denoised tokens for given velocities; tokens of timestep 0 are their latents, unchanged."""
+
+        def per_token(modality: Modality | None) -> torch.Tensor | float:
+            return 0.0 if modality is None else modality.timesteps.reshape(len(modality.latent), -1, 1)
+
+        return _x0(video, velocities[0], per_token(video)), _x0(audio, velocities[1], per_token(audio))
+
+
+class LegacyX0Model(nn.Module):
+    """`X0Model` with one noise level for all tokens, given in the call."""
+
+    def __init__(self, velocity_model: LTXModel) -> None:
+        super().__init__()
+        self.velocity_model = velocity_model
+
+    def forward(
+        self,
+        video: Modality | None,
+        audio: Modality | None,
+        perturbations: BatchedPerturbationConfig | None,
+        sigma: float,
+    ) -> TokenPair:
+        """Denoised video and audio tokens, shaped as the latents; see `LTXModel.forward`."""
+        video_velocity, audio_velocity = self.velocity_model(video, audio, perturbations)
+        return _x0(video, video_velocity, sigma), _x0(audio, audio_velocity, sigma)

@@ -1,0 +1,131 @@
+"""From a checkpoint's configuration to the transformer it describes, on whatever device is current."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ltx_core.config import parse_config
+from ltx_core.errors import ConfigError
+from ltx_core.model.transformer.config import LTXModelType, TransformerConfig
+from ltx_core.model.transformer.feed_forward import CaptionProjection
+from ltx_core.model.transformer.model import LTXModel
+from ltx_core.sd_ops import LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP, LTXV_MODEL_COMFY_RENAMING_MAP
+from ltx_core.utils import check_config_value
+
+__all__ = [
+    "LTXAudioOnlyModelConfigurator",
+    "LTXModelConfigurator",
+    "LTXVideoOnlyModelConfigurator",
+    "LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP",
+    "LTXV_MODEL_COMFY_RENAMING_MAP",
+]
+
+SECTION = "config.transformer"
+
+# What the code is, not a choice: a checkpoint that says otherwise, or does not say, is another model's.
+EXPECTED = {
+    "dropout": 0.0,
+    "attention_bias": True,
+    "num_vector_embeds": None,
+    "activation_fn": "gelu-approximate",
+    "num_embeds_ada_norm": 1000,
+    "use_linear_projection": False,
+    "only_cross_attention": False,
+    "cross_attention_norm": True,
+    "double_self_attention": False,
+    "upcast_attention": False,
+    "standardization_norm": "rms_norm",
+    "norm_elementwise_affine": False,
+    "qk_norm": "rms_norm",
+    "positional_embedding_type": "rope",
+    "use_middle_indices_grid": True,
+}
+EXPECTED_AUDIO_VIDEO = {
+    "use_audio_video_cross_attention": True,
+    "share_ff": False,
+    "av_cross_ada_norm": True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _VideoCaptions:
+    """What a caption projection inside the transformer has to be told; none of it has a default."""
+
+    caption_channels: int
+    num_attention_heads: int
+    attention_head_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _AudioCaptions:
+    caption_channels: int
+    audio_num_attention_heads: int
+    audio_attention_head_dim: int
+
+
+class LTXModelConfigurator:
+    """Builds the audio-video model. Of the configuration only the object ``transformer`` is read.
+
+    Raises `ConfigError` (a ValueError) for a value this model does not have, and for a missing one without
+    default; keys it does not know are ignored.
+    """
+
+    model_type: ClassVar[LTXModelType] = LTXModelType.AudioVideo
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> LTXModel:
+        """config: the parsed ``config`` metadata of a checkpoint."""
+        section = config.get("transformer", {})
+        parsed = parse_config(TransformerConfig, section, SECTION)
+        double = section.get("frequencies_precision") == "float64"
+        architecture = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
+        projections = cls._caption_projections(section)
+        cls._check(section)
+        return LTXModel(
+            model_type=cls.model_type, **projections, **architecture | {"double_precision_rope": double}
+        )
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> LTXModel:
+        """metadata: of a checkpoint, with the parsed ``config`` in it."""
+        if "config" not in metadata:
+            raise ConfigError(f"The metadata holds {sorted(metadata)}; expected a parsed 'config'.")
+        return cls.from_config(metadata["config"])
+
+    @classmethod
+    def _caption_projections(cls, section: Mapping[str, Any]) -> dict[str, CaptionProjection]:
+        """The projections of text features that LTX-2.0 has inside; later models have none here."""
+        projections: dict[str, CaptionProjection] = {}
+        if section.get("caption_proj_before_connector", False):
+            return projections
+        if cls.model_type.is_video_enabled():
+            video = parse_config(_VideoCaptions, section, SECTION)
+            width = video.num_attention_heads * video.attention_head_dim
+            projections["caption_projection"] = CaptionProjection(video.caption_channels, width)
+        if cls.model_type.is_audio_enabled():
+            audio = parse_config(_AudioCaptions, section, SECTION)
+            width = audio.audio_num_attention_heads * audio.audio_attention_head_dim
+            projections["audio_caption_projection"] = CaptionProjection(audio.caption_channels, width)
+        return projections
+
+    @classmethod
+    def _check(cls, section: Mapping[str, Any]) -> None:
+        expected = dict(EXPECTED)
+        if cls.model_type is LTXModelType.AudioVideo:
+            expected |= EXPECTED_AUDIO_VIDEO
+        for key, value in expected.items():
+            check_config_value(section, key, value)
+
+
+class LTXVideoOnlyModelConfigurator(LTXModelConfigurator):
+    """Builds a model of the video stream alone; reads no audio keys but checks those that are there."""
+
+    model_type = LTXModelType.VideoOnly
+
+
+class LTXAudioOnlyModelConfigurator(LTXModelConfigurator):
+    """Builds a model of the audio stream alone."""
+
+    model_type = LTXModelType.AudioOnly

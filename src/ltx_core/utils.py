@@ -1,0 +1,63 @@
+"""Small mathematics shared by the networks and the samplers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltx_core.errors import ConfigError, MissingFileError
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor | None = None, eps: float = 1e-6) -> torch.Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last axis, times `weight` if given. Same shape and dtype as x."""
+    return torch.nn.functional.rms_norm(x, (x.shape[-1],), weight=weight, eps=eps)
+
+
+def to_denoised(
+    sample: torch.Tensor,
+    velocity: torch.Tensor,
+    sigma: float | torch.Tensor,
+    calc_dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Rectified flow: x0 = x - v * sigma, computed in `calc_dtype`, returned in the dtype of `sample`.
+
+    `sigma` is a number, a 0-dim tensor, or per-token timesteps (B, T, 1).
+    """
+    if isinstance(sigma, torch.Tensor):
+        sigma = sigma.to(calc_dtype)
+    return (sample.to(calc_dtype) - velocity.to(calc_dtype) * sigma).to(sample.dtype)
+
+
+def to_velocity(
+    sample: torch.Tensor,
+    sigma: float | torch.Tensor,
+    denoised_sample: torch.Tensor,
+    calc_dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Rectified flow: v = (x - x0) / sigma, computed in `calc_dtype`, returned in the dtype of `sample`.
+
+    Raises ValueError where sigma is 0: a clean sample has no velocity.
+    """
+    level = sigma.to(calc_dtype).item() if isinstance(sigma, torch.Tensor) else float(sigma)
+    if level == 0:
+        raise ValueError("sigma is 0: the velocity of a fully denoised sample is undefined.")
+    return ((sample.to(calc_dtype) - denoised_sample.to(calc_dtype)) / level).to(sample.dtype)
+
+
+def check_config_value(config: Mapping[str, Any], key: str, expected: Any) -> None:
+    """Raise `ConfigError` (a ValueError) unless ``config[key]`` equals `expected`; a missing key counts as None."""
+    actual = config.get(key)
+    if actual != expected:
+        raise ConfigError(f"Config value {key} is {actual}, expected {expected}")
+
+
+def find_matching_file(root: str | Path, pattern: str) -> Path:
+    """The first file under `root` (recursive, sorted) whose name matches `pattern`.
+
+    Raises `MissingFileError` (a FileNotFoundError) if there is none.
+    """
+    matches = sorted(Path(root).rglob(pattern))
+    if not matches:
+        raise MissingFileError(f"No file matching {pattern!r} under {root}.")
+    return matches[0]

@@ -1,0 +1,96 @@
+"""The `ltx` command, and what every pipeline's `main` does: parse, check, run, report errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from ltx_pipelines.cli.commands import COMMANDS
+
+USAGE = """usage: ltx COMMAND [OPTIONS]      ltx COMMAND --help for its options
+
+generate
+{pipelines}
+
+more
+{more}
+
+Without model paths a tiny built-in model is used, so that every command can be tried at once."""
+
+MORE = {
+    "inspect": "what is in a weights file",
+    "plan": "tokens, passes and memory of a run, before anything is loaded",
+    "rerun": "repeat the run that made an MP4",
+    "demo": "make a short video with sound",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``ltx``. Exit codes: 0 done, 1 failed, 2 bad arguments or input, 130 interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"openltx {version('openltx')}")
+        return 0
+    name, rest = arguments[0].replace("-", "_"), arguments[1:]
+    if name in COMMANDS:
+        return run_pipeline(name, rest, program=f"ltx {arguments[0]}")
+    if name in MORE:
+        from ltx_pipelines.cli import tools
+
+        return guarded(lambda: getattr(tools, name)(rest), debug="--debug" in rest)
+    print(f"ltx: unknown command {arguments[0]!r}; `ltx --help` lists them.", file=sys.stderr)
+    return 2
+
+
+def run_pipeline(name: str, argv: list[str] | None = None, program: str | None = None) -> int:
+    """Parse `argv` for the pipeline `name` and run it."""
+    from ltx_pipelines.cli import run
+
+    arguments = sys.argv[1:] if argv is None else argv
+    program = program or f"python -m ltx_pipelines.{name}"
+    return guarded(lambda: run.run(name, arguments, program), debug="--debug" in arguments)
+
+
+def guarded(work: Callable[[], int], *, debug: bool) -> int:
+    """Run `work`; an error that a user can mend becomes one line and exit code 2 (a trace with --debug)."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, MemoryError, argparse.ArgumentError, RuntimeError) as error:
+        if debug:
+            raise
+        print(f"ltx: error: {explain(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError | OSError) else 1
+
+
+def explain(error: Exception) -> str:
+    """One line for an error, with a remedy where the error itself names none."""
+    text = " ".join(str(error).split())
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return (
+            "out of memory. Use --offload cpu (or disk), --quantization fp8-cast, fewer --num-frames or a "
+            "smaller --height and --width; `ltx plan` shows what fits."
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return f"the disk is full ({error.filename or 'output'}); free some space and run again."
+    if isinstance(error, RuntimeError):
+        return f"{text} (run again with --debug for the trace)"
+    return text
+
+
+def _usage() -> str:
+    def table(rows: list[tuple[str, str]]) -> str:
+        return "\n".join(f"  {name:<24}{summary}" for name, summary in rows)
+
+    pipelines = [(command.name.replace("_", "-"), command.summary) for command in COMMANDS.values()]
+    return USAGE.format(pipelines=table(pipelines), more=table(list(MORE.items())))

@@ -1,0 +1,173 @@
+"""From parsed flags to a pipeline's call: which flag feeds which argument, said once for all eight."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltx_core.components.guiders import MultiModalGuiderParams
+from ltx_core.errors import InputError
+from ltx_core.model.video_vae import AUTO_TILING
+from ltx_core.quantization import QuantizationPolicy
+from ltx_pipelines.cli.commands import COMMANDS
+from ltx_pipelines.cli.config_file import read_config, write_config
+from ltx_pipelines.cli.flags import build_parser
+from ltx_pipelines.pipeline import Options, Pipeline, Run
+from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams, detect_params
+from ltx_pipelines.utils.model_paths import ModelPaths
+from ltx_pipelines.utils.validation import check_inputs_exist, check_output_path
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+PATHS = ("gemma_root", "transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
+
+
+def run(name: str, argv: list[str], program: str) -> int:
+    """Parse `argv` for the pipeline `name`, run it, write its file."""
+    namespace = parse(name, argv, program)
+    if namespace.save_config:
+        write_config(Path(namespace.save_config), name, namespace)
+    check_output_path(namespace.output_path, overwrite=namespace.overwrite)
+    check_inputs_exist(namespace)
+    pipeline = make_pipeline(name, namespace)
+    call = call_arguments(pipeline, namespace)
+    pipeline(**call, settings=settings(name, namespace))
+    print(namespace.output_path)
+    return 0
+
+
+def parse(name: str, argv: list[str], program: str | None = None) -> argparse.Namespace:
+    """Flags to a namespace; a config file supplies defaults that flags on the line override."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--checkpoint-path", "--distilled-checkpoint-path", "--transformer-path", "--config"):
+        early.add_argument(flag)
+    known, _ = early.parse_known_args(argv)
+    stored = read_config(Path(known.config), name) if known.config else {}
+    checkpoint = (
+        known.checkpoint_path
+        or known.distilled_checkpoint_path
+        or known.transformer_path
+        or stored.get("checkpoint_path")
+        or stored.get("distilled_checkpoint_path")
+    )
+    parser = build_parser(name, default_params(name, checkpoint), require_paths=False)
+    parser.prog = program or parser.prog
+    return parser.parse_args([*as_argv(parser, stored), *argv])
+
+
+def default_params(name: str, checkpoint: str | None) -> PipelineParams | None:
+    """Defaults of a run: the checkpoint's; without one the built-in model's; HQ has a set of its own."""
+    if checkpoint is None:
+        from ltx_pipelines.miniature import miniature_params
+
+        return miniature_params()
+    return LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else detect_params(checkpoint)
+
+
+def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any]) -> list[str]:
+    """Stored values as the flags that give them, so that they pass through the same checks as typed ones."""
+    flags = {action.dest: action for action in parser._actions if action.option_strings}
+    argv: list[str] = []
+    for dest, value in stored.items():
+        if dest not in flags:
+            raise InputError(f"The configuration has {dest!r}, which {parser.prog} does not know.")
+        flag, repeated = flags[dest].option_strings[0], isinstance(flags[dest], argparse._AppendAction)
+        if value is None or value is False:
+            continue
+        if value is True:
+            argv.append(flag)
+        elif isinstance(value, list) and (repeated or (value and isinstance(value[0], list))):
+            for item in value:
+                argv += [flag, *map(str, item if isinstance(item, list) else [item])]
+        else:
+            argv += [flag, *map(str, value if isinstance(value, list) else [value])]
+    return argv
+
+
+def make_pipeline(name: str, namespace: argparse.Namespace) -> Pipeline:
+    """The pipeline object; it loads nothing yet."""
+    given = vars(namespace)
+    checkpoint = given.get("checkpoint_path") or given.get("distilled_checkpoint_path")
+    paths = {key: given.get(key) for key in PATHS}
+    quantization = given.get("quantization")
+    dtype = given.get("dtype")
+    arguments = {
+        "model_paths": ModelPaths.from_arguments(checkpoint_path=checkpoint, **paths),
+        "distilled_lora": given.get("distilled_lora") or (),
+        "distilled_lora_strength_stage_1": given.get("distilled_lora_strength_stage_1"),
+        "distilled_lora_strength_stage_2": given.get("distilled_lora_strength_stage_2"),
+        "spatial_upsampler_path": given.get("spatial_upsampler_path"),
+        "loras": given.get("lora") or given.get("loras") or (),
+        "quantization": _policy(quantization),
+        "device": given.get("device"),
+        "dtype": DTYPES.get(dtype) if isinstance(dtype, str) else dtype,
+        "offload": given.get("offload") or "none",
+    }
+    cls = COMMANDS[name].load()
+    return cls(**_accepted(cls.__init__, arguments, Options.__annotations__))
+
+
+def call_arguments(pipeline: Pipeline, namespace: argparse.Namespace) -> dict[str, Any]:
+    """The call's arguments out of the flags, in the names that the pipeline's call has."""
+    given = vars(namespace)
+    arguments = {key: value for key, value in given.items() if value is not None}
+    arguments["tiling_config"] = None if given.get("tiling") == "none" else AUTO_TILING
+    if "video_cfg_guidance_scale" in given:
+        arguments["video_guider_params"] = _guider(given, "video", "a2v_guidance_scale")
+        arguments["audio_guider_params"] = _guider(given, "audio", "v2a_guidance_scale")
+    if "audio_path" in given and given.get("audio_max_duration") is None:
+        arguments["audio_max_duration"] = given["num_frames"] / given["frame_rate"]
+    if (mask := given.get("conditioning_attention_mask")) is not None:
+        path, strength = mask
+        arguments["conditioning_attention_mask"] = _load_mask(path, given)
+        arguments["conditioning_attention_strength"] = float(strength)
+    return _accepted(type(pipeline).__call__, arguments, Run.__annotations__)
+
+
+def settings(name: str, namespace: argparse.Namespace) -> str:
+    """The run as JSON, for the file's metadata and for ``ltx rerun``."""
+    from ltx_pipelines.cli.config_file import plain_values
+
+    return json.dumps({"openltx": {"command": name, "arguments": plain_values(namespace)}})
+
+
+def _accepted(function: Any, arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that `function` (or its shared keywords) takes, without those left out."""
+    names: set[str] = set(extra)
+    for base in (function, Pipeline.__init__) if function.__name__ == "__init__" else (function,):
+        names |= set(inspect.signature(base).parameters)
+    return {key: value for key, value in arguments.items() if key in names and value is not None or key == "tiling_config" and key in names}
+
+
+def _guider(given: dict[str, Any], modality: str, cross: str) -> MultiModalGuiderParams:
+    return MultiModalGuiderParams(
+        cfg_scale=given[f"{modality}_cfg_guidance_scale"],
+        stg_scale=given[f"{modality}_stg_guidance_scale"],
+        rescale_scale=given[f"{modality}_rescale_scale"],
+        modality_scale=given[cross],
+        skip_step=given[f"{modality}_skip_step"],
+        stg_blocks=given[f"{modality}_stg_blocks"],
+    )
+
+
+def _policy(value: Any) -> QuantizationPolicy | None:
+    if value is None or isinstance(value, QuantizationPolicy):
+        return value
+    name = value[0] if isinstance(value, list | tuple) else str(value)
+    return QuantizationPolicy.fp8_cast() if name == "fp8-cast" else QuantizationPolicy.fp8_scaled_mm()
+
+
+def _load_mask(path: str, given: dict[str, Any]) -> torch.Tensor:
+    """A mask clip as (1, 1, F, H, W) in [0, 1]: the mean of its channels at half of the final size."""
+    from ltx_pipelines.utils.media_io import load_video_conditioning
+
+    pixels = load_video_conditioning(
+        path, given["height"] // 2, given["width"] // 2, given["num_frames"], torch.float32, torch.device("cpu")
+    )
+    return ((pixels.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+
+

@@ -1,0 +1,123 @@
+"""What may condition a stage, as data: images, reference clips, a time window. Turned into items at its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from ltx_core.conditioning import (
+    ConditioningItem,
+    ConditioningItemAttentionStrengthWrapper,
+    TemporalRegionMask,
+    VideoConditionByReferenceLatent,
+)
+from ltx_core.conditioning.pixel_mask import downsample_mask
+from ltx_core.errors import InputError
+from ltx_core.types import VideoPixelShape
+from ltx_pipelines.utils.conditionings import (
+    combined_image_conditionings,
+    image_conditionings_by_adding_guiding_latent,
+)
+from ltx_pipelines.utils.media_io import load_video_conditioning
+
+if TYPE_CHECKING:
+    from ltx_pipelines.utils.args import ImageConditioningInput
+
+Encode = Callable[[torch.Tensor], torch.Tensor]  # pixels (1, 3, F, H, W) in [-1, 1] -> latent
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How conditions become latents: the video encoder with its device and dtype."""
+
+    encode: Encode
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Condition(Protocol):
+    """One wish about the result. `tokens` predicts how many tokens it appends (for `ltx plan`)."""
+
+    def items(self, shape: VideoPixelShape, encoding: Encoding) -> list[ConditioningItem]: ...
+
+    def tokens(self, shape: VideoPixelShape) -> int: ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures at given pixel frames. As `guides` all are appended as keyframe tokens; otherwise one at
+    frame 0 replaces the first latent frame."""
+
+    images: Sequence[ImageConditioningInput] = ()
+    guides: bool = False
+
+    def items(self, shape: VideoPixelShape, encoding: Encoding) -> list[ConditioningItem]:
+        make = image_conditionings_by_adding_guiding_latent if self.guides else combined_image_conditionings
+        return make(self.images, shape.height, shape.width, encoding.encode, encoding.dtype, encoding.device)
+
+    def tokens(self, shape: VideoPixelShape) -> int:
+        appended = sum(self.guides or image.frame_idx != 0 for image in self.images)
+        return appended * (shape.height // 32) * (shape.width // 32)
+
+
+@dataclass(frozen=True)
+class ReferenceVideo:
+    """A control clip for an IC-LoRA, at 1/`downscale` of the stage's size, appended as tokens.
+
+    attention: None, or how strongly noisy and reference tokens attend to each other: a number in [0, 1];
+    `mask` (1, 1, F, H, W) varies it over the clip.
+    """
+
+    path: str
+    strength: float = 1.0
+    downscale: int = 1
+    attention: float | None = None
+    mask: torch.Tensor | None = field(default=None, compare=False)
+
+    def size(self, shape: VideoPixelShape) -> tuple[int, int]:
+        """(height, width) of the reference in pixels. Raises `InputError` where it does not fit."""
+        unit = 32 * self.downscale
+        if shape.height % unit or shape.width % unit:
+            raise InputError(
+                f"A reference at 1/{self.downscale} of {shape.width}x{shape.height} needs sides that are "
+                f"multiples of {unit}; choose a width and height whose halves are."
+            )
+        return shape.height // self.downscale, shape.width // self.downscale
+
+    def items(self, shape: VideoPixelShape, encoding: Encoding) -> list[ConditioningItem]:
+        height, width = self.size(shape)
+        pixels = load_video_conditioning(
+            self.path, height, width, shape.frames, encoding.dtype, encoding.device
+        )
+        latent = encoding.encode(pixels)
+        item: ConditioningItem = VideoConditionByReferenceLatent(
+            latent=latent, downscale_factor=self.downscale, strength=self.strength
+        )
+        if self.mask is not None:
+            strength = 1.0 if self.attention is None else self.attention
+            mask = downsample_mask(self.mask.to(encoding.device), tuple(latent.shape[2:])) * strength
+            return [ConditioningItemAttentionStrengthWrapper(item, mask)]
+        if self.attention is not None and self.attention < 1.0:
+            return [ConditioningItemAttentionStrengthWrapper(item, self.attention)]
+        return [item]
+
+    def tokens(self, shape: VideoPixelShape) -> int:
+        height, width = self.size(shape)
+        return ((shape.frames - 1) // 8 + 1) * (height // 32) * (width // 32)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Regenerate only tokens that touch the time window [start, end) in seconds; (0, 0) keeps everything."""
+
+    start: float
+    end: float
+
+    def items(self, shape: VideoPixelShape, encoding: Encoding) -> list[ConditioningItem]:
+        return [TemporalRegionMask(start_time=self.start, end_time=self.end, fps=shape.fps)]
+
+    def tokens(self, shape: VideoPixelShape) -> int:
+        return 0

@@ -1,0 +1,129 @@
+"""The one owner of weights, device, dtype, LoRA set and memory policy. Pipelines can share an engine."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ltx_core.model import audio_vae, video_vae
+from ltx_core.model.upsampler import upsample_video
+from ltx_core.types import Audio
+from ltx_pipelines import memory
+from ltx_pipelines.utils.constants import PipelineParams
+from ltx_pipelines.utils.model_ledger import ModelLedger
+from ltx_pipelines.utils.text import encode_prompts, generate_enhanced_prompt
+
+if TYPE_CHECKING:
+    from ltx_core.model.video_vae import AutoTiling, TilingConfig
+    from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
+    from ltx_pipelines.recipe import Enhancement, Loras
+
+HEADROOM = 1.15  # a component needs this multiple of its size free before it is loaded
+REMEMBERED_PROMPTS = 16
+
+
+class Engine:
+    """Builds each component once, keeps it while memory allows, drops the least recently used first.
+
+    Every verb takes and returns tensors on `device` in `dtype`; gradients are the caller's matter (`generate`
+    turns them off). `lock` serialises work: calls from several threads queue.
+    """
+
+    def __init__(self, ledger: ModelLedger) -> None:
+        self.ledger = ledger
+        self.lock = threading.RLock()
+        self._loaded: OrderedDict[str, nn.Module] = OrderedDict()
+        self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
+
+    @property
+    def device(self) -> torch.device:
+        return self.ledger.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.ledger.dtype
+
+    @property
+    def params(self) -> PipelineParams:
+        """Default sizes, steps and guidance of the checkpoint."""
+        return self.ledger.params
+
+    # -- verbs -------------------------------------------------------------------------------------------
+
+    def encode_prompts(
+        self, prompts: Sequence[str], enhancement: Enhancement | None = None
+    ) -> list[EmbeddingsProcessorOutput]:
+        """Text contexts of `prompts`; with `enhancement` the first one is rewritten before. Repeated prompts
+        (the negative one above all) are remembered."""
+        texts = list(prompts)
+        if enhancement is not None:
+            encoder = self._component("multimodal_text_encoder")
+            texts[0] = generate_enhanced_prompt(encoder, texts[0], enhancement.image_path, seed=enhancement.seed)
+        missing = [text for text in dict.fromkeys(texts) if text not in self._prompts]
+        if missing:
+            encoder, processor = self._component("text_encoder"), self._component("gemma_embeddings_processor")
+            self._prompts.update(zip(missing, encode_prompts(missing, encoder, processor)))
+        found = [self._prompts[text] for text in texts]
+        while len(self._prompts) > REMEMBERED_PROMPTS:
+            self._prompts.popitem(last=False)
+        return found
+
+    def encode_video(self, pixels: torch.Tensor, tiling: TilingConfig | None = None) -> torch.Tensor:
+        """Pixels (1, 3, F, H, W) in [-1, 1] to a normalised latent (1, C, F', H', W')."""
+        encoder = self._component("video_encoder")
+        return encoder(pixels) if tiling is None else encoder.tiled_encode(pixels, tiling)
+
+    def encode_audio(self, sound: Audio) -> torch.Tensor:
+        """A waveform (1, channels, samples), float32, to a normalised latent (1, C, T, mel bins)."""
+        return audio_vae.encode_audio(sound, self._component("audio_encoder")).to(self.dtype)
+
+    def upsample(self, latent: torch.Tensor) -> torch.Tensor:
+        """A video latent to twice its height and width."""
+        return upsample_video(latent[:1], self._component("video_encoder"), self._component("spatial_upsampler"))
+
+    def transformer(self, loras: Loras = ()) -> nn.Module:
+        """The x0-predicting transformer with exactly these LoRAs in its weights."""
+        model = self._component("transformer")
+        self.ledger.switch_loras(model, loras)
+        return model
+
+    def decode_video(
+        self, latent: torch.Tensor, tiling: TilingConfig | AutoTiling | None, generator: torch.Generator
+    ) -> Iterator[torch.Tensor]:
+        """Chunks of uint8 frames (f, height, width, 3), decoded while they are read."""
+        return video_vae.decode_video(latent, self._component("video_decoder"), tiling, generator)
+
+    def decode_audio(self, latent: torch.Tensor) -> Audio:
+        """A waveform (channels, samples), float32."""
+        return audio_vae.decode_audio(latent, self._component("audio_decoder"), self._component("vocoder"))
+
+    # -- memory ------------------------------------------------------------------------------------------
+
+    def _component(self, name: str) -> Any:
+        """The component, loaded if it is not."""
+        if name not in self._loaded:
+            self._make_room(int(self.ledger.size_of(name) * HEADROOM))
+            self._loaded[name] = getattr(self.ledger, name)()
+        self._loaded.move_to_end(name)
+        return self._loaded[name]
+
+    def _make_room(self, needed: int) -> None:
+        """Let go of the least recently used components until `needed` bytes are free."""
+        while self._loaded:
+            free = memory.available_bytes(self.device)
+            if free is None or free >= needed:
+                return
+            self._loaded.popitem(last=False)
+            memory.cleanup_memory()
+
+    def release(self) -> None:
+        """Let go of all weights; the next call loads them again."""
+        with self.lock:
+            self._loaded.clear()
+            memory.cleanup_memory()

@@ -1,0 +1,196 @@
+"""The one flow of every generation: encode, condition, denoise stage by stage, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ltx_core.components.noisers import GaussianNoiser
+from ltx_core.errors import InputError
+from ltx_core.model.video_vae import get_video_chunks_number
+from ltx_core.types import Audio, LatentState
+from ltx_pipelines.conditions import Encoding
+from ltx_pipelines.engine import Engine
+from ltx_pipelines.events import Callback, Event, tell
+from ltx_pipelines.recipe import AudioOutput, Recipe, Stage, Start, Stream
+from ltx_pipelines.sources import SourceLatents, encode_source
+from ltx_pipelines.utils.denoisers import guided_denoising_func
+from ltx_pipelines.utils.states import noise_audio_state, noise_video_state
+from ltx_pipelines.utils.types import PipelineComponents
+
+
+class Generated(NamedTuple):
+    """The result of a call; unpacks to ``(video, audio)``.
+
+    video: iterator of uint8 chunks (f, height, width, 3); decoding happens while it is read.
+    audio: waveform (channels, samples), float32 in [-1, 1], with its rate.
+    """
+
+    video: VideoStream
+    audio: Audio
+
+    def save(self, path: str | Path, callback: Callback | None = None) -> Path:
+        """Write an MP4 (H.264, AAC); nothing is left at `path` unless all went well."""
+        from ltx_pipelines.media.writer import encode_video
+
+        def watch(step: int) -> None:
+            tell(callback, Event("write", step, self.video.chunks))
+
+        encode_video(
+            self.video,
+            self.video.fps,
+            self.audio,
+            str(path),
+            self.video.chunks,
+            settings=self.video.settings,
+            on_chunk=watch,
+        )
+        return Path(path)
+
+
+class VideoStream(Iterator[torch.Tensor]):
+    """A lazy video. When it has been read to the end, reading it again decodes again, to the same frames."""
+
+    def __init__(self, engine: Engine, latent: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> None:
+        self.fps = recipe.frame_rate
+        self.settings = recipe.settings
+        self.chunks = get_video_chunks_number(recipe.stages[-1].shape.frames, recipe.tiling)
+        self._engine, self._latent, self._tiling = engine, latent, recipe.tiling
+        self._generator = generator
+        self._random_state = generator.get_state()
+        self._running: Iterator[torch.Tensor] | None = None
+
+    def _decode(self) -> Iterator[torch.Tensor]:
+        self._generator.set_state(self._random_state)
+        return self._engine.decode_video(self._latent, self._tiling, self._generator)
+
+    def __next__(self) -> torch.Tensor:
+        if self._running is None:
+            self._running = self._decode()
+        try:
+            with self._engine.lock:
+                return next(self._running)
+        except BaseException:
+            self._running = None
+            raise
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One generation under way."""
+
+    engine: Engine
+    recipe: Recipe
+    generator: torch.Generator
+    callback: Callback | None
+
+    def tell(self, stage: str, **fields: Any) -> None:
+        tell(self.callback, Event(stage, **fields))
+
+
+@torch.no_grad()
+def generate(engine: Engine, recipe: Recipe, callback: Callback | None = None) -> Generated:
+    """Run `recipe` on `engine`.
+
+    The random draws of a call come from one generator on the engine's device, in this order: each stage's
+    video noise, then its audio noise, and last whatever the video decoder draws.
+    """
+    with engine.lock:
+        run = _Run(engine, recipe, torch.Generator(engine.device).manual_seed(recipe.seed), callback)
+        source = encode_source(engine, recipe)
+        run.tell("encode prompt")
+        prompts = [text for text in (recipe.prompt, recipe.negative_prompt) if text is not None]
+        contexts = engine.encode_prompts(prompts, recipe.enhancement)
+        results: list[tuple[LatentState, LatentState]] = []
+        for number, stage in enumerate(recipe.stages, start=1):
+            previous = results[-1] if results else None
+            results.append(_denoise(run, f"stage {number}", stage, contexts, previous, source))
+        audio = _audio(run, results, source)
+        return Generated(VideoStream(engine, results[-1][0].latent, recipe, run.generator), audio)
+
+
+def _denoise(
+    run: _Run,
+    name: str,
+    stage: Stage,
+    contexts: list,
+    previous: tuple[LatentState, LatentState] | None,
+    source: SourceLatents,
+) -> tuple[LatentState, LatentState]:
+    """One stage: noised and conditioned states, the sampler's loop, clean latents (B, C, F, H, W), (B, C, T, M)."""
+    engine = run.engine
+    encoding = Encoding(engine.encode_video, engine.device, engine.dtype)
+    noiser = GaussianNoiser(run.generator)
+    common = (PipelineComponents(dtype=engine.dtype, device=engine.device), engine.dtype, engine.device)
+
+    start = _start(stage.video, source.video, previous and engine.upsample(previous[0].latent))
+    items = [item for condition in stage.video.conditions for item in condition.items(stage.shape, encoding)]
+    scale = 0.0 if stage.video.frozen else stage.noise_scale
+    video, video_tools = noise_video_state(stage.shape, noiser, items, *common, scale, start)
+
+    start = _start(stage.audio, source.audio, previous and previous[1].latent)
+    unconditioned = stage.audio.start is Start.SOURCE and source.audio is None
+    conditions = () if unconditioned else stage.audio.conditions
+    items = [item for condition in conditions for item in condition.items(stage.shape, encoding)]
+    frozen = stage.audio.frozen and not unconditioned
+    scale = 0.0 if frozen else stage.noise_scale
+    audio, audio_tools = noise_audio_state(stage.shape, noiser, items, *common, scale, start)
+
+    video = _freeze(video) if stage.video.frozen else video
+    audio = _freeze(audio) if frozen else audio
+    denoise = guided_denoising_func(engine.transformer(stage.loras), contexts, stage.guidance)
+    sampler = stage.sampler
+    options = {"model_dtype": engine.dtype} if sampler.needs_dtype else {}
+    sigmas = stage.sigmas.to(engine.device)
+
+    def watched(video_state, audio_state, sigmas, step_index):  # type: ignore[no-untyped-def]
+        x0 = denoise(video_state, audio_state, sigmas, step_index)
+        sigma = float(sigmas[step_index])
+        run.tell(name, step=step_index, of=len(sigmas) - 1, sigma=sigma, video_x0=x0[0], audio_x0=x0[1])
+        return x0
+
+    video, audio = sampler.loop(sigmas, video, audio, sampler.stepper, watched, **options)
+    video, audio = (
+        tools.unpatchify(tools.clear_conditioning(state))
+        for tools, state in ((video_tools, video), (audio_tools, audio))
+    )
+    _check_finite(name, video.latent, audio.latent)
+    run.tell(name, step=len(sigmas) - 1, of=len(sigmas) - 1, result=(video, audio))
+    return video, audio
+
+
+def _start(
+    stream: Stream, source: torch.Tensor | None, previous: torch.Tensor | None
+) -> torch.Tensor | None:
+    return {Start.NOISE: None, Start.SOURCE: source, Start.PREVIOUS: previous}[stream.start]
+
+
+def _freeze(state: LatentState) -> LatentState:
+    """A stream that is given and kept: nothing to denoise, and noise level 0 for whoever reads it."""
+    return replace(state, denoise_mask=torch.zeros_like(state.denoise_mask), frozen=True)
+
+
+def _check_finite(stage: str, *latents: torch.Tensor) -> None:
+    for kind, latent in zip(("video", "audio"), latents):
+        if not torch.isfinite(latent).all():
+            raise InputError(
+                f"The {kind} latent is not finite after {stage} ({latent.dtype} on {latent.device}). "
+                "Try dtype=torch.bfloat16 or float32, weaker guidance, or check the LoRAs' strengths."
+            )
+
+
+def _audio(run: _Run, results: list[tuple[LatentState, LatentState]], source: SourceLatents) -> Audio:
+    match run.recipe.audio_output:
+        case AudioOutput.SOURCE:
+            assert source.waveform is not None
+            return source.waveform
+        case AudioOutput.FIRST_STAGE:
+            latent = results[0][1].latent
+        case AudioOutput.LAST_STAGE:
+            latent = results[-1][1].latent
+    run.tell("decode audio")
+    return run.engine.decode_audio(latent)

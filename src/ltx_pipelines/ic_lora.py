@@ -1,0 +1,100 @@
+"""Video to video with an IC-LoRA: control clips steer the first stage, the second refines without them."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
+from ltx_pipelines.conditions import Images, ReferenceVideo
+from ltx_pipelines.generate import Generated
+from ltx_pipelines.pipeline import LoraArgument, Options, PathArgument, Pipeline, Run, Unpack, entry_point
+from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
+from ltx_pipelines.utils.args import ImageConditioningInput
+from ltx_pipelines.utils.loras import reference_downscale_factor
+from ltx_pipelines.utils.validation import check_strength
+
+
+class ICLoraPipeline(Pipeline):
+    """Distilled two-stage generation that follows reference clips through an IC-LoRA.
+
+    Stage 1 runs with the LoRAs, the images and the references; stage 2 with the images alone and no LoRA.
+    """
+
+    def __init__(
+        self,
+        distilled_checkpoint_path: PathArgument = None,
+        spatial_upsampler_path: PathArgument = None,
+        gemma_root: PathArgument = None,
+        loras: LoraArgument = (),
+        device=None,
+        quantization=None,
+        **options: Unpack[Options],
+    ) -> None:
+        options |= {"device": device, "quantization": quantization}
+        super().__init__(distilled_checkpoint_path, gemma_root, spatial_upsampler_path, loras, **options)
+        self.reference_downscale_factor = reference_downscale_factor(self.loras)
+
+    def __call__(
+        self,
+        prompt: str,
+        seed: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        frame_rate: float | None = None,
+        images: Sequence[ImageConditioningInput] = (),
+        video_conditioning: Sequence[tuple[str, float]] = (),
+        enhance_prompt: bool = False,
+        tiling_config: TilingConfig | AutoTiling | None = AUTO_TILING,
+        conditioning_attention_strength: float = 1.0,
+        skip_stage_2: bool = False,
+        conditioning_attention_mask: torch.Tensor | None = None,
+        **run: Unpack[Run],
+    ) -> Generated:
+        """Generate a video with sound that follows `video_conditioning`.
+
+        video_conditioning: (path, strength) pairs; the clips are cut to `num_frames`.
+        conditioning_attention_strength: in [0, 1], how strongly the result attends to the references.
+        conditioning_attention_mask: (1, 1, F, H, W) in [0, 1], the same varied over time and picture.
+        skip_stage_2: stop at half size. The other arguments are those of `GuidedPipeline.__call__`.
+        """
+        check_strength("conditioning_attention_strength", conditioning_attention_strength)
+        request = self.request(
+            prompt,
+            run,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+            tiling=tiling_config,
+        )
+        if enhance_prompt:
+            request = request.enhanced(request.seed)
+        references = tuple(
+            ReferenceVideo(
+                str(path),
+                strength=strength,
+                downscale=self.reference_downscale_factor,
+                attention=conditioning_attention_strength,
+                mask=conditioning_attention_mask,
+            )
+            for path, strength in video_conditioning
+        )
+        return self.run(self.recipe(request, references, skip_stage_2), run)
+
+    def recipe(self, request: Request, references: tuple[ReferenceVideo, ...], skip_stage_2: bool) -> Recipe:
+        images = Images(request.images)
+        first = distilled_stage(request, (images, *references), self.engine.distillation + self.loras)
+        for reference in references:
+            reference.size(first.shape)
+        if skip_stage_2:
+            return request.recipe(first)
+        return request.recipe(first, refinement(request, first, images, self.engine.distillation))
+
+
+main = entry_point("ic_lora")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

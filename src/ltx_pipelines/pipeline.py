@@ -1,0 +1,210 @@
+"""What the eight pipeline classes share: an engine made from their arguments, and the edges of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from typing_extensions import TypedDict, Unpack
+
+from ltx_core.loader import LoraPathStrengthAndSDOps
+from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
+from ltx_core.quantization import QuantizationPolicy
+from ltx_pipelines import sampling
+from ltx_pipelines.engine import Engine
+from ltx_pipelines.events import Callback
+from ltx_pipelines.generate import Generated, generate
+from ltx_pipelines.recipe import Guidance, GuiderArgument, Loras, Recipe, Request
+from ltx_pipelines.utils.constants import DEFAULT_NEGATIVE_PROMPT, PipelineParams
+from ltx_pipelines.utils.loras import as_loras
+from ltx_pipelines.utils.model_paths import ModelPaths
+
+if TYPE_CHECKING:
+    from ltx_pipelines.utils.args import ImageConditioningInput
+
+PathArgument = str | Path | None
+LoraArgument = Iterable[LoraPathStrengthAndSDOps | tuple | str]
+
+
+class Options(TypedDict, total=False):
+    """Keywords that every pipeline's constructor takes beside the official ones.
+
+    dtype: of all models and latents; bfloat16 on a GPU, float32 on a CPU, unless given.
+    model_paths: a `ModelPaths` in place of checkpoint_path and gemma_root.
+    engine: share another pipeline's engine (its weights stay loaded) instead of making one.
+    offload: "none", "cpu" or "disk": where transformer blocks wait while they are not computing.
+    """
+
+    device: torch.device | str | None
+    quantization: QuantizationPolicy | None
+    dtype: torch.dtype | None
+    model_paths: ModelPaths | None
+    engine: Engine | None
+    offload: str
+
+
+class Run(TypedDict, total=False):
+    """Keywords that every pipeline's call takes beside the official ones.
+
+    output_path: write the result there as an MP4. callback: told of every stage and step; returning False
+    cancels. sampler: "euler", "gradient-estimation" (with ge_gamma) or "res2s". denoising_loop: your own loop
+    with the signature of `euler_denoising_loop`, in place of a named sampler.
+    """
+
+    output_path: PathArgument
+    callback: Callback | None
+    sampler: str | None
+    ge_gamma: float
+    denoising_loop: Callable[..., Any] | None
+
+
+class Pipeline:
+    """Base of all pipelines. It owns no weights: they are the engine's, which pipelines may share."""
+
+    stages: ClassVar[int] = 2
+    default_sampler: ClassVar[str] = "euler"
+
+    def __init__(
+        self,
+        checkpoint_path: PathArgument = None,
+        gemma_root: PathArgument = None,
+        spatial_upsampler_path: PathArgument = None,
+        loras: LoraArgument = (),
+        model_paths: ModelPaths | None = None,
+        engine: Engine | None = None,
+        **options: Any,
+    ) -> None:
+        self.loras: Loras = as_loras(loras)
+        self.engine = engine or Engine.open(
+            model_paths or ModelPaths.from_arguments(checkpoint_path=checkpoint_path, gemma_root=gemma_root),
+            spatial_upsampler_path=spatial_upsampler_path,
+            **options,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.engine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.engine.dtype
+
+    @property
+    def params(self) -> PipelineParams:
+        """Default sizes, steps and guidance of the checkpoint in use."""
+        return self.engine.params
+
+    def request(self, prompt: str, run: Run, **given: Any) -> Request:
+        """A checked request: what was not given (None) takes the checkpoint's default."""
+        params = self.params
+        size = (
+            (params.stage_1_height, params.stage_1_width)
+            if self.stages == 1
+            else (params.stage_2_height, params.stage_2_width)
+        )
+        defaults = {
+            "seed": params.seed,
+            "height": size[0],
+            "width": size[1],
+            "num_frames": params.num_frames,
+            "frame_rate": params.frame_rate,
+        }
+        values = defaults | {name: value for name, value in given.items() if value is not None or name == "tiling"}
+        sampler = self._sampler(run, values["seed"])
+        return Request(prompt=prompt, stages=self.stages, sampler=sampler, **values)
+
+    def run(self, recipe: Recipe, run: Run) -> Generated:
+        """Generate, and write the file if `output_path` was given."""
+        generated = generate(self.engine, recipe, callback=run.get("callback"))
+        if (path := run.get("output_path")) is not None:
+            generated.save(path, callback=run.get("callback"))
+        return generated
+
+    def _sampler(self, run: Run, seed: int) -> sampling.Sampler:
+        if (loop := run.get("denoising_loop")) is not None:
+            return sampling.custom(loop)
+        name = run.get("sampler") or self.default_sampler
+        return sampling.by_name(name, seed=seed, gamma=run.get("ge_gamma", 2.0))
+
+
+class GuidedPipeline(Pipeline):
+    """Base of the pipelines with multimodal guidance from text and images; they differ in their recipe."""
+
+    def recipe(self, request: Request) -> Recipe:
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        seed: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        frame_rate: float | None = None,
+        num_inference_steps: int | None = None,
+        video_guider_params: GuiderArgument | None = None,
+        audio_guider_params: GuiderArgument | None = None,
+        images: Sequence[ImageConditioningInput] = (),
+        tiling_config: TilingConfig | AutoTiling | None = AUTO_TILING,
+        enhance_prompt: bool = False,
+        **run: Unpack[Run],
+    ) -> Generated:
+        """Generate a video with sound.
+
+        negative_prompt: what to steer away from; None takes the default one, "" none at all.
+        height, width: of the result in pixels, multiples of 32 (one stage) or 64 (two stages).
+        num_frames: 8k + 1. frame_rate: frames a second, fractions allowed.
+        images: pictures to start from or to meet at later frames. tiling_config: None decodes in one piece.
+        What is left out (None) takes the checkpoint's default.
+
+        Returns `Generated`, which unpacks to (iterator of uint8 frames (f, height, width, 3), Audio).
+        Raises InputError (a ValueError) for arguments that do not fit, Cancelled if the callback asked to stop.
+        """
+        guidance = Guidance(
+            video_guider_params or self.params.video_guider_params,
+            audio_guider_params or self.params.audio_guider_params,
+        )
+        request = self.guided_request(
+            prompt,
+            run,
+            negative_prompt,
+            num_inference_steps,
+            guidance,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+            tiling=tiling_config,
+        )
+        if enhance_prompt:
+            request = request.enhanced(request.seed)
+        return self.run(self.recipe(request), run)
+
+    def guided_request(
+        self, prompt: str, run: Run, negative: str | None, steps: int | None, guidance: Guidance, **given: Any
+    ) -> Request:
+        """A request with guidance; a negative prompt or step count of None takes the default."""
+        return self.request(
+            prompt,
+            run,
+            negative_prompt=DEFAULT_NEGATIVE_PROMPT if negative is None else negative,
+            steps=self.params.num_inference_steps if steps is None else steps,
+            guidance=guidance,
+            **given,
+        )
+
+
+def entry_point(name: str) -> Callable[[list[str] | None], int]:
+    """The `main` of a pipeline's module, for ``python -m ltx_pipelines.<name>``."""
+
+    def main(argv: list[str] | None = None) -> int:
+        from ltx_pipelines.cli.app import run_pipeline
+
+        return run_pipeline(name, argv)
+
+    return main

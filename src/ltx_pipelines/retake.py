@@ -1,0 +1,124 @@
+"""Retake: regenerate a time window of a clip, picture or sound or both, and keep the rest."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ltx_core.conditioning import TemporalRegionMask
+from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
+from ltx_pipelines.conditions import Window
+from ltx_pipelines.generate import Generated
+from ltx_pipelines.media.video import probe_video
+from ltx_pipelines.pipeline import LoraArgument, Options, PathArgument, Pipeline, Run, Unpack, entry_point
+from ltx_pipelines.recipe import (
+    Guidance,
+    GuiderArgument,
+    Recipe,
+    Request,
+    Source,
+    Stage,
+    Start,
+    Stream,
+    distilled_sigmas,
+    scheduled_sigmas,
+)
+from ltx_pipelines.utils.constants import PipelineParams
+from ltx_pipelines.utils.validation import check_window, random_seed
+
+__all__ = ["RetakePipeline", "TemporalRegionMask"]
+
+
+class RetakePipeline(Pipeline):
+    """One stage at the clip's own size, from its encoded picture and sound, denoised inside a time window.
+
+    With the full model and guidance, or with the distilled model (`distilled=True`) in eight steps.
+    """
+
+    stages = 1
+
+    def __init__(
+        self,
+        checkpoint_path: PathArgument = None,
+        gemma_root: PathArgument = None,
+        loras: LoraArgument = (),
+        device=None,
+        quantization=None,
+        **options: Unpack[Options],
+    ) -> None:
+        options |= {"device": device, "quantization": quantization}
+        super().__init__(checkpoint_path, gemma_root, loras=loras, **options)
+
+    def __call__(
+        self,
+        video_path: str | Path,
+        prompt: str,
+        start_time: float,
+        end_time: float,
+        seed: int | None = None,
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        video_guider_params: GuiderArgument | None = None,
+        audio_guider_params: GuiderArgument | None = None,
+        regenerate_video: bool = True,
+        regenerate_audio: bool = True,
+        enhance_prompt: bool = False,
+        distilled: bool = False,
+        tiling_config: TilingConfig | AutoTiling | None = AUTO_TILING,
+        **run: Unpack[Run],
+    ) -> Generated:
+        """Regenerate `video_path` between `start_time` and `end_time` (seconds) after `prompt`.
+
+        The clip has 8k + 1 frames and sides that are multiples of 32. regenerate_video, regenerate_audio:
+        False keeps that stream whole. A clip without sound gets generated sound all along.
+        seed: negative draws a random one. See `GuidedPipeline.__call__` for the rest.
+        """
+        clip = probe_video(video_path)
+        check_window(start_time, end_time, clip.duration)
+        params = self.params
+        steps = params.num_inference_steps if num_inference_steps is None else num_inference_steps
+        guidance = Guidance(
+            video_guider_params or params.video_guider_params, audio_guider_params or params.audio_guider_params
+        )
+        request = self.request(
+            prompt,
+            run,
+            seed=random_seed() if seed is not None and seed < 0 else seed,
+            height=clip.height,
+            width=clip.width,
+            num_frames=clip.frames,
+            frame_rate=clip.fps,
+            tiling=tiling_config,
+            negative_prompt=None if distilled else negative_prompt,
+            steps=steps,
+            guidance=None if distilled else guidance,
+        )
+        if enhance_prompt:
+            request = request.enhanced(request.seed)
+        source = Source(video_path=str(video_path))
+        window = (Window(start_time, end_time),)
+        video = Stream(Start.SOURCE, window, frozen=not regenerate_video)
+        audio = Stream(Start.SOURCE, window, frozen=not regenerate_audio)
+        return self.run(self.recipe(request, source, video, audio), run)
+
+    @property
+    def params(self) -> PipelineParams:
+        """The checkpoint's guidance with the official 40 steps, whatever its version."""
+        return self.engine.embedded_params or replace(super().params, num_inference_steps=40)
+
+    def recipe(self, request: Request, source: Source, video: Stream, audio: Stream) -> Recipe:
+        stage = Stage(
+            shape=request.first_shape,
+            sigmas=distilled_sigmas() if request.guidance is None else scheduled_sigmas(request.steps),
+            video=video,
+            audio=audio,
+            loras=self.loras,
+            guidance=request.guidance,
+            sampler=request.sampler,
+        )
+        return request.recipe(stage, source=source)
+
+
+main = entry_point("retake")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,80 @@
+"""Samplers by name: a diffusion step with the loop that drives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ltx_core.components.diffusion_steps import (
+    EulerAncestralDiffusionStep,
+    EulerDiffusionStep,
+    Res2sDiffusionStep,
+)
+from ltx_core.errors import InputError
+from ltx_pipelines.utils.samplers import (
+    euler_ancestral_denoising_loop,
+    euler_denoising_loop,
+    gradient_estimating_euler_denoising_loop,
+    res2s_audio_video_denoising_loop,
+)
+
+# The offset of the official ancestral sampler; keeps the sampler's noise apart from the initial noise.
+NOISE_SEED_OFFSET = 10_000
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A loop ``(sigmas, video_state, audio_state, stepper, denoise_fn) -> states`` with its step.
+
+    `needs_dtype`: the loop takes ``model_dtype``, the dtype that states have between its steps.
+    """
+
+    name: str
+    stepper: Any
+    loop: Callable[..., Any]
+    passes_per_step: int = 1
+    needs_dtype: bool = field(default=False)
+
+
+EULER = Sampler("euler", EulerDiffusionStep(), euler_denoising_loop)
+
+
+def gradient_estimation(gamma: float = 2.0) -> Sampler:
+    """Euler on velocities extrapolated from the last two steps by `gamma` (gradient estimation)."""
+    loop = partial(gradient_estimating_euler_denoising_loop, ge_gamma=gamma)
+    return Sampler("gradient-estimation", EulerDiffusionStep(), loop)
+
+
+def res2s(seed: int) -> Sampler:
+    """The second-order res_2s sampler; its own noise follows the seed of the call."""
+    loop = partial(res2s_audio_video_denoising_loop, noise_seed=seed + NOISE_SEED_OFFSET)
+    return Sampler("res2s", Res2sDiffusionStep(), loop, passes_per_step=2, needs_dtype=True)
+
+
+def ancestral(seed: int) -> Sampler:
+    """Ancestral Euler, for distilled checkpoints of version 2.5 and later."""
+    loop = partial(euler_ancestral_denoising_loop, noise_seed=seed + NOISE_SEED_OFFSET)
+    return Sampler("euler-ancestral", EulerAncestralDiffusionStep(), loop, needs_dtype=True)
+
+
+def custom(loop: Callable[..., Any]) -> Sampler:
+    """A user's own loop with the signature of the official ones, stepping by Euler."""
+    return Sampler("custom", EulerDiffusionStep(), loop)
+
+
+def by_name(name: str, *, seed: int, gamma: float = 2.0) -> Sampler:
+    """The sampler called `name` on the command line. Raises `InputError` for an unknown name."""
+    match name:
+        case "euler":
+            return EULER
+        case "gradient-estimation":
+            return gradient_estimation(gamma)
+        case "res2s":
+            return res2s(seed)
+        case "euler-ancestral":
+            return ancestral(seed)
+    raise InputError(
+        f"Unknown sampler {name!r}; choose euler, gradient-estimation, res2s or euler-ancestral."
+    )

@@ -1,0 +1,78 @@
+"""Source media to latents: the clip a retake starts from, the sound a video is filmed to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ltx_core.errors import MediaError
+from ltx_core.model.video_vae import TilingConfig
+from ltx_core.types import Audio, AudioLatentShape, VideoLatentShape, VideoPixelShape
+
+if TYPE_CHECKING:
+    from ltx_pipelines.engine import Engine
+    from ltx_pipelines.recipe import Recipe, Source
+
+# Source clips above these sizes are encoded in blended tiles (80 frames / 24, 768 px / 64).
+SOURCE_TILING = TilingConfig.for_encoding()
+
+
+@dataclass(frozen=True)
+class SourceLatents:
+    """Encoded source media: video (1, C, F, H, W), audio (1, C, T, M), and the waveform as it was read."""
+
+    video: torch.Tensor | None = None
+    audio: torch.Tensor | None = None
+    waveform: Audio | None = None
+
+
+def encode_source(engine: Engine, recipe: Recipe) -> SourceLatents:
+    """The latents of `recipe.source`, fitted to the shape of its first stage. Empty without a source."""
+    source, shape = recipe.source, recipe.stages[0].shape
+    if source is None:
+        return SourceLatents()
+    if source.video_path is not None:
+        return _clip(engine, source.video_path, shape)
+    return _sound(engine, source, shape)
+
+
+def _clip(engine: Engine, path: str, shape: VideoPixelShape) -> SourceLatents:
+    """A whole clip: its picture, and its sound (if it has any) up to the end of the picture."""
+    from ltx_pipelines.utils.media_io import decode_audio_from_file, load_video_conditioning
+
+    pixels = load_video_conditioning(path, shape.height, shape.width, shape.frames, engine.dtype, engine.device)
+    video = engine.encode_video(pixels, SOURCE_TILING)
+    video = _fit(video, VideoLatentShape.from_pixel_shape(shape).frames)
+    sound = decode_audio_from_file(path, engine.device, 0.0, shape.frames / shape.fps)
+    if sound is None:
+        return SourceLatents(video)
+    audio = engine.encode_audio(sound)
+    return SourceLatents(video, _fit(audio, AudioLatentShape.from_video_pixel_shape(shape).frames))
+
+
+def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLatents:
+    """A given sound, cut to the length of the video; one that is too short is continued with silence."""
+    from ltx_pipelines.utils.media_io import decode_audio_from_file
+
+    assert source.audio_path is not None
+    sound = decode_audio_from_file(
+        source.audio_path, engine.device, source.audio_start_time, source.audio_max_duration
+    )
+    if sound is None:
+        raise MediaError(f"{source.audio_path} has no sound at {source.audio_start_time:g} s; choose another file.")
+    missing = round(shape.frames / shape.fps * sound.sampling_rate) - sound.waveform.shape[-1]
+    padded = torch.nn.functional.pad(sound.waveform, (0, max(missing, 0)))
+    audio = engine.encode_audio(Audio(padded, sound.sampling_rate))
+    frames = AudioLatentShape.from_video_pixel_shape(shape).frames
+    return SourceLatents(audio=_fit(audio, frames), waveform=Audio(sound.waveform[0], sound.sampling_rate))
+
+
+def _fit(latent: torch.Tensor, frames: int) -> torch.Tensor:
+    """Cut or zero-padded to `frames` on the time axis (dim 2)."""
+    missing = frames - latent.shape[2]
+    if missing <= 0:
+        return latent[:, :, :frames]
+    filler = latent.new_zeros((*latent.shape[:2], missing, *latent.shape[3:]))
+    return torch.cat([latent, filler], dim=2)

@@ -1,0 +1,52 @@
+"""Two stages in high quality: second-order sampling, the distilled LoRA at a strength of its own in each."""
+
+
+import torch
+
+from ltx_core.types import VideoLatentShape
+from ltx_pipelines.conditions import Images
+from ltx_pipelines.pipeline import LoraArgument, PathArgument, entry_point
+from ltx_pipelines.recipe import AudioOutput, Loras, Recipe, Request, guided_stage, refinement, scheduled_sigmas
+from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
+from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams
+
+
+class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
+    """`TI2VidTwoStagesPipeline` with the res_2s sampler in both stages and a schedule shifted by the number
+    of tokens. Only the first distilled LoRA is used; its strength is the stage's, not its own."""
+
+    default_sampler = "res2s"
+
+    def __init__(
+        self,
+        checkpoint_path: PathArgument = None,
+        distilled_lora: LoraArgument = (),
+        distilled_lora_strength_stage_1: float = 0.25,
+        distilled_lora_strength_stage_2: float = 0.5,
+        *arguments,
+        **options,
+    ) -> None:
+        super().__init__(checkpoint_path, distilled_lora, *arguments, **options)
+        self.strengths = (distilled_lora_strength_stage_1, distilled_lora_strength_stage_2)
+
+    @property
+    def params(self) -> PipelineParams:
+        return self.engine.embedded_params or LTX_2_3_HQ_PARAMS
+
+    def recipe(self, request: Request) -> Recipe:
+        images = Images(request.images)
+        latent = torch.empty(VideoLatentShape.from_pixel_shape(request.first_shape).to_torch_shape(), device="meta")
+        sigmas = scheduled_sigmas(request.steps, latent)
+        first = guided_stage(request, images, self._loras(0), sigmas)
+        second = refinement(request, first, images, self._loras(1))
+        return request.recipe(first, second, audio_output=AudioOutput.FIRST_STAGE)
+
+    def _loras(self, stage: int) -> Loras:
+        distilled = tuple(lora._replace(strength=self.strengths[stage]) for lora in self.distilled_lora[:1])
+        return self.loras + distilled
+
+
+main = entry_point("ti2vid_two_stages_hq")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

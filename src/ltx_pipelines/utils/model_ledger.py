@@ -1,0 +1,145 @@
+"""How each component of a model is built from its files. A ledger keeps nothing: that is the engine's part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltx_core import sd_ops
+from ltx_core.errors import InputError
+from ltx_core.loader import Checkpoint, LoraPathStrengthAndSDOps, LoraSwitcher, build_model
+from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
+from ltx_core.model.transformer import LTXModelConfigurator, X0Model
+from ltx_core.model.upsampler import LatentUpsamplerConfigurator
+from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
+from ltx_core.quantization import QuantizationPolicy
+from ltx_pipelines.utils.constants import PipelineParams, detect_params
+from ltx_pipelines.utils.loras import as_loras
+from ltx_pipelines.utils.model_paths import ModelPaths
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What makes a component: its configurator, its files, and the key map that selects its tensors."""
+
+    configurator: Any
+    slot: str
+    key_map: sd_ops.SDOps | None
+
+
+COMPONENTS = {
+    "transformer": _Recipe(LTXModelConfigurator, "transformer", sd_ops.LTXV_MODEL_COMFY_RENAMING_MAP),
+    "video_encoder": _Recipe(VideoEncoderConfigurator, "video_vae", sd_ops.VAE_ENCODER_COMFY_KEYS_FILTER),
+    "video_decoder": _Recipe(VideoDecoderConfigurator, "video_vae", sd_ops.VAE_DECODER_COMFY_KEYS_FILTER),
+    "audio_encoder": _Recipe(AudioEncoderConfigurator, "audio_vae", sd_ops.AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER),
+    "audio_decoder": _Recipe(AudioDecoderConfigurator, "audio_vae", sd_ops.AUDIO_VAE_DECODER_COMFY_KEYS_FILTER),
+    "vocoder": _Recipe(VocoderConfigurator, "audio_vae", sd_ops.VOCODER_COMFY_KEYS_FILTER),
+    "spatial_upsampler": _Recipe(LatentUpsamplerConfigurator, "upsampler", None),
+}
+
+
+class ModelLedger:
+    """Builds components, each call a new module in eval mode on `device` in `dtype`.
+
+    Raises `InputError` naming the component and what to pass where a path was not given.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        checkpoint_path: str | None = None,
+        gemma_root_path: str | None = None,
+        spatial_upsampler_path: str | None = None,
+        loras: Iterable[LoraPathStrengthAndSDOps] = (),
+        registry: Any = None,
+        quantization: QuantizationPolicy | None = None,
+        *,
+        paths: ModelPaths | None = None,
+    ) -> None:
+        self.dtype, self.device = dtype, torch.device(device)
+        self.paths = paths or ModelPaths.from_arguments(
+            checkpoint_path=checkpoint_path, gemma_root=gemma_root_path
+        )
+        self.spatial_upsampler_path = spatial_upsampler_path
+        self.loras = as_loras(loras)
+        self.registry, self.quantization = registry, quantization
+        self._checkpoints: dict[str, Checkpoint] = {}
+
+    def with_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
+        """The same files with these LoRAs instead."""
+        copy = ModelLedger(self.dtype, self.device, paths=self.paths, quantization=self.quantization)
+        copy.spatial_upsampler_path, copy.registry = self.spatial_upsampler_path, self.registry
+        copy.loras, copy._checkpoints = as_loras(loras), self._checkpoints
+        return copy
+
+    def with_additional_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
+        """The same files with these LoRAs as well."""
+        return self.with_loras((*self.loras, *loras))
+
+    @cached_property
+    def params(self) -> PipelineParams:
+        return detect_params(self.paths.transformer())
+
+    def transformer(self) -> X0Model:
+        """The x0-predicting transformer with the ledger's LoRAs fused."""
+        model = self._build("transformer", quantization=self.quantization)
+        if self.loras:
+            LoraSwitcher(model, self.checkpoint(self.paths.transformer())).apply(self.loras)
+        return X0Model(model)
+
+    def video_encoder(self) -> nn.Module:
+        return self._build("video_encoder")
+
+    def video_decoder(self) -> nn.Module:
+        return self._build("video_decoder")
+
+    def audio_encoder(self) -> nn.Module:
+        return self._build("audio_encoder")
+
+    def audio_decoder(self) -> nn.Module:
+        return self._build("audio_decoder")
+
+    def vocoder(self) -> nn.Module:
+        return self._build("vocoder")
+
+    def spatial_upsampler(self) -> nn.Module:
+        return self._build("spatial_upsampler")
+
+    def text_encoder(self, with_vision: bool = False) -> nn.Module:
+        """The Gemma text encoder; with `with_vision` the whole multimodal model, for prompt enhancement."""
+        from ltx_core.text_encoders.gemma import load_text_encoder
+
+        return load_text_encoder(self.paths.text_encoder(), self.device, self.dtype, with_vision=with_vision)
+
+    def gemma_embeddings_processor(self) -> nn.Module:
+        from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
+
+        files = self.checkpoint(*self.paths.embeddings())
+        key_map = sd_ops.EMBEDDINGS_PROCESSOR_KEY_OPS
+        return build_model(EmbeddingsProcessorConfigurator, files, key_map, self.device, self.dtype)
+
+    def checkpoint(self, *paths: str) -> Checkpoint:
+        """The opened file(s); the header is read once."""
+        key = "\0".join(paths)
+        if key not in self._checkpoints:
+            self._checkpoints[key] = Checkpoint(list(paths))
+        return self._checkpoints[key]
+
+    def file_of(self, component: str) -> str:
+        """The path of the file that holds a component."""
+        if component == "spatial_upsampler":
+            if self.spatial_upsampler_path is None:
+                raise InputError("No spatial upsampler was given; pass spatial_upsampler_path.")
+            return str(self.spatial_upsampler_path)
+        return getattr(self.paths, COMPONENTS[component].slot)()
+
+    def _build(self, component: str, **options: Any) -> nn.Module:
+        made = COMPONENTS[component]
+        checkpoint = self.checkpoint(self.file_of(component))
+        return build_model(made.configurator, checkpoint, made.key_map, self.device, self.dtype, **options)

@@ -1,0 +1,535 @@
+"""The transformer as a whole: passes, invariants, sharing, gradients, configurations, bad input."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ltx_core.errors import ConfigError, InputError
+from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
+from ltx_core.model.transformer import (
+    LTXAudioOnlyModelConfigurator,
+    LTXModel,
+    LTXModelConfigurator,
+    LTXVideoOnlyModelConfigurator,
+    Modality,
+    X0Model,
+    model_configurator,
+)
+from ltx_core.model.transformer import model as model_module
+from ltx_core.model.transformer.adaln import NoiseLevels
+from ltx_core.model.transformer.attention import AttentionFunction
+from ltx_core.model.transformer.model import LegacyX0Model, LTXModelType
+
+VIDEO_TOKENS, AUDIO_TOKENS, BLOCKS = 12, 5, 3
+FIXED = model_configurator.EXPECTED | model_configurator.EXPECTED_AUDIO_VIDEO
+TINY = FIXED | {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "cross_attention_dim": 24,
+    "audio_num_attention_heads": 2,
+    "audio_attention_head_dim": 8,
+    "audio_cross_attention_dim": 16,
+    "num_layers": BLOCKS,
+    "in_channels": 6,
+    "out_channels": 6,
+    "audio_in_channels": 4,
+    "audio_out_channels": 4,
+    "frequencies_precision": "float64",
+    "av_ca_timestep_scale_multiplier": 1000.0,
+}
+V20 = TINY | {"caption_channels": 10}
+V23 = TINY | {
+    "caption_proj_before_connector": True,
+    "cross_attention_adaln": True,
+    "apply_gated_attention": True,
+}
+V25 = V23 | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
+FULL_SIZE = FIXED | {"av_ca_timestep_scale_multiplier": 1000.0, "caption_channels": 3840}
+FULL_23 = FULL_SIZE | {k: V23[k] for k in set(V23) - set(TINY)}
+FULL_25 = FULL_SIZE | {k: V25[k] for k in set(V25) - set(TINY)}
+
+
+def build(section: dict, configurator: type = LTXModelConfigurator, seed: int = 0) -> LTXModel:
+    """A tiny model whose weights are all large enough to matter."""
+    generator = torch.Generator().manual_seed(seed)
+    model = configurator.from_config({"transformer": section})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.3 if parameter.ndim > 1 else 0.1
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return model
+
+
+def video(batch: int = 1, context_dim: int = 24, seed: int = 1, **changes) -> Modality:
+    return modality(batch, VIDEO_TOKENS, 6, 3, context_dim, seed, changes)
+
+
+def audio(batch: int = 1, context_dim: int = 16, seed: int = 2, **changes) -> Modality:
+    return modality(batch, AUDIO_TOKENS, 4, 1, context_dim, seed, changes)
+
+
+def modality(batch, tokens, channels, axes, context_dim, seed, changes) -> Modality:
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.rand(batch, axes, tokens, 1, generator=generator) * 5
+    sigma = torch.linspace(0.4, 0.8, batch) if batch > 1 else torch.tensor(0.6)
+    fields = {
+        "latent": torch.randn(batch, tokens, channels, generator=generator),
+        "sigma": sigma,
+        "timesteps": sigma.reshape(-1, 1, 1).expand(batch, tokens, 1),
+        "positions": torch.cat((start, start + 0.3), dim=-1),
+        "context": torch.randn(batch, 7, context_dim, generator=generator),
+    }
+    return Modality(**fields | changes)
+
+
+def conditioned(stream: Modality, clean: int = 4) -> Modality:
+    """The stream with its first tokens clean."""
+    timesteps = stream.timesteps.clone()
+    timesteps[:, :clean] = 0
+    return dataclasses.replace(stream, timesteps=timesteps)
+
+
+def sample(stream: Modality, index: int) -> Modality:
+    """One sample of a batch."""
+    fields = {f.name: getattr(stream, f.name) for f in dataclasses.fields(stream)}
+    return Modality(**{k: v[index : index + 1] if torch.is_tensor(v) else v for k, v in fields.items()})
+
+
+def assert_near(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal up to float32 rounding, measured against the largest value."""
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+
+
+def skip(*kinds: PerturbationType, blocks: list[int] | None = None) -> PerturbationConfig:
+    return PerturbationConfig([Perturbation(kind, blocks) for kind in kinds])
+
+
+A2V, V2A = PerturbationType.SKIP_A2V_CROSS_ATTN, PerturbationType.SKIP_V2A_CROSS_ATTN
+SELF_V, SELF_A = PerturbationType.SKIP_VIDEO_SELF_ATTN, PerturbationType.SKIP_AUDIO_SELF_ATTN
+
+
+@pytest.fixture(scope="module")
+def model23() -> LTXModel:
+    return build(V23).requires_grad_(False)
+
+
+# Passes
+
+
+def test_all_types_give_velocities_shaped_as_their_latents():
+    for section, v, a in ((V20, video(context_dim=10), audio(context_dim=10)), (V25, video(), audio())):
+        both = build(section)(v, a)
+        assert [x.shape for x in both] == [v.latent.shape, a.latent.shape]
+        only_video = build(section, LTXVideoOnlyModelConfigurator)(v, None)
+        only_audio = build(section, LTXAudioOnlyModelConfigurator)(None, a)
+        assert (only_video[0].shape, only_video[1]) == (v.latent.shape, None)
+        assert (only_audio[0], only_audio[1].shape) == (None, a.latent.shape)
+
+
+def test_bfloat16_is_near_float32(model23):
+    inputs = [conditioned(video()), audio()]
+    exact = model23(*inputs)
+    half = [dataclasses.replace(m, latent=m.latent.bfloat16(), context=m.context.bfloat16()) for m in inputs]
+    rough = build(V23).bfloat16()(*half)
+    for a, b in zip(rough, exact):
+        assert a.dtype == torch.bfloat16
+        assert (a.float() - b).norm() < 0.1 * b.norm()
+
+
+def test_a_batch_is_its_samples(model23):
+    v, a = conditioned(video(2)), audio(2)
+    configs = [skip(SELF_V, V2A, blocks=[1]), skip(A2V, SELF_A)]
+    together = model23(v, a, BatchedPerturbationConfig(configs))
+    for index, config in enumerate(configs):
+        alone = model23(sample(v, index), sample(a, index), BatchedPerturbationConfig([config]))
+        for x, y in zip(together, alone):
+            assert_near(x[index : index + 1], y)
+
+
+def test_a_pass_touches_no_global_random_state(model23):
+    before = torch.get_rng_state()
+    model23(conditioned(video()), audio())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Noise levels
+
+
+def test_timesteps_per_sample_and_per_token_agree(model23):
+    v, a = video(2), audio(2)
+    expected = model23(v, a)
+    per_sample = dataclasses.replace(v, timesteps=v.sigma[:, None])
+    without_axis = dataclasses.replace(v, timesteps=v.timesteps[..., 0])
+    for other in (per_sample, without_axis):
+        for x, y in zip(model23(other, a), expected):
+            assert_near(x, y)
+
+
+def test_distinct_levels_once_equal_every_token_by_itself(model23, monkeypatch):
+    v, a = conditioned(video(2)), audio(2, timesteps=torch.rand(2, AUDIO_TOKENS, 1))
+    shared = model23(v, a)
+    monkeypatch.setattr(model_module, "token_levels", lambda t, batch, _: NoiseLevels(t.reshape(batch, -1)))
+    for x, y in zip(shared, model23(v, a)):
+        assert_near(x, y)
+
+
+def test_one_sigma_serves_a_batch(model23):
+    v, a = video(2, sigma=torch.tensor(0.6)), audio(2, sigma=torch.tensor([0.5]))
+    full = video(2, sigma=torch.tensor([0.6, 0.6])), audio(2, sigma=torch.tensor([0.5, 0.5]))
+    for x, y in zip(model23(v, a), model23(*full)):
+        torch.testing.assert_close(x, y)
+
+
+def test_without_prompt_adaln_sigma_does_not_reach_the_text():
+    model = build(V23 | {"use_prompt_adaln_single": False})
+    assert not any("prompt_adaln_single" in key for key in model.state_dict())
+    changed, _ = model(video(sigma=torch.tensor(0.1)), None)
+    assert torch.equal(changed, model(video(), None)[0])
+
+
+# Absent and disabled streams, perturbations
+
+
+def test_absent_audio_is_audio_never_heard(model23):
+    alone, nothing = model23(video(), None)
+    unheard, _ = model23(video(), audio(), BatchedPerturbationConfig([skip(A2V)]))
+    assert nothing is None
+    assert_near(alone, unheard)
+
+
+def test_a_disabled_stream_stays_but_is_heard(model23):
+    v, a = video(), audio(enabled=False)
+    state = model23.prepare(v, a)
+    end = model23.run_blocks(state)
+    assert torch.equal(end.hidden["audio"], state.hidden["audio"])
+    assert not torch.allclose(model23(v, a)[0], model23(v, None)[0])
+    both_off = model23.run_blocks(model23.prepare(video(enabled=False), a))
+    assert torch.equal(both_off.hidden["video"], state.hidden["video"])
+
+
+@pytest.mark.parametrize(("kind", "untouched"), [(A2V, 1), (V2A, 0), (SELF_V, None), (SELF_A, None)])
+def test_a_perturbation_changes_what_it_says(model23, kind, untouched):
+    v, a, last = video(), audio(), [BLOCKS - 1]
+    plain = model23(v, a)
+    perturbed = model23(v, a, BatchedPerturbationConfig([skip(kind, blocks=last)]))
+    changed = [not torch.allclose(x, y, atol=1e-5) for x, y in zip(plain, perturbed)]
+    if untouched is not None:  # in the last block, the source of a skipped direction does not notice
+        assert changed == [untouched == 1, untouched == 0]
+    else:
+        assert any(changed)
+
+
+@pytest.mark.parametrize(
+    "perturbations",
+    [
+        BatchedPerturbationConfig.empty(),
+        BatchedPerturbationConfig.empty(2),
+        BatchedPerturbationConfig([skip(SELF_V, A2V, blocks=[]), PerturbationConfig(None)]),
+        BatchedPerturbationConfig([skip(SELF_V, blocks=[BLOCKS])]),
+    ],
+)
+def test_perturbations_of_nothing_change_nothing(model23, perturbations):
+    v, a = video(2), audio(2)
+    for x, y in zip(model23(v, a, perturbations), model23(v, a)):
+        assert torch.equal(x, y)
+
+
+def test_without_self_attention_a_token_sees_only_itself(model23):
+    v, alone = video(), BatchedPerturbationConfig([skip(SELF_V)])
+    latent = v.latent.clone()
+    latent[:, 0] += 1
+    plain = model23(v, None, alone)[0]
+    other = model23(dataclasses.replace(v, latent=latent), None, alone)[0]
+    assert torch.equal(plain[:, 1:], other[:, 1:])
+    assert not torch.equal(plain[:, 0], other[:, 0])
+
+
+# Sharing work
+
+
+@pytest.mark.parametrize("split", range(BLOCKS + 1))
+def test_a_pass_can_be_continued_from_any_block(model23, split):
+    v, a = conditioned(video()), audio()
+    state = model23.run_blocks(model23.prepare(v, a), until=split)
+    assert state.next_block == split
+    for x, y in zip(model23.finish(model23.run_blocks(state)), model23(v, a)):
+        assert torch.equal(x, y)
+
+
+def test_a_perturbed_pass_continues_from_the_plain_one(model23):
+    v, a = conditioned(video()), audio()
+    perturbations = BatchedPerturbationConfig([skip(SELF_V, SELF_A, blocks=[2])])
+    first = perturbations.first_perturbed_block(model23.num_blocks)
+    assert first == 2
+    shared = model23.run_blocks(model23.prepare(v, a), until=first)
+    kept = {name: x.clone() for name, x in shared.hidden.items()}
+    perturbed = model23.finish(model23.run_blocks(shared, perturbations))
+    plain = model23.finish(model23.run_blocks(shared))
+    assert all(torch.equal(kept[name], x) for name, x in shared.hidden.items())
+    for got, expected in ((perturbed, model23(v, a, perturbations)), (plain, model23(v, a))):
+        assert all(torch.equal(x, y) for x, y in zip(got, expected))
+
+
+def test_rotary_tables_can_be_reused(model23):
+    v, a = video(), audio()
+    tables = model23.rope_tables(v, a)
+    twice = [dataclasses.replace(m, latent=m.latent * 0.5) for m in (v, a)]
+    for x, y in zip(model23.finish(model23.run_blocks(model23.prepare(*twice, tables))), model23(*twice)):
+        assert torch.equal(x, y)
+    with pytest.raises(InputError, match="made without the other"):
+        model23.prepare(v, a, model23.rope_tables(v, None) | model23.rope_tables(None, a))
+
+
+# Masks and markers
+
+
+def test_masked_text_is_as_if_absent(model23):
+    v = video(2)
+    mask = torch.ones(2, 7, dtype=torch.int64)
+    mask[:, 5:] = 0
+    short = dataclasses.replace(v, context=v.context[:, :5])
+    for form in (mask, mask.bool(), (mask.float() - 1)[:, None, None] * 1e9):
+        masked = model23(dataclasses.replace(v, context_mask=form), None)[0]
+        assert_near(masked, model23(short, None)[0])
+
+
+def test_self_attention_mask(model23):
+    v = video()
+    full = torch.ones(1, VIDEO_TOKENS, VIDEO_TOKENS)
+    plain = model23(v, None)[0]
+    torch.testing.assert_close(model23(dataclasses.replace(v, attention_mask=full), None)[0], plain)
+    alone = model23(dataclasses.replace(v, attention_mask=torch.eye(VIDEO_TOKENS)[None]), None)[0]
+    expected = model23(v, None, BatchedPerturbationConfig([skip(SELF_V)]))[0]
+    assert_near(alone, expected)
+    nothing = model23(dataclasses.replace(v, attention_mask=torch.zeros_like(full)), None)[0]
+    assert nothing.isfinite().all()
+
+
+def test_keyframe_marker():
+    mask = torch.zeros(1, VIDEO_TOKENS, 1)
+    mask[:, :4] = 0.5
+    marked, plain = video(keyframes_mask=mask), video()
+    model = build(V25)
+    assert model.supports_keyframes_abs_pos_embedding
+    assert not torch.allclose(model(marked, None)[0], model(plain, None)[0])
+    binary = video(keyframes_mask=mask * 2)
+    assert torch.equal(model(marked, None)[0], model(binary, None)[0])
+    older = build(V23)
+    assert not older.supports_keyframes_abs_pos_embedding
+    before = older(marked, None)[0]
+    older.enable_keyframes_abs_pos_embedding()
+    assert older.supports_keyframes_abs_pos_embedding
+    assert torch.equal(older(marked, None)[0], before)
+
+
+# Denoised results
+
+
+def test_x0():
+    model = build(V23)
+    v, a = conditioned(video()), audio()
+    velocity = model(v, a)
+    x0 = X0Model(model)(v, a)
+    torch.testing.assert_close(x0[0], v.latent - velocity[0] * v.timesteps)
+    assert torch.equal(x0[0][:, :4], v.latent[:, :4])
+    per_sample = dataclasses.replace(a, timesteps=a.timesteps[:, 0])
+    torch.testing.assert_close(X0Model(model)(v, per_sample)[1], x0[1])
+    legacy = LegacyX0Model(model)(v, None, None, 0.25)
+    torch.testing.assert_close(legacy[0], v.latent - model(v, None)[0] * 0.25)
+    assert legacy[1] is None
+    assert X0Model(model).num_blocks == BLOCKS
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("section", [V20, V25], ids=["2.0", "2.5"])
+def test_gradients_reach_everything_with_and_without_checkpointing(section):
+    width = {"context_dim": 10} if section is V20 else {}
+    mask = torch.ones(1, VIDEO_TOKENS, 1)
+    v, a = conditioned(video(keyframes_mask=mask, **width)), audio(**width)
+    with torch.inference_mode():
+        build(section)(v, a)  # what is cached here must serve training too
+    grads = []
+    for checkpointing in (False, True):
+        model = build(section)
+        model.set_gradient_checkpointing(checkpointing)
+        sum(x.square().mean() for x in model(v, a)).backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    assert all(g is not None and g.isfinite().all() for g in grads[0].values())
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, msg=name)
+
+
+def test_gradient_agrees_with_a_difference():
+    model = build(V23).double()
+    v, a = (
+        dataclasses.replace(m, latent=m.latent.double(), context=m.context.double())
+        for m in (conditioned(video()), audio())
+    )
+    table = model.transformer_blocks[0].scale_shift_table
+
+    def loss() -> torch.Tensor:
+        return sum(x.square().sum() for x in model(v, a))
+
+    (grad,) = torch.autograd.grad(loss(), table)
+    with torch.no_grad():
+        table[1, 3] += 1e-5
+        up = loss()
+        table[1, 3] -= 2e-5
+        down = loss()
+    assert_near((up - down) / 2e-5, grad[1, 3])
+
+
+# Configurations
+
+
+@pytest.mark.parametrize(
+    ("section", "configurator", "parameters", "tensors"),
+    [
+        (FULL_SIZE, LTXModelConfigurator, 18_876_174_592, 3510),
+        (FULL_23, LTXModelConfigurator, 18_988_838_144, 4186),
+        (FULL_25, LTXModelConfigurator, 18_987_859_200, 4091),
+        (FULL_SIZE, LTXVideoOnlyModelConfigurator, 13_041_520_768, None),
+        (FULL_23, LTXVideoOnlyModelConfigurator, 13_124_316_288, 1457),
+    ],
+    ids=["2.0", "2.3", "2.5", "2.0 video", "2.3 video"],
+)
+def test_published_sizes(section, configurator, parameters, tensors):
+    with torch.device("meta"):
+        model = configurator.from_config({"transformer": section})
+    assert all(p.is_meta for p in model.parameters())
+    assert not list(model.buffers())
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert tensors in (None, len(model.state_dict()))
+
+
+def test_single_streams_have_the_keys_of_the_whole():
+    whole = build(V23).state_dict()
+    video_keys = build(V23, LTXVideoOnlyModelConfigurator).state_dict().keys()
+    audio_keys = build(V23, LTXAudioOnlyModelConfigurator).state_dict().keys()
+    assert video_keys | audio_keys < whole.keys()
+    assert not video_keys & audio_keys
+    rest = whole.keys() - video_keys - audio_keys
+    assert all(
+        "av_ca" in key or "a2v" in key or "audio_to_video" in key or "video_to_audio" in key for key in rest
+    )
+
+
+def test_weights_survive_a_round_trip_through_meta():
+    first = build(V25)
+    with torch.device("meta"):
+        second = LTXModelConfigurator.from_metadata({"config": {"transformer": V25}})
+    second.load_state_dict(first.state_dict(), strict=True, assign=True)
+    v, a = video(), audio()
+    for x, y in zip(first(v, a), second(v, a)):
+        assert torch.equal(x, y)
+
+
+def test_ff_bias_false_removes_the_biases_of_that_stream():
+    keys = build(V23 | {"audio_ff_bias": False}).state_dict().keys()
+    assert "transformer_blocks.0.ff.net.2.bias" in keys
+    assert not any(".audio_ff." in key and key.endswith("bias") for key in keys)
+
+
+def test_constructor_takes_what_the_configuration_says():
+    model = LTXModel(
+        model_type=LTXModelType.VideoOnly,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        num_layers=1,
+        in_channels=6,
+        out_channels=6,
+        positional_embedding_max_pos=None,
+        attention_type=AttentionFunction.PYTORCH,
+    )
+    assert model.config.positional_embedding_max_pos == (20, 2048, 2048)
+    assert model(video(), None)[0].shape == (1, VIDEO_TOKENS, 6)
+    with pytest.raises(TypeError, match="num_head"):
+        LTXModel(num_head=3)
+
+
+def test_unknown_keys_are_ignored_and_absent_ones_have_defaults():
+    model = build(V23 | {"_class_name": "X", "connector_num_layers": 3})
+    assert model.config.rope_type.value == "split"
+    assert model.config.double_precision_rope
+    loose = build({k: v for k, v in V23.items() if k != "frequencies_precision"})
+    assert not loose.config.double_precision_rope
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dropout": 0.1}, "Config value dropout is 0.1, expected 0.0"),
+        ({"qk_norm": None}, "Config value qk_norm is None, expected rms_norm"),
+        ({"share_ff": True}, "Config value share_ff is True, expected False"),
+        ({"caption_proj_before_connector": False}, "config.transformer.caption_channels is missing"),
+        ({"audio_num_attention_heads": 4, "audio_attention_head_dim": 4}, "as many for both"),
+        ({"cross_attention_dim": 32}, "cross_attention_dim is 32; expected 24"),
+        ({"audio_cross_attention_dim": 8}, "audio_cross_attention_dim is 8; expected 16"),
+        ({"attention_head_dim": 13, "cross_attention_dim": 26}, "attention_head_dim is 13; expected an even"),
+        ({"num_layers": "many"}, "config.transformer.num_layers is 'many'"),
+        ({"rope_type": "spiral"}, "expected one of 'interleaved', 'split'"),
+        ({"attention_type": "flash_attention_3"}, "'flash_attention_3' needs a package"),
+    ],
+)
+def test_configurations_that_are_not_this_model(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(V23 | changes)
+
+
+def test_empty_configuration():
+    for configurator in (LTXModelConfigurator, LTXVideoOnlyModelConfigurator, LTXAudioOnlyModelConfigurator):
+        with pytest.raises(ConfigError, match="caption_channels is missing"):
+            configurator.from_config({})
+    with pytest.raises(ConfigError, match="expected a parsed 'config'"):
+        LTXModelConfigurator.from_metadata({"format": "pt"})
+
+
+def test_video_only_reads_no_audio_keys():
+    section = {k: v for k, v in V20.items() if not k.startswith("audio") and k != "share_ff"}
+    assert build(section, LTXVideoOnlyModelConfigurator)(video(context_dim=10), None)[0].isfinite().all()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("v", "a", "message"),
+    [
+        (None, None, "Neither video nor audio"),
+        ({"latent": torch.zeros(1, VIDEO_TOKENS, 5)}, {}, r"video latent has shape \(1, 12, 5\)"),
+        ({"latent": torch.zeros(1, 0, 6)}, {}, "at least one token"),
+        ({}, {"context": torch.zeros(1, 7, 24)}, r"audio text context has shape \(1, 7, 24\)"),
+        ({"timesteps": torch.zeros(1, 3, 1)}, {}, r"Timesteps have shape \(1, 3, 1\)"),
+        ({}, {"sigma": torch.zeros(3)}, r"Sigma has shape \(3,\)"),
+        ({"positions": torch.zeros(1, 1, VIDEO_TOKENS, 2)}, {}, "one axis for each of the 3"),
+        ({"positions": torch.zeros(1, 3, VIDEO_TOKENS)}, {}, "needs .start, end. last"),
+        ({"positions": torch.zeros(1, 3, 4, 2)}, None, "do not fit"),
+        ({"latent": torch.zeros(2, VIDEO_TOKENS, 6)}, {}, "differ in batch size"),
+    ],
+)
+def test_modalities_that_do_not_fit(model23, v, a, message):
+    v = None if v is None else video(**v)
+    a = None if a is None else audio(**a)
+    with pytest.raises(InputError, match=message):
+        model23(v, a)
+
+
+def test_streams_the_model_does_not_have():
+    with pytest.raises(ValueError, match="Audio is not enabled for this model"):
+        build(V23, LTXVideoOnlyModelConfigurator)(video(), audio())
+    with pytest.raises(ValueError, match="Video is not enabled for this model"):
+        build(V23, LTXAudioOnlyModelConfigurator)(video(), None)
+
+
+def test_runs_that_do_not_fit(model23):
+    state = model23.prepare(video(), audio())
+    with pytest.raises(InputError, match="Only 0 of 3 blocks"):
+        model23.finish(state)
+    with pytest.raises(InputError, match="from block 0 to 4 of 3"):
+        model23.run_blocks(state, until=4)
+    with pytest.raises(InputError, match="3 perturbation configs for a batch of 1"):
+        model23.run_blocks(state, BatchedPerturbationConfig.empty(3))

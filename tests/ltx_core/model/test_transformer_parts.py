@@ -1,0 +1,256 @@
+"""The transformer's parts by themselves: rotary positions, attention, modulation, masks, perturbations."""
+
+import math
+
+import pytest
+import torch
+
+from ltx_core.errors import InputError
+from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
+from ltx_core.model.transformer.adaln import (
+    AdaLayerNormSingle,
+    Modulation,
+    sample_levels,
+    timestep_features,
+    token_levels,
+)
+from ltx_core.model.transformer.attention import Attention, AttentionFunction
+from ltx_core.model.transformer.masks import self_attention_bias, text_bias
+from ltx_core.model.transformer.rope import (
+    LTXRopeType,
+    apply_rotary_emb,
+    generate_freq_grid_np,
+    generate_freq_grid_pytorch,
+    precompute_freqs_cis,
+)
+
+BOTH = pytest.mark.parametrize("rope_type", list(LTXRopeType))
+
+
+def intervals(batch: int = 2, axes: int = 3, tokens: int = 5) -> torch.Tensor:
+    start = torch.rand(batch, axes, tokens, 1, generator=torch.Generator().manual_seed(0)) * 10
+    return torch.cat((start, start + 0.5), dim=-1)
+
+
+def table(rope_type: LTXRopeType, positions: torch.Tensor, dim: int = 32, **kwargs):
+    axes = positions.shape[1]
+    settings = {"max_pos": [20, 2048, 2048][:axes], "use_middle_indices_grid": True, "num_attention_heads": 2}
+    return precompute_freqs_cis(positions, dim, rope_type=rope_type, **settings | kwargs)
+
+
+# Rotary positions
+
+
+def test_grids_run_from_half_pi_to_theta_half_pi():
+    for grid in (generate_freq_grid_np(10000.0, 3, 64), generate_freq_grid_pytorch(10000.0, 3, 64)):
+        assert grid.shape == (10,)
+        assert grid.dtype == torch.float32
+        expected = torch.tensor([math.pi / 2, 10000 * math.pi / 2])
+        torch.testing.assert_close(grid[[0, -1]], expected, rtol=1e-6, atol=0)
+
+
+def test_shapes_of_tables():
+    cos, sin = table(LTXRopeType.SPLIT, intervals())
+    assert cos.shape == sin.shape == (2, 2, 5, 8)
+    assert cos[:, 0, :, 0].eq(1).all()  # 32 // 6 * 3 = 15 of 16 angles; the front is unrotated
+    assert sin[:, 0, :, 0].eq(0).all()
+    cos, sin = table(LTXRopeType.INTERLEAVED, intervals(), out_dtype=torch.bfloat16)
+    assert cos.shape == sin.shape == (2, 5, 32)
+    assert cos.dtype == torch.bfloat16
+    assert cos[..., :2].eq(1).all()
+
+
+@BOTH
+def test_rotation_keeps_lengths(rope_type):
+    x = torch.randn(2, 5, 32)
+    rotated = apply_rotary_emb(x, table(rope_type, intervals()), rope_type)
+    torch.testing.assert_close(rotated.norm(dim=-1), x.norm(dim=-1))
+    assert not torch.allclose(rotated, x)
+
+
+@BOTH
+def test_scores_depend_on_distance_only(rope_type):
+    q, k = torch.randn(1, 1, 32), torch.randn(1, 1, 32)
+
+    def score(at: float, to: float) -> torch.Tensor:
+        turned = (
+            apply_rotary_emb(x, table(rope_type, torch.full((1, 1, 1, 2), p), theta=100.0), rope_type)
+            for x, p in ((q, at), (k, to))
+        )
+        return torch.mul(*turned).sum()
+
+    torch.testing.assert_close(score(1.0, 3.0), score(11.0, 13.0), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(score(1.0, 3.0), score(1.0, 4.0), atol=1e-2)
+
+
+@BOTH
+def test_tables_of_one_sample_serve_a_batch(rope_type):
+    x, one = torch.randn(3, 5, 32), table(rope_type, intervals(1))
+    each = table(rope_type, intervals(1).expand(3, -1, -1, -1))
+    assert torch.equal(apply_rotary_emb(x, one, rope_type), apply_rotary_emb(x, each, rope_type))
+
+
+def test_points_and_starts():
+    positions = intervals()
+    starts = table(LTXRopeType.SPLIT, positions, use_middle_indices_grid=False)
+    points = table(LTXRopeType.SPLIT, positions[..., 0], use_middle_indices_grid=False)
+    assert torch.equal(starts[0], points[0])
+
+
+@BOTH
+def test_tables_that_do_not_fit(rope_type):
+    cos, sin = table(rope_type, intervals())
+    for x, bad in (
+        (torch.randn(2, 6, 32), (cos, sin)),
+        (torch.randn(2, 5, 30), (cos, sin)),
+        (torch.randn(3, 5, 32), (cos, sin)),
+        (torch.randn(2, 5, 32), (cos, sin[:1])),
+    ):
+        with pytest.raises(InputError, match="do not fit"):
+            apply_rotary_emb(x, bad, rope_type)
+
+
+# Attention
+
+
+def by_hand(module: Attention, x: torch.Tensor, context: torch.Tensor, bias=None) -> torch.Tensor:
+    q, k, v = module.q_norm(module.to_q(x)), module.k_norm(module.to_k(context)), module.to_v(context)
+    q, k, v = (t.unflatten(-1, (module.heads, -1)).transpose(1, 2) for t in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    out = (scores if bias is None else scores + bias).softmax(-1) @ v
+    if module.to_gate_logits is not None:
+        out = out * 2 * module.to_gate_logits(x).sigmoid().mT[..., None]
+    return module.to_out[0](out.transpose(1, 2).flatten(-2))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_attention_is_softmax_attention(gated):
+    module = Attention(12, 10, heads=3, dim_head=4, apply_gated_attention=gated)
+    x, context, bias = torch.randn(2, 5, 12), torch.randn(2, 7, 10), torch.randn(2, 1, 5, 7)
+    torch.testing.assert_close(module(x, context), by_hand(module, x, context))
+    torch.testing.assert_close(module(x, context, bias), by_hand(module, x, context, bias))
+
+
+def test_skipped_attention_passes_values():
+    module = Attention(12, heads=3, dim_head=4)
+    x = torch.randn(2, 5, 12)
+    values = module.to_out[0](module.to_v(x))
+    assert torch.equal(module(x, keep=False), values)
+    mixed = module(x, keep=torch.tensor([1.0, 0.0]).view(2, 1, 1))
+    torch.testing.assert_close(mixed[0], module(x)[0])
+    torch.testing.assert_close(mixed[1], values[1])
+
+
+@pytest.mark.parametrize("kind", [AttentionFunction.XFORMERS, AttentionFunction.FLASH_ATTENTION_3])
+def test_missing_kernels_are_named(kind, monkeypatch):
+    for package in ("xformers", "xformers.ops", "flash_attn_interface"):
+        monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(InputError, match=f"'{kind.value}' needs a package that is not installed"):
+        Attention(8, heads=2, dim_head=4, attention_function=kind)
+
+
+# Modulation
+
+
+def test_timestep_features():
+    features = timestep_features(torch.tensor([0.0, 1000.0, 2.5]))
+    assert features.shape == (3, 256)
+    assert features.dtype == torch.float32
+    assert features[0].equal(torch.cat((torch.ones(128), torch.zeros(128))))
+    torch.testing.assert_close(features[2, [0, 128]], torch.tensor([math.cos(2.5), math.sin(2.5)]))
+    assert timestep_features(torch.tensor([2.5], dtype=torch.float64)).equal(features[2:])
+
+
+def test_levels_are_counted():
+    uniform = token_levels(torch.full((2, 9, 1), 0.7), 2, 9)
+    assert uniform.values.shape == (1, 1)
+    per_sample = token_levels(torch.tensor([[[0.7]], [[0.3]]]).expand(2, 9, 1), 2, 9)
+    assert per_sample.values.flatten().tolist() == pytest.approx([0.7, 0.3])
+    assert per_sample.index is None
+    timesteps = torch.full((2, 9, 1), 0.7)
+    timesteps[:, :3] = 0
+    few = token_levels(timesteps, 2, 9)
+    assert few.values.shape == (2,)
+    assert few.values[few.index].equal(timesteps[..., 0])
+    many = token_levels(torch.rand(2, 9, 1), 2, 9)
+    assert many.index is None
+    assert many.values.shape == (2, 9)
+    assert sample_levels(torch.tensor(0.5), 4).scaled(1000).values.tolist() == [[500.0]]
+
+
+def test_modulation_spreads_rows_over_tokens():
+    network = AdaLayerNormSingle(8, 3)
+    timesteps = torch.zeros(2, 9, 1)
+    timesteps[:, 3:], timesteps[1, 5:] = 0.5, 0.25
+    levels = token_levels(timesteps, 2, 9).scaled(1000)
+    modulation, embedded = network(levels, torch.float32)
+    assert (modulation.rows.shape, embedded.rows.shape) == ((3, 3, 8), (3, 1, 8))
+    offset = torch.randn(8)
+    each, _ = network(type(levels)(timesteps[..., 0] * 1000), torch.float32)
+    assert each.rows.shape == (2, 9, 3, 8)
+    torch.testing.assert_close(modulation.vector(2, offset), each.vector(2, offset))
+
+
+def test_modulation_in_bfloat16_casts_the_offset_first():
+    rows = torch.randn(1, 1, 2, 8).bfloat16()
+    offset = torch.randn(8)
+    assert Modulation(rows).vector(1, offset).equal(rows[..., 1, :] + offset.bfloat16())
+
+
+# Masks
+
+
+def test_text_bias():
+    assert text_bias(None, torch.float32) is None
+    lowest = torch.finfo(torch.bfloat16).min
+    bias = text_bias(torch.tensor([[1, 1, 0], [0, 1, 1]]), torch.bfloat16)
+    assert bias.dtype == torch.bfloat16
+    assert bias.tolist() == [[[[0, 0, lowest]]], [[[lowest, 0, 0]]]]
+    assert text_bias(torch.ones(2, 4, 3, dtype=torch.bool), torch.float32).shape == (2, 1, 4, 3)
+    for shape, expected in (((4, 3), (1, 1, 4, 3)), ((2, 4, 3), (2, 1, 4, 3)), ((2, 1, 4, 3), (2, 1, 4, 3))):
+        floating = torch.randn(shape)
+        assert text_bias(floating, torch.float32).equal(floating.view(expected))
+    assert text_bias(torch.full((1, 3), torch.finfo(torch.float32).min), torch.bfloat16).isfinite().all()
+
+
+def test_self_attention_bias():
+    assert self_attention_bias(None, torch.float32) is None
+    weights = torch.tensor([[[1.0, 0.5, 0.0, -1.0, 1e-44]]])
+    info = torch.finfo(torch.float32)
+    expected = torch.tensor([0.0, math.log(0.5), info.min, info.min, math.log(info.tiny)])
+    torch.testing.assert_close(self_attention_bias(weights, torch.float32).flatten(), expected)
+    assert self_attention_bias(torch.ones(2, 3, 3, dtype=torch.int64), torch.bfloat16).eq(0).all()
+
+
+# Perturbations
+
+SELF, A2V = PerturbationType.SKIP_VIDEO_SELF_ATTN, PerturbationType.SKIP_A2V_CROSS_ATTN
+
+
+def test_perturbation_masks():
+    config = BatchedPerturbationConfig(
+        [
+            PerturbationConfig([Perturbation(SELF, [1, 3])]),
+            PerturbationConfig([Perturbation(SELF, None), Perturbation(A2V, [])]),
+            PerturbationConfig.empty(),
+            PerturbationConfig(None),
+        ]
+    )
+    assert config.mask(SELF, 1).tolist() == [0, 0, 1, 1]
+    assert config.mask(SELF, 0, "cpu", torch.bfloat16).tolist() == [1, 0, 1, 1]
+    assert config.mask_like(SELF, 3, torch.ones(4, 2, 5)).shape == (4, 1, 1)
+    assert config.any_in_batch(SELF, 0)
+    assert not config.all_in_batch(SELF, 0)
+    assert not config.any_in_batch(A2V, 0)
+    assert config.first_perturbed_block(8) == 0
+
+
+def test_perturbations_say_what_to_compute():
+    x = torch.ones(2, 3, 4)
+    some = BatchedPerturbationConfig([PerturbationConfig([Perturbation(SELF, [2])]), PerturbationConfig([])])
+    everyone = BatchedPerturbationConfig([PerturbationConfig([Perturbation(SELF, [2])])])
+    assert some.keep(SELF, 1, x) is True
+    assert everyone.keep(SELF, 2, x) is False
+    assert some.keep(SELF, 2, x).flatten().tolist() == [0, 1]
+    assert everyone.first_perturbed_block(8) == 2
+    assert BatchedPerturbationConfig.empty(2).first_perturbed_block(8) == 8
