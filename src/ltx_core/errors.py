@@ -27,3 +27,7 @@ class InputError(LTXError):
 
 class MediaError(LTXError):
     """An image, audio or video file cannot be read or written."""
+
+
+class ShapeError(InputError, AssertionError):
+    """A tensor or a grid does not have the shape that was declared for it."""

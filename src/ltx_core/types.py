@@ -33,7 +33,7 @@ class SpatioTemporalScaleFactors(NamedTuple):
 
     @classmethod
     def from_blocks(cls, blocks: Sequence[Sequence[Any]], patch_size: int = 4) -> SpatioTemporalScaleFactors:
-        """Factors of a VAE from its block list ``[[name, parameters], ...]``: each compressing block halves."""
+        """Factors of a VAE from its blocks ``[[name, parameters], ...]``; each compressing one halves."""
         names = [str(block[0]) for block in blocks]
         both = sum(name.startswith("compress_all") for name in names)
         space = patch_size * 2 ** (sum(name.startswith("compress_space") for name in names) + both)
@@ -42,7 +42,7 @@ class SpatioTemporalScaleFactors(NamedTuple):
 
     @classmethod
     def from_model_config(cls, config: Mapping[str, Any]) -> SpatioTemporalScaleFactors:
-        """Factors from a checkpoint's parsed ``config`` metadata; the default where it lists no VAE blocks."""
+        """Factors from a checkpoint's parsed ``config``; the default where it lists no VAE blocks."""
         vae = config.get("vae") or {}
         blocks = vae.get("encoder_blocks") or vae.get("decoder_blocks")
         return cls.from_blocks(blocks, vae.get("patch_size", 4)) if blocks else cls.default()
@@ -81,7 +81,7 @@ class VideoLatentShape(NamedTuple):
         latent_channels: int = 128,
         scale_factors: SpatioTemporalScaleFactors = VIDEO_SCALE_FACTORS,
     ) -> VideoLatentShape:
-        """Latent grid of a pixel grid; frame 0 has a latent frame of its own. Sizes are floored, not checked."""
+        """Latent grid of a pixel grid; frame 0 has a latent frame to itself. Sizes are floored."""
         time, height, width = scale_factors
         return VideoLatentShape(
             batch=shape.batch,

@@ -17,7 +17,7 @@ from ltx_core.types import Audio
 from ltx_pipelines import memory
 from ltx_pipelines.utils.constants import PipelineParams
 from ltx_pipelines.utils.model_ledger import ModelLedger
-from ltx_pipelines.utils.text import encode_prompts, generate_enhanced_prompt
+from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
 
 if TYPE_CHECKING:
     from ltx_core.model.video_vae import AutoTiling, TilingConfig
@@ -68,7 +68,7 @@ class Engine:
         missing = [text for text in dict.fromkeys(texts) if text not in self._prompts]
         if missing:
             encoder, processor = self._component("text_encoder"), self._component("gemma_embeddings_processor")
-            self._prompts.update(zip(missing, encode_prompts(missing, encoder, processor)))
+            self._prompts.update(zip(missing, encode_texts(missing, encoder, processor)))
         found = [self._prompts[text] for text in texts]
         while len(self._prompts) > REMEMBERED_PROMPTS:
             self._prompts.popitem(last=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from ltx_core.model.transformer.feed_forward import FeedForward
 from ltx_core.model.transformer.state import CrossInputs, StreamInputs
 from ltx_core.utils import rms_norm
 
-Keep = Callable[[PerturbationType, torch.Tensor], bool | torch.Tensor]
-"""(kind, like) -> True: nothing is perturbed; False: all samples are; else a (B, 1, 1) mask, 0 for those."""
+Keep = Mapping[PerturbationType, bool | torch.Tensor]
+"""Per kind True: no sample is perturbed; False: all are; else a (B, 1, 1) mask, 0 for those that are."""
 
 SKIP_SELF_ATTENTION = {
     "video": PerturbationType.SKIP_VIDEO_SELF_ATTN,
@@ -105,7 +105,7 @@ class TransformerBlock(nn.Module):
         """Self-attention, then attention to the text."""
         modulation, table = inputs.modulation, self._part(stream, "scale_shift_table")
         y = _modulated(self._norm(x), modulation, table, shift=0, scale=1)
-        kept = keep(SKIP_SELF_ATTENTION[stream.name], x)
+        kept = keep[SKIP_SELF_ATTENTION[stream.name]]
         y = self._part(stream, "attn1")(y, mask=inputs.self_bias, pe=inputs.rope, keep=kept)
         x = x + y * modulation.vector(2, table[2])
         y, context, text_attention = self._norm(x), inputs.context, self._part(stream, "attn2")
@@ -120,14 +120,12 @@ class TransformerBlock(nn.Module):
         self, hidden: Mapping[str, torch.Tensor], inputs: Mapping[str, StreamInputs], keep: Keep
     ) -> dict[str, torch.Tensor]:
         """The streams that audio-video attention changes; both directions read what was before either."""
-        enabled = [e for e in EXCHANGES if inputs[e.target].enabled]
-        kept = {e.target: keep(e.skip, hidden[e.target]) for e in enabled}
-        due = [e for e in enabled if kept[e.target] is not False]
+        due = [e for e in EXCHANGES if inputs[e.target].enabled and keep[e.skip] is not False]
         sides = {name: (self._norm(x), _cross(inputs[name])) for name, x in hidden.items()} if due else {}
         changed = {}
         for exchange in due:
             y, gate = self._receive(exchange, sides)
-            gate = gate * kept[exchange.target]  # True, or a mask of ones and zeros
+            gate = gate * keep[exchange.skip]  # True, or a mask of ones and zeros
             changed[exchange.target] = hidden[exchange.target] + y * gate
         return changed
 

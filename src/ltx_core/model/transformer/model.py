@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ltx_core.errors import InputError
-from ltx_core.guidance.perturbations import BatchedPerturbationConfig, PerturbationType
+from ltx_core.guidance.perturbations import BatchedPerturbationConfig
 from ltx_core.model.transformer.adaln import (
     AdaLayerNormSingle,
     Modulation,
@@ -162,9 +161,9 @@ class LTXModel(nn.Module):
             raise InputError(
                 f"Cannot run from block {state.next_block} to {end} of {self.num_blocks} blocks."
             )
-        hidden = state.hidden
+        hidden, like = state.hidden, next(iter(state.hidden.values()))
         for index in range(state.next_block, end):
-            block, keep = self.transformer_blocks[index], partial(_keep, perturbations, index)
+            block, keep = self.transformer_blocks[index], perturbations.keep(index, like)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 hidden = checkpoint(
                     block, hidden, state.inputs, keep, use_reentrant=False, preserve_rng_state=False
@@ -257,12 +256,6 @@ def _check_perturbations(perturbations: BatchedPerturbationConfig, state: Forwar
             f"There are {len(perturbations.perturbations)} perturbation configs for a batch of {batch}; "
             "expected one a sample, or one for all."
         )
-
-
-def _keep(
-    perturbations: BatchedPerturbationConfig, block: int, kind: PerturbationType, like: torch.Tensor
-) -> bool | torch.Tensor:
-    return perturbations.keep(kind, block, like)
 
 
 def _x0(

@@ -50,19 +50,10 @@ EXPECTED_AUDIO_VIDEO = {
 
 
 @dataclasses.dataclass(frozen=True)
-class _VideoCaptions:
-    """What a caption projection inside the transformer has to be told; none of it has a default."""
+class _Captions:
+    """Width of the text features that a model with caption projections inside is given."""
 
     caption_channels: int
-    num_attention_heads: int
-    attention_head_dim: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _AudioCaptions:
-    caption_channels: int
-    audio_num_attention_heads: int
-    audio_attention_head_dim: int
 
 
 class LTXModelConfigurator:
@@ -80,12 +71,11 @@ class LTXModelConfigurator:
         section = config.get("transformer", {})
         parsed = parse_config(TransformerConfig, section, SECTION)
         double = section.get("frequencies_precision") == "float64"
-        architecture = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
-        projections = cls._caption_projections(section)
+        parsed = dataclasses.replace(parsed, double_precision_rope=double)
+        projections = cls._caption_projections(section, parsed)
         cls._check(section)
-        return LTXModel(
-            model_type=cls.model_type, **projections, **architecture | {"double_precision_rope": double}
-        )
+        architecture = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+        return LTXModel(model_type=cls.model_type, **projections, **architecture)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> LTXModel:
@@ -95,20 +85,15 @@ class LTXModelConfigurator:
         return cls.from_config(metadata["config"])
 
     @classmethod
-    def _caption_projections(cls, section: Mapping[str, Any]) -> dict[str, CaptionProjection]:
+    def _caption_projections(
+        cls, section: Mapping[str, Any], parsed: TransformerConfig
+    ) -> dict[str, CaptionProjection]:
         """The projections of text features that LTX-2.0 has inside; later models have none here."""
-        projections: dict[str, CaptionProjection] = {}
         if section.get("caption_proj_before_connector", False):
-            return projections
-        if cls.model_type.is_video_enabled():
-            video = parse_config(_VideoCaptions, section, SECTION)
-            width = video.num_attention_heads * video.attention_head_dim
-            projections["caption_projection"] = CaptionProjection(video.caption_channels, width)
-        if cls.model_type.is_audio_enabled():
-            audio = parse_config(_AudioCaptions, section, SECTION)
-            width = audio.audio_num_attention_heads * audio.audio_attention_head_dim
-            projections["audio_caption_projection"] = CaptionProjection(audio.caption_channels, width)
-        return projections
+            return {}
+        channels = parse_config(_Captions, section, SECTION).caption_channels
+        streams = parsed.streams(cls.model_type)
+        return {f"{s.prefix}caption_projection": CaptionProjection(channels, s.dim) for s in streams}
 
     @classmethod
     def _check(cls, section: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""The parts a sampler is put together from: schedules, steps, guidance, noise, and the layout of tokens."""

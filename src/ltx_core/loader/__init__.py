@@ -1,0 +1,59 @@
+"""Checkpoints: open, describe, build modules from them, fuse and switch LoRAs, write them."""
+
+from ltx_core.loader.build import build_model, component_bytes
+from ltx_core.loader.builder import LoRAAdaptableProtocol, ModelBuilderProtocol, SingleGPUModelBuilder
+from ltx_core.loader.checkpoint import Checkpoint
+from ltx_core.loader.describe import FileDescription, describe
+from ltx_core.loader.lora import LoraPathStrengthAndSDOps, LoraStateDictWithStrength, apply_loras
+from ltx_core.loader.module_ops import ModuleOps
+from ltx_core.loader.save import save_checkpoint
+from ltx_core.loader.sd_ops import (
+    LTXV_LORA_COMFY_RENAMING_MAP,
+    ContentMatching,
+    ContentReplacement,
+    KeyValueOperationResult,
+    SDKeyValueOperation,
+    SDOps,
+)
+from ltx_core.loader.state_dict import (
+    DummyRegistry,
+    Registry,
+    SafetensorsModelStateDictLoader,
+    SafetensorsStateDictLoader,
+    StateDict,
+    StateDictLoader,
+    StateDictRegistry,
+)
+from ltx_core.loader.switch import LoraSwitcher
+from ltx_core.sd_ops import KeyValueOperation
+
+__all__ = [
+    "LTXV_LORA_COMFY_RENAMING_MAP",
+    "Checkpoint",
+    "ContentMatching",
+    "ContentReplacement",
+    "DummyRegistry",
+    "FileDescription",
+    "KeyValueOperation",
+    "KeyValueOperationResult",
+    "LoRAAdaptableProtocol",
+    "LoraPathStrengthAndSDOps",
+    "LoraStateDictWithStrength",
+    "LoraSwitcher",
+    "ModelBuilderProtocol",
+    "ModuleOps",
+    "Registry",
+    "SDKeyValueOperation",
+    "SDOps",
+    "SafetensorsModelStateDictLoader",
+    "SafetensorsStateDictLoader",
+    "SingleGPUModelBuilder",
+    "StateDict",
+    "StateDictLoader",
+    "StateDictRegistry",
+    "apply_loras",
+    "build_model",
+    "component_bytes",
+    "describe",
+    "save_checkpoint",
+]

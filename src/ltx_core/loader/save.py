@@ -1,0 +1,66 @@
+"""Writing checkpoints in the official format: the way back from modules to one monolithic file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+# Component -> (prefix of its keys in the module, prefix in the file), the longest first.
+OFFICIAL_PREFIXES: dict[str, tuple[tuple[str, str], ...]] = {
+    "transformer": (("", "model.diffusion_model."),),
+    "video_encoder": (("per_channel_statistics.", "vae.per_channel_statistics."), ("", "vae.encoder.")),
+    "video_decoder": (("per_channel_statistics.", "vae.per_channel_statistics."), ("", "vae.decoder.")),
+    "audio_encoder": (("per_channel_statistics.", "audio_vae.per_channel_statistics."), ("", "audio_vae.encoder.")),
+    "audio_decoder": (("per_channel_statistics.", "audio_vae.per_channel_statistics."), ("", "audio_vae.decoder.")),
+    "vocoder": (("", "vocoder."),),
+    "embeddings_processor": (
+        ("feature_extractor.", "text_embedding_projection."),
+        ("video_connector.", "model.diffusion_model.video_embeddings_connector."),
+        ("audio_connector.", "model.diffusion_model.audio_embeddings_connector."),
+    ),
+    "upsampler": (("", ""),),
+}
+
+
+def official_state_dict(component: str, module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors of `module` under the names that an official file gives them, floats cast to `dtype`."""
+    named = {}
+    for key, tensor in module.state_dict().items():
+        inside, outside = next(pair for pair in OFFICIAL_PREFIXES[component] if key.startswith(pair[0]))
+        value = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        named[outside + key.removeprefix(inside)] = value.contiguous()
+    return named
+
+
+def save_checkpoint(
+    path: str | Path,
+    components: Mapping[str, nn.Module],
+    config: Mapping[str, Any],
+    model_version: str,
+    dtype: torch.dtype = torch.bfloat16,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write one official-format file; complete under its name or not there at all.
+
+    components: by the names of `OFFICIAL_PREFIXES`. config: the nested configuration, stored as JSON.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for name, module in components.items():
+        tensors |= official_state_dict(name, module, dtype)
+    header = {"config": json.dumps(config), "model_version": model_version, **(metadata or {})}
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata=header)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

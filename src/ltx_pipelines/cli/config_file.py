@@ -1,0 +1,76 @@
+"""Saving a run's flags to one TOML or JSON file and starting from it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ltx_core.errors import InputError, MissingFileError
+
+# Flags that say how to run, not what to make; they are not stored.
+NOT_STORED = {"config", "save_config", "debug", "overwrite"}
+
+
+def plain_values(namespace: argparse.Namespace) -> dict[str, Any]:
+    """The namespace in JSON's types; LoRAs and images become the lists that their flags take."""
+    return {key: _plain(value) for key, value in vars(namespace).items() if key not in NOT_STORED}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "sd_ops") and hasattr(value, "strength"):  # a LoRA: its key map is the flag's business
+        return [str(value.path), value.strength]
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value if item is not None]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def write_config(path: Path, command: str, namespace: argparse.Namespace) -> None:
+    """Write the run to `path`; its ending, .toml or .json, says the format."""
+    values = {"command": command, **plain_values(namespace)}
+    if _format(path) == "json":
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    else:  # TOML has no null: what is not given is left out. A JSON value is a TOML value in all other cases.
+        lines = (f"{key} = {_toml(value)}" for key, value in values.items() if value is not None)
+        text = "\n".join(lines) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def read_config(path: Path, command: str | None = None) -> dict[str, Any]:
+    """The stored flags. Raises `InputError` for another command's file or one that does not parse."""
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; write one with --save-config.")
+    text = path.read_text(encoding="utf-8")
+    try:
+        values = json.loads(text) if _format(path) == "json" else _read_toml(text)
+    except ValueError as error:
+        raise InputError(f"{path} is not valid {_format(path).upper()}: {error}") from None
+    stored = values.pop("command", command)
+    if command is not None and stored.replace("-", "_") != command:
+        raise InputError(f"{path} is for {stored!r}, not {command!r}; start it with `ltx {stored}`.")
+    return values
+
+
+def _format(path: Path) -> str:
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix not in ("toml", "json"):
+        raise InputError(f"{path}: a configuration file ends in .toml or .json.")
+    return suffix
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _read_toml(text: str) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef]
+    return tomllib.loads(text)

@@ -1,0 +1,77 @@
+"""The commands of `ltx` beside the pipelines: inspect, plan, rerun, demo."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ltx_core.errors import InputError
+from ltx_pipelines.cli.commands import COMMANDS
+
+DEMO_PROMPT = "A red ball bounces on a blue floor. Each bounce rings like a small bell."
+
+
+def inspect(argv: list[str]) -> int:
+    """``ltx inspect FILE``: print what a file or Gemma folder is, from its header alone."""
+    from ltx_core.loader import describe
+
+    parser = _parser("inspect", "Print what is in a weights file, without loading it.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a .safetensors file or a Gemma folder")
+    for path in parser.parse_args(argv).files:
+        print(describe(path))
+    return 0
+
+
+def plan(argv: list[str]) -> int:
+    """``ltx plan COMMAND ...``: print what a run would take, given the command's own arguments."""
+    from ltx_pipelines.cli import run
+    from ltx_pipelines.plan import describe_plan
+
+    name = argv[0].replace("-", "_") if argv else ""
+    if name not in COMMANDS:
+        known = ", ".join(command.replace("_", "-") for command in COMMANDS)
+        raise InputError(f"`ltx plan` needs a pipeline and its arguments; pipelines: {known}.")
+    namespace = run.parse(name, argv[1:], f"ltx plan {argv[0]}")
+    pipeline = run.make_pipeline(name, namespace)
+    recipe = pipeline(**{**run.call_arguments(pipeline, namespace), "dry_run": True, "output_path": None})
+    print(describe_plan(pipeline.engine, recipe))
+    return 0
+
+
+def rerun(argv: list[str]) -> int:
+    """``ltx rerun OUT.mp4``: repeat the run that is recorded in a file's metadata."""
+    from ltx_pipelines.cli import run
+    from ltx_pipelines.cli.flags import build_parser
+    from ltx_pipelines.media.writer import read_settings
+
+    parser = _parser("rerun", "Repeat the run that made a file; further flags override the recorded ones.")
+    parser.add_argument("file", help="an MP4 written by OpenLTX")
+    parser.add_argument("--output-path", help="where to write (default: FILE with -rerun before its ending)")
+    known, more = parser.parse_known_args(argv)
+    recorded = (read_settings(known.file) or {}).get("openltx")
+    if not recorded or recorded.get("command") not in COMMANDS:
+        raise InputError(f"{known.file} carries no settings of an OpenLTX command; it cannot be repeated.")
+    name, stored = recorded["command"], dict(recorded["arguments"])
+    path = Path(known.file)
+    stored["output_path"] = known.output_path or str(path.with_name(f"{path.stem}-rerun{path.suffix}"))
+    flags = run.as_argv(build_parser(name, None, require_paths=False), stored)
+    return run.run(name, [*flags, *more], "ltx rerun")
+
+
+def demo(argv: list[str]) -> int:
+    """``ltx demo``: a short video with sound from the built-in model."""
+    from ltx_pipelines.cli import run
+
+    parser = _parser("demo", "Make a short video with sound from the built-in model.")
+    parser.add_argument("--prompt", default=DEMO_PROMPT)
+    parser.add_argument("--output-path", default="demo.mp4")
+    parser.add_argument("--seed", default="10")
+    given = parser.parse_args(argv)
+    flags = ["--prompt", given.prompt, "--output-path", given.output_path, "--seed", given.seed, "--overwrite"]
+    return run.run("distilled", flags, "ltx demo")
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"ltx {name}", description=description)
+    parser.add_argument("--debug", action="store_true", help="show the trace of an error")
+    return parser

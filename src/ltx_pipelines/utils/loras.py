@@ -1,0 +1,50 @@
+"""LoRA arguments as users write them, and what their files say about IC-LoRA use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from ltx_core.errors import InputError
+from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, Checkpoint, LoraPathStrengthAndSDOps
+from ltx_pipelines.utils.constants import DEFAULT_LORA_STRENGTH
+
+log = logging.getLogger(__name__)
+
+
+def as_loras(given: Iterable[Any] | None) -> tuple[LoraPathStrengthAndSDOps, ...]:
+    """LoRAs from paths, (path, strength) pairs or `LoraPathStrengthAndSDOps`."""
+    return tuple(_as_lora(item) for item in given or ())
+
+
+def _as_lora(item: Any) -> LoraPathStrengthAndSDOps:
+    if isinstance(item, LoraPathStrengthAndSDOps):
+        return item
+    parts = item if isinstance(item, tuple | list) else (item,)
+    if not 1 <= len(parts) <= 3:
+        raise InputError(f"{item!r} is not a LoRA; give a path, or (path, strength).")
+    path, strength = str(parts[0]), float(parts[1]) if len(parts) > 1 else DEFAULT_LORA_STRENGTH
+    return LoraPathStrengthAndSDOps(path, strength, LTXV_LORA_COMFY_RENAMING_MAP)
+
+
+def reference_downscale_factor(loras: Iterable[LoraPathStrengthAndSDOps]) -> int:
+    """How much smaller than the video an IC-LoRA wants its reference clips: the one factor that is not 1.
+
+    Raises `InputError` if two LoRAs disagree.
+    """
+    factors = {lora.path: _factor(lora.path) for lora in loras}
+    distinct = {factor for factor in factors.values() if factor != 1}
+    if len(distinct) > 1:
+        listed = ", ".join(f"{path}: {factor}" for path, factor in factors.items() if factor != 1)
+        raise InputError(f"These IC-LoRAs want reference clips of different sizes ({listed}); use one of them.")
+    return distinct.pop() if distinct else 1
+
+
+def _factor(path: str) -> int:
+    stated = Checkpoint(path).metadata.get("reference_downscale_factor", "1")
+    try:
+        return int(stated)
+    except ValueError:
+        log.warning("%s: reference_downscale_factor is %r, not a whole number; using 1.", path, stated)
+        return 1

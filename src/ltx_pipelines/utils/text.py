@@ -1,0 +1,58 @@
+"""Prompts to contexts: encoding, and rewriting by the text encoder's own language model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ltx_pipelines.utils.prompts import clean_response
+
+if TYPE_CHECKING:
+    from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
+
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def encode_prompts(
+    prompts: Iterable[str],
+    model_ledger: Any,
+    *,
+    enhance_prompt_image: str | None = None,
+    enhance_prompt_seed: int = 42,
+    enhance_first_prompt: bool = False,
+) -> list[EmbeddingsProcessorOutput]:
+    """Video and audio contexts of each prompt.
+
+    model_ledger: anything with ``text_encoder()`` and ``gemma_embeddings_processor()``. With
+    `enhance_first_prompt` the first prompt is rewritten before, looking at `enhance_prompt_image` if given.
+    """
+    texts = list(prompts)
+    encoder = model_ledger.text_encoder()
+    if enhance_first_prompt and texts:
+        texts[0] = generate_enhanced_prompt(encoder, texts[0], enhance_prompt_image, seed=enhance_prompt_seed)
+    return encode_texts(texts, encoder, model_ledger.gemma_embeddings_processor())
+
+
+def encode_texts(texts: Iterable[str], encoder: Any, processor: Any) -> list[EmbeddingsProcessorOutput]:
+    """Contexts of each text, computed on its valid tokens alone."""
+    return [processor.process_valid(*encoder.encode_valid(text)) for text in texts]
+
+
+def generate_enhanced_prompt(
+    text_encoder: Any, prompt: str, image_path: str | None = None, image_long_side: int = 896, seed: int = 42
+) -> str:
+    """`prompt` rewritten in the detail the model was trained on; with an image, as its continuation."""
+    if image_path is None:
+        answer = text_encoder.enhance_t2v(prompt, seed=seed)
+    else:
+        from ltx_pipelines.utils.media_io import decode_image, resize_aspect_ratio_preserving
+
+        image = torch.as_tensor(decode_image(image_path))
+        image = resize_aspect_ratio_preserving(image, image_long_side).to(torch.uint8)
+        answer = text_encoder.enhance_i2v(prompt, image, seed=seed)
+    log.info("Enhanced prompt: %s", answer)
+    return clean_response(answer)

@@ -1,0 +1,213 @@
+"""The world: an endless, seeded supply of captioned audio-video clips with exact ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltx_core.errors import InputError
+from ltx_trainer.world.caption import for_testing, write_caption
+from ltx_trainer.world.render import coverage, draw_frames, outline
+from ltx_trainer.world.scene import Scene, Stage, Track, follow, sample_path, sample_scene
+from ltx_trainer.world.sound import make_sound
+from ltx_trainer.world.vocabulary import MOTIONS, SPLITS, STYLES
+
+STILL_DURATION = 1.0  # seconds of motion out of which a single frame is taken
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The format of the clips and which part of the world they come from.
+
+    height, width: pixels. frames: 8k + 1. fps: frames per second. sample_rate: Hz, stereo.
+    seed: another seed, another endless supply. split: "train" and "test" show the same combinations in other
+    wordings, "unseen" only combinations that training never shows. style: "plain", "striped" or "inverted".
+    motions: those to draw from. Scenes do not depend on height and width but for their ratio, so that worlds of two
+    sizes show the same clips.
+    """
+
+    height: int = 128
+    width: int = 128
+    frames: int = 17
+    fps: float = 16.0
+    sample_rate: int = 16_000
+    seed: int = 0
+    split: str = "train"
+    style: str = "plain"
+    motions: tuple[str, ...] = MOTIONS
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 16:
+            raise InputError(f"Clips of {self.width}x{self.height} are too small: use 16 pixels or more a side.")
+        if self.frames < 1 or self.frames % 8 != 1:
+            raise InputError(f"frames is {self.frames}, but must be 8k + 1: 1, 9, 17, 25, 33, ...")
+        if not self.fps > 0 or self.sample_rate < 8000:
+            raise InputError(f"fps {self.fps} must be positive and sample_rate {self.sample_rate} at least 8000.")
+        if self.split not in SPLITS or self.style not in STYLES:
+            raise InputError(f"split {self.split!r} must be one of {SPLITS}, style {self.style!r} one of {STYLES}.")
+        if not self.motions or not set(self.motions) <= set(MOTIONS):
+            raise InputError(f"motions {self.motions} must be some of {MOTIONS}.")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}, but must not be negative.")
+
+    @property
+    def still(self) -> bool:
+        """Single frames, taken at any moment of a motion that their captions do not tell."""
+        return self.frames == 1
+
+    @property
+    def seconds(self) -> float:
+        """Length of a clip, and of its sound."""
+        return self.frames / self.fps
+
+    @property
+    def stage(self) -> Stage:
+        """The room that scenes of this format have."""
+        side = min(self.height, self.width)
+        duration = STILL_DURATION if self.still else (self.frames - 1) / self.fps
+        return Stage(self.width / (2 * side), self.height / (2 * side), duration, 16.0 if self.still else self.fps)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is exactly so in a clip.
+
+    scene: the attributes and the path. caption: what is said of it, and `stated`: which of shape, colour, size,
+    background, motion, sound it says. Per frame, as float32 arrays: `position` (F, 2), the centre as fractions of
+    width and height; `radius` (F,), a fraction of the shorter side; `angle` (F,), radians clockwise.
+    onsets: seconds at which something hits the floor and rings.
+    """
+
+    scene: Scene
+    caption: str
+    stated: frozenset[str]
+    position: np.ndarray
+    radius: np.ndarray
+    angle: np.ndarray
+    onsets: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """video uint8 (F, H, W, 3), audio float32 (2, N) in [-1, 1], and what is true of them."""
+
+    video: Tensor
+    audio: Tensor
+    truth: Truth
+
+    @property
+    def caption(self) -> str:
+        return self.truth.caption
+
+    def keyframes(self, indices: Sequence[int]) -> Tensor:
+        """The frames at `indices` (negative ones count from the end), uint8 (K, H, W, 3)."""
+        return self.video[list(indices)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips: video uint8 (B, F, H, W, 3), audio float32 (B, 2, N), and their truths."""
+
+    video: Tensor
+    audio: Tensor
+    truths: tuple[Truth, ...]
+
+    @property
+    def captions(self) -> list[str]:
+        return [truth.caption for truth in self.truths]
+
+    def __len__(self) -> int:
+        return len(self.truths)
+
+    def __getitem__(self, index: int) -> Clip:
+        return Clip(self.video[index], self.audio[index], self.truths[index])
+
+
+class World:
+    """Clips of one format, by number: the same number gives the same clip, on any device and in any batch."""
+
+    def __init__(self, config: WorldConfig | None = None, device: torch.device | str = "cpu") -> None:
+        self.config = config or WorldConfig()
+        self.device = torch.device(device)
+
+    def truth(self, index: int) -> Truth:
+        """Draw clip `index` (>= 0) without rendering it."""
+        config = self.config
+        rng = np.random.default_rng((config.seed, SPLITS.index(config.split), index))
+        scene = sample_scene(rng, config.stage, config.split == "unseen", config.motions, config.style, config.still)
+        return self.describe(scene, rng)
+
+    def describe(self, scene: Scene, rng: np.random.Generator) -> Truth:
+        """The truth of any scene, under a caption drawn with `rng` from this split's wordings."""
+        while True:
+            caption, stated = write_caption(rng, scene, self.config.still)
+            if for_testing(caption) == (self.config.split != "train"):
+                break
+        config, stage = self.config, self.config.stage
+        track = self._track([scene], torch.device("cpu"))
+        position = torch.stack((track.x[0] / (2 * stage.half_width), track.y[0] / (2 * stage.half_height)), dim=-1)
+        impacts = scene.path.impacts(scene.start, scene.start + config.seconds)
+        return Truth(
+            scene=scene,
+            caption=caption,
+            stated=stated,
+            position=(position + 0.5).numpy(),
+            radius=track.radius[0].numpy(),
+            angle=track.angle[0].numpy(),
+            onsets=tuple(impact - scene.start for impact in impacts),
+        )
+
+    def change(self, truth: Truth, index: int = 0, **attributes: str) -> Truth:
+        """The same scene with other `attributes` (shape, colour, size, background, motion, style), recaptioned.
+
+        The path stays as it is unless the shape, size or motion changes. Raises InputError if such a scene is not
+        in the world.
+        """
+        rng = np.random.default_rng((self.config.seed, len(SPLITS), index))
+        scene = replace(truth.scene, **attributes)  # type: ignore[arg-type]
+        if (scene.shape, scene.size, scene.motion) != (truth.scene.shape, truth.scene.size, truth.scene.motion):
+            path = sample_path(rng, self.config.stage, scene.shape, scene.size, scene.motion)
+            scene = replace(scene, path=path)
+        return self.describe(scene, rng)
+
+    def clip(self, index: int) -> Clip:
+        """Clip `index` (>= 0), rendered."""
+        return self.batch([index])[0]
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The clips of these numbers, rendered together."""
+        return self.render([self.truth(index) for index in indices])
+
+    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of `size` clips from number `start` on, without end."""
+        while True:
+            yield self.batch(range(start, start + size))
+            start += size
+
+    def render(self, truths: Sequence[Truth]) -> Batch:
+        """The clips of which `truths` are true."""
+        config = self.config
+        scenes = [truth.scene for truth in truths]
+        video = draw_frames(scenes, self._track(scenes, self.device), config.height, config.width)
+        audio = make_sound(scenes, config.stage, config.seconds, config.sample_rate, self.device)
+        return Batch(video, audio, tuple(truths))
+
+    def masks(self, truths: Sequence[Truth]) -> Tensor:
+        """How much of each pixel the object covers, (B, F, H, W) float32 in [0, 1]."""
+        scenes = [truth.scene for truth in truths]
+        return coverage(scenes, self._track(scenes, self.device), self.config.height, self.config.width)
+
+    def outlines(self, truths: Sequence[Truth]) -> Tensor:
+        """The control video for outline -> video: the object's edge, white on black, uint8 (B, F, H, W, 3)."""
+        scenes = [truth.scene for truth in truths]
+        lines = outline(scenes, self._track(scenes, self.device), self.config.height, self.config.width)
+        return lines.mul_(255).round_().to(torch.uint8)[..., None].expand(*lines.shape, 3).contiguous()
+
+    def _track(self, scenes: Sequence[Scene], device: torch.device) -> Track:
+        start = torch.tensor([scene.start for scene in scenes], device=device)[:, None]
+        times = torch.arange(self.config.frames, device=device) / self.config.fps
+        return follow([scene.path for scene in scenes], start + times)
