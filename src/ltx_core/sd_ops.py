@@ -108,8 +108,15 @@ def _prefixes(name: str, table: dict[str, str]) -> SDOps:
     return ops
 
 
-def _strip_once(prefix: str) -> KeyValueOperation:
-    return lambda key, value: [KeyValueOperationResult(key.removeprefix(prefix), value)]
+def _strip(*prefixes: str) -> KeyValueOperation:
+    """Remove each prefix once, in this order, where the key has it."""
+
+    def operation(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
+        for prefix in prefixes:
+            key = key.removeprefix(prefix)
+        return [KeyValueOperationResult(key, value)]
+
+    return operation
 
 
 def _tie_embedding(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
@@ -159,7 +166,7 @@ AUDIO_VAE_DECODER_COMFY_KEYS_FILTER = _prefixes(
 VOCODER_COMFY_KEYS_FILTER = (
     SDOps("VOCODER_COMFY_KEYS_FILTER")
     .with_matching(prefix="vocoder.")
-    .with_kv_operation(_strip_once("vocoder."), key_prefix="vocoder.")
+    .with_kv_operation(_strip("vocoder."), key_prefix="vocoder.")
 )
 
 _PROJECTIONS = ("aggregate_embed", "video_aggregate_embed", "audio_aggregate_embed")
@@ -184,6 +191,27 @@ GEMMA_LLM_KEY_OPS = _prefixes(
         "multi_modal_projector.": "model.model.multi_modal_projector.",
     },
 ).with_kv_operation(_tie_embedding, key_prefix="model.model.language_model.embed_tokens.weight")
+
+# The parts of a Gemma folder. Its keys come in two layouts, of older and of newer releases of transformers.
+GEMMA_LANGUAGE_MODEL_KEYS = (
+    SDOps("GEMMA_LANGUAGE_MODEL_KEYS")
+    .with_matching(prefix="language_model.model.")
+    .with_matching(prefix="model.language_model.")
+    .with_kv_operation(_strip("model.", "language_model.", "model."))
+)
+GEMMA_VISION_TOWER_KEYS = (
+    SDOps("GEMMA_VISION_TOWER_KEYS")
+    .with_matching(prefix="vision_tower.")
+    .with_matching(prefix="model.vision_tower.")
+    .with_kv_operation(_strip("model.", "vision_tower.", "vision_model."))
+)
+GEMMA_PROJECTOR_KEYS = (
+    SDOps("GEMMA_PROJECTOR_KEYS")
+    .with_matching(prefix="multi_modal_projector.")
+    .with_matching(prefix="model.multi_modal_projector.")
+    .with_kv_operation(_strip("model.", "multi_modal_projector."))
+)
+DURATION_HEAD_KEY_OPS = _prefixes("DURATION_HEAD_KEY_OPS", {"duration_head.": ""})
 
 LTXV_LORA_COMFY_RENAMING_MAP = (
     SDOps("LTXV_LORA_COMFY_PREFIX_MAP").with_matching().with_replacement("diffusion_model.", "")

@@ -54,7 +54,7 @@ class _GridTools:
     def create_initial_state(
         self, device: torch.device, dtype: torch.dtype, initial_latent: torch.Tensor | None = None
     ) -> LatentState:
-        """A patchified state to denoise in full, from `initial_latent` (in its own dtype) or zeros of `dtype`.
+        """A patchified state to denoise in full: `initial_latent` (in its own dtype) or zeros of `dtype`.
 
         Raises `ShapeError` (an AssertionError) if `initial_latent` is not of the target shape.
         """
@@ -128,12 +128,12 @@ class VideoLatentTools(_GridTools):
     def pixel_coords(
         self, shape: VideoLatentShape, device: torch.device | None = None, causal_fix: bool = True
     ) -> torch.Tensor:
-        """Pixel coordinates [start, end) of the tokens of a grid that starts at frame 0: (B, 3, T, 2) int64."""
+        """Pixel coordinates [start, end) of the tokens of a grid from frame 0 on: (B, 3, T, 2) int64."""
         bounds = self.patchifier.get_patch_grid_bounds(shape, device)
         return get_pixel_coords(bounds, self.scale_factors, causal_fix and self.causal_fix)
 
     def to_positions(self, pixel_coords: torch.Tensor) -> torch.Tensor:
-        """Pixel coordinates to positions (B, 3, T, 2): seconds, rows, columns; float32 whatever the model's."""
+        """Pixel coordinates to positions (B, 3, T, 2): seconds, rows, columns; always float32."""
         frames, *space = pixel_coords.float().unbind(1)
         return torch.stack([frames / self.fps, *space], dim=1)
 

@@ -225,7 +225,7 @@ class LatentState:
 
     def clone(self) -> LatentState:
         """A copy that shares no memory with this state."""
-        tensors = {
+        tensors: dict[str, Any] = {
             name: value.clone() for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
         return replace(self, **tensors)

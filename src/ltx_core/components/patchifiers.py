@@ -39,7 +39,7 @@ class VideoLatentPatchifier:
         batch, channels, frames, height, width = latents.shape
         side = self._side
         x = latents.reshape(batch, channels, frames, height // side, side, width // side, side)
-        return x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4, 6).flatten(1, 3)
+        return x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4, 6).flatten(1, 3).contiguous()
 
     def unpatchify(self, latents: torch.Tensor, output_shape: VideoLatentShape) -> torch.Tensor:
         """The inverse of `patchify`: (B, T, D) to (B, C, F, H, W) of `output_shape`; C follows from D."""
@@ -47,7 +47,7 @@ class VideoLatentPatchifier:
         side = self._side
         grid = output_shape.frames, output_shape.height // side, output_shape.width // side
         x = latents.reshape(batch, *grid, dim // side**2, side, side)
-        return x.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+        return x.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).contiguous()
 
     def get_patch_grid_bounds(
         self, output_shape: AudioLatentShape | VideoLatentShape, device: torch.device | None = None

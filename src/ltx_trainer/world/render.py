@@ -12,7 +12,7 @@ from ltx_trainer.world.shapes import signed_distance
 from ltx_trainer.world.vocabulary import BACKGROUNDS, COLOURS, FLOOR_LEVEL, FLOOR_SHADE
 
 OUTLINE_WIDTH = 0.03  # of the shorter side
-STRIPE = 0.55  # period of the stripes, in radii
+STRIPE = 1.1  # period of the stripes, in radii
 STRIPE_SHADE = 0.4  # the darker stripes are the object's colour times this
 
 

@@ -31,7 +31,7 @@ from ltx_trainer.world.vocabulary import (
 )
 
 MARGIN = 0.02  # of the shorter side, always left between object and frame
-GROWN = ((0.095, 0.105), (0.195, 0.215))  # radii between which things grow and shrink
+GROWN = ((0.1, 0.11), (0.2, 0.215))  # radii between which things grow and shrink
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _bounce(rng: np.random.Generator, stage: Stage, shape: str, radius: float) -
     first = lead
     for _ in range(16):
         first = _between(rng, lead, min(lead + period, stage.duration - tail))
-        if (stage.duration - tail - first) % period < period - tail:
+        if (stage.duration - tail - first) % period < period - tail - 1 / stage.fps:  # none in the clip's tail
             break
     return Path(x=x, y=rest, hop_height=height, hop_period=period, first_impact=first, radius=radius)
 

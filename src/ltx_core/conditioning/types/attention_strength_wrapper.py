@@ -23,7 +23,7 @@ class ConditioningItemAttentionStrengthWrapper:
     attention_mask: float | torch.Tensor
 
     def apply_to(self, latent_state: LatentState, latent_tools: LatentTools) -> LatentState:
-        """An item that appends nothing is applied as it is. Raises `InputError` for a mask of another size."""
+        """An item that appends nothing is applied as it is. Raises `InputError` for an odd mask size."""
         state = self.conditioning.apply_to(latent_state, latent_tools)
         batch, tokens, _ = state.latent.shape
         appended = tokens - latent_state.latent.shape[1]

@@ -49,7 +49,7 @@ class VideoGeneratedKeyframeSlots:
 
     def __post_init__(self) -> None:
         indices = list(self.pixel_frame_indices)
-        if not indices or indices[0] < 0 or any(a >= b for a, b in zip(indices, indices[1:])):
+        if not indices or indices[0] < 0 or indices != sorted(set(indices)):
             raise ConditioningError(
                 f"Keyframe slots are at pixel frames {indices}; give at least one, from 0 up, ascending."
             )

@@ -31,8 +31,8 @@ class VideoConditionByLatentIndex:
             raise ConditioningError(f"The conditioning latent is {given}, which does not fit {target}.")
         if self.latent_idx < 0 or self.latent_idx + given.frames > target.frames:
             raise ConditioningRangeError(
-                f"Latent frames {self.latent_idx} to {self.latent_idx + given.frames - 1} are conditioned, but "
-                f"the video has only latent frames 0 to {target.frames - 1}."
+                f"Latent frames {self.latent_idx} to {self.latent_idx + given.frames - 1} are given, but the "
+                f"video has only latent frames 0 to {target.frames - 1}."
             )
         tokens = latent_tools.patchifier.patchify(self.latent)
         start = latent_tools.patchifier.get_token_count(target._replace(frames=self.latent_idx))

@@ -25,8 +25,8 @@ class TemporalRegionMask:
         positions = latent_tools.positions(latent_state.denoise_mask.device)
         if positions.shape[2] != latent_state.denoise_mask.shape[1]:
             raise ConditioningError(
-                f"The state has {latent_state.denoise_mask.shape[1]} tokens, its target {positions.shape[2]}; "
-                "a time window must be the first item."
+                f"The state has {latent_state.denoise_mask.shape[1]} tokens, its target "
+                f"{positions.shape[2]}; a time window must be the first item."
             )
         start, end = positions[:, 0, :, 0], positions[:, 0, :, 1]
         inside = (end > self.start_time) & (start < self.end_time)

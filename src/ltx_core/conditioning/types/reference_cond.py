@@ -16,13 +16,13 @@ class VideoConditionByReferenceLatent:
     """A reference clip, as IC-LoRAs are trained with.
 
     latent: (B, C, f, h, w). downscale_factor: the clip's sides are 1/this of the target's.
-    temporal_scale_factor: the clip has 1/this of the target's frames. strength: 1 keeps it exactly.
+    strength: 1 keeps it exactly. temporal_scale_factor: the clip has 1/this of the target's frames.
     """
 
     latent: torch.Tensor
     downscale_factor: int = 1
-    temporal_scale_factor: int = 1
     strength: float = 1.0
+    temporal_scale_factor: int = 1
 
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools) -> LatentState:
         shape = VideoLatentShape.from_torch_shape(self.latent.shape)

@@ -1,0 +1,74 @@
+"""The ``vae`` section of a checkpoint's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ltx_core.config import parse_config
+from ltx_core.errors import ConfigError, UnsupportedConfigError
+from ltx_core.model.video_vae.enums import LogVarianceType, NormLayerType, PaddingModeType
+
+CONVOLUTIONAL = ("CausalVideoAutoencoder", None)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One entry of a block list: its name and parameters."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_layers(self) -> int:
+        if "num_layers" not in self.params:
+            raise ConfigError(f"config.vae: the block {self.name} lacks num_layers.")
+        return int(self.params["num_layers"])
+
+    def multiplier(self, default: int) -> int:
+        return int(self.params.get("multiplier", default))
+
+    def flag(self, name: str) -> bool:
+        return bool(self.params.get(name, False))
+
+
+@dataclass(frozen=True)
+class VideoVAEConfig:
+    """What encoder and decoder share. Keys without a field are not read by either."""
+
+    dims: Any = 3
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 128
+    spatial_padding_mode: PaddingModeType | None = None
+    encoder_blocks: Any = ()
+    decoder_blocks: Any = ()
+    patch_size: int = 4
+    norm_layer: NormLayerType = NormLayerType.PIXEL_NORM
+    latent_log_var: LogVarianceType = LogVarianceType.UNIFORM
+    causal_decoder: bool = False
+    timestep_conditioning: bool = True
+    decoder_base_channels: int = 128
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> VideoVAEConfig:
+        """Read ``config["vae"]``; a missing section is all defaults."""
+        section = config.get("vae", {})
+        if section.get("_class_name") not in CONVOLUTIONAL:
+            raise UnsupportedConfigError(
+                f"config.vae._class_name is {section['_class_name']!r}; only the convolutional video VAE "
+                "(CausalVideoAutoencoder) is implemented."
+            )
+        parsed = parse_config(cls, section, "config.vae")
+        if parsed.dims != 3:
+            raise ConfigError(f"unsupported dimensions: config.vae.dims is {parsed.dims!r}, expected 3")
+        return parsed
+
+
+def parse_blocks(entries: Any) -> tuple[Block, ...]:
+    """A configuration's block list; an integer parameter stands for num_layers."""
+    blocks = []
+    for name, params in entries:
+        blocks.append(Block(name, {"num_layers": params} if isinstance(params, int) else dict(params)))
+    return tuple(blocks)

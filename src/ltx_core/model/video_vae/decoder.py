@@ -1,0 +1,140 @@
+"""The video decoder: normalised latents to pixels, whole or tile by tile as a stream of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ltx_core.model.video_vae.blocks import Flow, Style, decoder_block
+from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
+from ltx_core.model.video_vae.enums import PaddingModeType
+from ltx_core.model.video_vae.layers import PerChannelStatistics, TimestepEmbedding, make_norm, unpatchify
+from ltx_core.model.video_vae.tiling import AnyTiling, decode_groups, overlap_add, spatial_weights
+from ltx_core.types import SpatioTemporalScaleFactors
+
+
+class VideoDecoder(nn.Module):
+    """(B, C, F, H, W) to (B, 3, 8 (F - 1) + 1, 32 H, 32 W), nominally in [-1, 1], not clamped."""
+
+    decode_noise_scale = 0.025
+    decode_timestep = 0.05
+    video_downscale_factors = SpatioTemporalScaleFactors.default()
+
+    def __init__(self, config: VideoVAEConfig, bottleneck_channels: int | None = None) -> None:
+        super().__init__()
+        self.patch_size, self.causal = config.patch_size, config.causal_decoder
+        self.timestep_conditioning = config.timestep_conditioning
+        self.out_channels = config.out_channels
+        padding = config.spatial_padding_mode or PaddingModeType.REFLECT
+        style = Style(config.norm_layer, padding, config.timestep_conditioning)
+        width = bottleneck_channels or 8 * config.decoder_base_channels
+        self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
+        self.conv_in = style.conv(config.latent_channels, width)
+        self.up_blocks = nn.ModuleList()
+        for entry in reversed(parse_blocks(config.decoder_blocks)):
+            block, width = decoder_block(entry, width, style)
+            self.up_blocks.append(block)
+        self.conv_norm_out = make_norm(config.norm_layer, width)
+        self.conv_out = style.conv(width, config.out_channels * config.patch_size**2)
+        if self.timestep_conditioning:
+            self.timestep_scale_multiplier = nn.Parameter(torch.tensor(1000.0))
+            self.last_time_embedder = TimestepEmbedding(2 * width)
+            self.last_scale_shift_table = nn.Parameter(torch.zeros(2, width))
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Decode in one piece.
+
+        timestep: (B,), only for decoders conditioned on it; default 0.05. generator: source of the noise that
+        such decoders, and those with noise injection, draw.
+        """
+        if self.timestep_conditioning:
+            noise = torch.randn(sample.shape, dtype=sample.dtype, device=sample.device, generator=generator)
+            sample = self.decode_noise_scale * noise + (1 - self.decode_noise_scale) * sample
+        z = self.per_channel_statistics.un_normalize(sample)
+        flow = Flow(self.causal, self._scaled_timestep(z, timestep), generator)
+        x = self.conv_in(z, self.causal)
+        for block in self.up_blocks:
+            x = block(x, flow)
+        x = self._last_modulation(self.conv_norm_out(x), flow.timestep)
+        return unpatchify(self.conv_out(F.silu(x), self.causal), self.patch_size)
+
+    def _scaled_timestep(self, z: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor | None:
+        if not self.timestep_conditioning:
+            return None
+        if timestep is None:
+            timestep = torch.full((z.shape[0],), self.decode_timestep, device=z.device)
+        return timestep.to(z) * self.timestep_scale_multiplier.to(z)
+
+    def _last_modulation(self, x: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:
+        if timestep is None:
+            return x
+        table = self.last_scale_shift_table.to(x.dtype)
+        rows = table + self.last_time_embedder(timestep).reshape(-1, *table.shape)
+        shift, scale = (row[:, :, None, None, None] for row in rows.unbind(dim=1))
+        return x * (1 + scale) + shift
+
+    def tiled_decode(
+        self,
+        latent: torch.Tensor,
+        tiling_config: AnyTiling | None = None,
+        timestep: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Chunks (B, 3, f, H, W) whose concatenation is the whole video; memory is bounded by one temporal
+        tile of it. Tiles are decoded in the order time, height, width, and blended where they overlap."""
+        factors = self.video_downscale_factors
+        groups = decode_groups(tiling_config, tuple(latent.shape[2:]))
+        height, width = latent.shape[3] * factors.height, latent.shape[4] * factors.width
+
+        def decoded() -> Iterator[tuple]:
+            for group in groups:
+                weights = spatial_weights(group.tiles, height, width, latent.device)
+                shape = (latent.shape[0], self.out_channels, group.time.length, height, width)
+                frames = torch.zeros(shape, dtype=torch.float32, device=latent.device)
+                for tile in group.tiles:
+                    part = self(latent[tile.latents], timestep, generator)
+                    room = min(part.shape[2], frames.shape[2])
+                    place = (slice(None), slice(None), slice(room), *tile.place)
+                    frames[place] += part[:, :, :room] * tile.spatial_mask(latent.device)
+                yield group.time, frames / weights
+
+        for frames in overlap_add(decoded()):
+            yield frames.to(latent.dtype)
+
+
+@torch.no_grad()
+def to_uint8(video: torch.Tensor) -> torch.Tensor:
+    """(3, F, H, W) in [-1, 1] to uint8 (F, H, W, 3): floor(255 clamp((x + 1) / 2, 0, 1))."""
+    return ((video.float() + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def decode_video(
+    latent: torch.Tensor,
+    video_decoder: VideoDecoder,
+    tiling_config: AnyTiling | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[torch.Tensor]:
+    """uint8 chunks (f, height, width, 3) of the first sample; lazy, and without gradients.
+
+    latent: (1, C, F, H, W) normalised. tiling_config: None decodes in one piece.
+    """
+    if tiling_config is None:
+        with torch.no_grad():
+            chunk = video_decoder(latent, None, generator)
+        yield to_uint8(chunk[0])
+        return
+    chunks = video_decoder.tiled_decode(latent, tiling_config, None, generator)
+    while True:
+        with torch.no_grad():  # only while decoding: a generator must not leave the caller's mode changed
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield to_uint8(chunk[0])

@@ -1,0 +1,84 @@
+"""The video encoder: pixels to normalised latents."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ltx_core.errors import ConfigError, InputError
+from ltx_core.model.video_vae.blocks import Flow, Style, encoder_block
+from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
+from ltx_core.model.video_vae.enums import LogVarianceType, PaddingModeType
+from ltx_core.model.video_vae.layers import PerChannelStatistics, make_norm, patchify
+from ltx_core.model.video_vae.tiling import AnyTiling, blend, encode_tiles
+
+log = logging.getLogger(__name__)
+
+TIME_FACTOR, SPACE_FACTOR = 8, 32
+
+
+class VideoEncoder(nn.Module):
+    """(B, 3, F, H, W) in [-1, 1] to (B, C, 1 + (F - 1) / 8, H / 32, W / 32). Always causal, deterministic."""
+
+    def __init__(self, config: VideoVAEConfig) -> None:
+        super().__init__()
+        if config.latent_log_var is LogVarianceType.NONE:
+            raise ConfigError("config.vae.latent_log_var is 'none'; expected uniform, constant or per_channel.")
+        self.patch_size, self.norm_layer = config.patch_size, config.norm_layer
+        self.latent_channels, self.latent_log_var = config.latent_channels, config.latent_log_var
+        style = Style(config.norm_layer, config.spatial_padding_mode or PaddingModeType.ZEROS)
+        self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
+        width = config.latent_channels  # the first width is that of the latent
+        self.conv_in = style.conv(config.in_channels * config.patch_size**2, width)
+        self.down_blocks = nn.ModuleList()
+        for entry in parse_blocks(config.encoder_blocks):
+            block, width = encoder_block(entry, width, style)
+            self.down_blocks.append(block)
+        self.conv_norm_out = make_norm(config.norm_layer, width)
+        variances = self.latent_channels if self.latent_log_var is LogVarianceType.PER_CHANNEL else 1
+        self.conv_out = style.conv(width, self.latent_channels + variances)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """Normalised latent means. Frames beyond 8k + 1 are dropped, with a warning."""
+        means, _ = self.encode_moments(crop_frames(video))
+        return self.per_channel_statistics.normalize(means)
+
+    def encode_moments(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(means, log variances) before normalisation; the log variances broadcast against the means."""
+        if video.shape[-1] % self.patch_size or video.shape[-2] % self.patch_size:
+            raise InputError(
+                f"A video of {video.shape[-1]}x{video.shape[-2]} pixels cannot be cut into patches of "
+                f"{self.patch_size}; use sides that are multiples of {SPACE_FACTOR}."
+            )
+        flow = Flow(causal=True)
+        x = self.conv_in(patchify(video, self.patch_size))
+        for block in self.down_blocks:
+            x = block(x, flow)
+        moments = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return moments[:, : self.latent_channels], moments[:, self.latent_channels :]
+
+    def tiled_encode(self, video: torch.Tensor, tiling_config: AnyTiling | None = None) -> torch.Tensor:
+        """`forward` tile by tile, blended in latent space; `video` may stay on another device.
+
+        Raises `InputError` for overlaps under 16 frames or 64 pixels on an axis that is tiled.
+        """
+        video = crop_frames(video)
+        weight = self.conv_in.conv.weight
+        grid = (1 + (video.shape[2] - 1) // TIME_FACTOR, *(side // SPACE_FACTOR for side in video.shape[3:]))
+        tiles = encode_tiles(tiling_config, grid)
+        shape = (video.shape[0], self.latent_channels, *grid)
+        latents = ((tile, self(video[tile.pixels].to(weight))) for tile in tiles)
+        return blend(latents, shape, weight.device).to(weight.dtype)
+
+
+def crop_frames(video: torch.Tensor) -> torch.Tensor:
+    """The first 8k + 1 frames."""
+    surplus = (video.shape[2] - 1) % TIME_FACTOR
+    if not surplus:
+        return video
+    kept = video.shape[2] - surplus
+    log.warning("Cropping %d frames to %d, the nearest number of the form 8k + 1.", video.shape[2], kept)
+    return video[:, :, :kept]

@@ -1,0 +1,125 @@
+"""Primitive operations of the video VAE: causal convolution, norms, space-to-depth, statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
+
+Stride = tuple[int, int, int]
+
+
+class CausalConv3d(nn.Module):
+    """3x3x3 convolution whose time axis is padded with copies of the edge frames.
+
+    causal: two copies of the first frame in front; otherwise one in front and one of the last behind.
+    Height and width are padded by one in `padding_mode`. Key names carry the official doubled ``conv.conv``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: Stride = (1, 1, 1),
+        *,
+        padding_mode: PaddingModeType = PaddingModeType.ZEROS,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(
+            in_channels, out_channels, 3, stride=stride, padding=(0, 1, 1), padding_mode=padding_mode.value
+        )
+
+    def forward(self, x: torch.Tensor, causal: bool = True) -> torch.Tensor:
+        first = x[:, :, :1]
+        parts = [first, first, x] if causal else [first, x, x[:, :, -1:]]
+        return self.conv(torch.cat(parts, dim=2))
+
+
+class PixelNorm(nn.Module):
+    """x / sqrt(mean over channels of x^2 + 1e-8), at each position, in the dtype of x."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / torch.sqrt((x * x).mean(dim=1, keepdim=True) + 1e-8)
+
+
+def make_norm(kind: NormLayerType, channels: int) -> nn.Module:
+    """The configured norm: parameter-free pixel norm, or group norm of 32 groups."""
+    if kind is NormLayerType.GROUP_NORM:
+        return nn.GroupNorm(32, channels, eps=1e-6)
+    return PixelNorm()
+
+
+class PerChannelStatistics(nn.Module):
+    """Mean and deviation of each latent channel over the training data; part of the file, not learnt here."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # The official keys are spelt with hyphens.
+        self.register_buffer("std-of-means", torch.empty(channels))
+        self.register_buffer("mean-of-means", torch.empty(channels))
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        """(x - mean) / std per channel; x (B, C, F, H, W) in any dtype, which is kept."""
+        return (x - self._get("mean-of-means", x)) / self._get("std-of-means", x)
+
+    def un_normalize(self, x: torch.Tensor) -> torch.Tensor:
+        """x * std + mean per channel, the inverse of `normalize`."""
+        return x * self._get("std-of-means", x) + self._get("mean-of-means", x)
+
+    def _get(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        return self.get_buffer(name).view(1, -1, 1, 1, 1).to(like)
+
+
+def patchify(x: torch.Tensor, p: int) -> torch.Tensor:
+    """(B, C, F, H p, W p) -> (B, C p p, F, H, W); within a channel the column offset is the slower index."""
+    b, c, f, h, w = x.shape
+    x = x.reshape(b, c, f, h // p, p, w // p, p).permute(0, 1, 6, 4, 2, 3, 5)
+    return x.reshape(b, c * p * p, f, h // p, w // p)
+
+
+def unpatchify(x: torch.Tensor, p: int) -> torch.Tensor:
+    """The inverse of `patchify`."""
+    b, c, f, h, w = x.shape
+    x = x.reshape(b, c // (p * p), p, p, f, h, w).permute(0, 1, 4, 5, 3, 6, 2)
+    return x.reshape(b, c // (p * p), f, h * p, w * p)
+
+
+def space_to_depth(x: torch.Tensor, stride: Stride) -> torch.Tensor:
+    """(B, C, F st, H sh, W sw) -> (B, C st sh sw, F, H, W); time is the slowest of the new indices."""
+    b, c, f, h, w = x.shape
+    t, u, v = stride
+    x = x.reshape(b, c, f // t, t, h // u, u, w // v, v).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(b, c * t * u * v, f // t, h // u, w // v)
+
+
+def depth_to_space(x: torch.Tensor, stride: Stride) -> torch.Tensor:
+    """The inverse of `space_to_depth`."""
+    b, c, f, h, w = x.shape
+    t, u, v = stride
+    x = x.reshape(b, c // (t * u * v), t, u, v, f, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(b, c // (t * u * v), f * t, h * u, w * v)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers on a 256-wide sinusoid of the (scaled) timestep; cosines first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.timestep_embedder = nn.ModuleDict(
+            {"linear_1": nn.Linear(256, channels), "linear_2": nn.Linear(channels, channels)}
+        )
+
+    def forward(self, timestep: torch.Tensor) -> torch.Tensor:
+        """(B,) -> (B, channels). The sinusoid is float32, the layers have their weights' dtype."""
+        first, second = self.timestep_embedder["linear_1"], self.timestep_embedder["linear_2"]
+        features = sinusoid(timestep).to(first.weight.dtype)
+        return second(F.silu(first(features)))
+
+
+def sinusoid(timestep: torch.Tensor) -> torch.Tensor:
+    """[cos(t w), sin(t w)] at 128 frequencies w = exp(-ln(10000) k / 128): (B,) -> (B, 256) float32."""
+    k = torch.arange(128, dtype=torch.float32, device=timestep.device)
+    angles = timestep.float()[:, None] * torch.exp(-torch.log(torch.tensor(10000.0)).item() * k / 128)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)

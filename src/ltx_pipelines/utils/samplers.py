@@ -1,0 +1,259 @@
+"""The samplers under their official names: Euler, gradient estimation, ancestral Euler, CFG++ and res_2s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from ltx_core.components.diffusion_steps import (
+    EulerAncestralDiffusionStep,
+    EulerCfgPpDiffusionStep,
+    Res2sDiffusionStep,
+)
+from ltx_core.components.protocols import DiffusionStepProtocol
+from ltx_core.errors import InputError
+from ltx_core.types import LatentState
+from ltx_core.utils import to_denoised, to_velocity
+from ltx_pipelines.events import Callback
+from ltx_pipelines.utils.loop import Evaluate, accepts_denoiser, per_stream, run_loop
+from ltx_pipelines.utils.res2s import (
+    SUBSTEP_SEED_OFFSET,
+    NewNoise,
+    Res2sSampler,
+    extended,
+    normalized_noise,
+)
+from ltx_pipelines.utils.states import post_process_latent
+from ltx_pipelines.utils.types import DenoisedLatentResult, DenoisingFunc, States
+
+__all__ = [
+    "euler_ancestral_denoising_loop",
+    "euler_cfg_pp_denoising_loop",
+    "euler_denoising_loop",
+    "gradient_estimating_euler_denoising_loop",
+    "res2s_audio_video_denoising_loop",
+]
+
+
+def gaussian_noise(latent: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Noise in the shape, dtype and device of `latent`."""
+    return torch.randn(latent.shape, dtype=latent.dtype, device=latent.device, generator=generator)
+
+
+@accepts_denoiser
+def euler_denoising_loop(
+    sigmas: torch.Tensor,
+    video_state: LatentState | None,
+    audio_state: LatentState | None,
+    stepper: DiffusionStepProtocol,
+    denoise_fn: DenoisingFunc,
+    *,
+    callback: Callback | None = None,
+    stage: str = "denoise",
+) -> States:
+    """One evaluation per step of the schedule, one step of `stepper` towards it.
+
+    sigmas: (steps + 1,) descending noise levels. States are patchified; either may be None.
+    callback, stage: see `run_loop`. All loops here also take (transformer, denoiser) in place of denoise_fn.
+    """
+
+    def step(
+        evaluate: Evaluate, states: States, memory: None, sigmas: torch.Tensor, i: int
+    ) -> tuple[States, None]:
+        def advance(state: LatentState, result: DenoisedLatentResult) -> LatentState:
+            latent = stepper.step(state.latent, _blended(state, result.denoised), sigmas, i)
+            return replace(state, latent=latent)
+
+        return per_stream(advance, states, evaluate(states, sigmas, i)), None
+
+    return run_loop(step, sigmas, (video_state, audio_state), denoise_fn, callback, stage)
+
+
+@accepts_denoiser
+def gradient_estimating_euler_denoising_loop(
+    sigmas: torch.Tensor,
+    video_state: LatentState | None,
+    audio_state: LatentState | None,
+    stepper: DiffusionStepProtocol,
+    denoise_fn: DenoisingFunc,
+    ge_gamma: float = 2.0,
+    *,
+    callback: Callback | None = None,
+    stage: str = "denoise",
+) -> States:
+    """Euler on velocities extrapolated from the last two steps (gradient estimation, arXiv:2306.04848).
+
+    ge_gamma: how far to extrapolate; 1 is plain Euler. The step to sigma 0 takes the estimate itself.
+    """
+
+    def step(
+        evaluate: Evaluate, states: States, memory: Any, sigmas: torch.Tensor, i: int
+    ) -> tuple[States, Any]:
+        results = evaluate(states, sigmas, i)
+        estimates = per_stream(lambda state, result: _blended(state, result.denoised), states, results)
+        if sigmas[i + 1] == 0:
+            return per_stream(lambda state, x0: replace(state, latent=x0), states, estimates), None
+        velocities = per_stream(lambda s, x0: to_velocity(s.latent, sigmas[i], x0), states, estimates)
+
+        def advance(
+            state: LatentState, x0: torch.Tensor, velocity: torch.Tensor, previous: torch.Tensor | None
+        ) -> LatentState:
+            if previous is not None:
+                extrapolated = ge_gamma * (velocity - previous) + previous
+                x0 = to_denoised(state.latent, extrapolated, sigmas[i])
+            return replace(state, latent=stepper.step(state.latent, x0, sigmas, i))
+
+        return per_stream(advance, states, estimates, velocities, memory or (None, None)), velocities
+
+    return run_loop(step, sigmas, (video_state, audio_state), denoise_fn, callback, stage)
+
+
+@accepts_denoiser
+def res2s_audio_video_denoising_loop(
+    sigmas: torch.Tensor,
+    video_state: LatentState | None,
+    audio_state: LatentState | None,
+    stepper: DiffusionStepProtocol,
+    denoise_fn: DenoisingFunc,
+    noise_seed: int = -1,
+    noise_seed_substep: int | None = None,
+    bongmath: bool = True,
+    bongmath_max_iter: int = 100,
+    new_noise_fn: NewNoise = normalized_noise,
+    model_dtype: torch.dtype = torch.bfloat16,
+    legacy_mode: bool = True,
+    eta: float = 0.5,
+    *,
+    callback: Callback | None = None,
+    stage: str = "denoise",
+) -> States:
+    """The second-order res_2s sampler: two evaluations per step, one more at the end.
+
+    noise_seed: of the noise that is re-injected after each step; noise_seed_substep: after each half step,
+    default noise_seed + 10000. bongmath: correct the start of small steps, by bongmath_max_iter iterations.
+    new_noise_fn: (latent, generator) -> noise. model_dtype: of the latents that the model sees and that are
+    returned, bfloat16 unless given. legacy_mode: re-inject noise alike in all tokens, then restore the clean
+    ones. eta: share of each level that is new noise.
+    Raises `InputError` for any stepper but a `Res2sDiffusionStep`.
+    """
+    _check_stepper(stepper, Res2sDiffusionStep)
+    states = (video_state, audio_state)
+    substep_seed = noise_seed + SUBSTEP_SEED_OFFSET if noise_seed_substep is None else noise_seed_substep
+    sampler = Res2sSampler(
+        stepper=stepper,  # type: ignore[arg-type]
+        step_noise=_noise_source(states, noise_seed, new_noise_fn),
+        substep_noise=_noise_source(states, substep_seed, new_noise_fn),
+        fixpoint_iterations=bongmath_max_iter if bongmath else 0,
+        model_dtype=model_dtype,
+        blend=legacy_mode,
+        eta=eta,
+    )
+    return run_loop(sampler, extended(sigmas), states, denoise_fn, callback, stage)
+
+
+@accepts_denoiser
+def euler_ancestral_denoising_loop(
+    sigmas: torch.Tensor,
+    video_state: LatentState | None,
+    audio_state: LatentState | None,
+    stepper: DiffusionStepProtocol,
+    denoise_fn: DenoisingFunc,
+    noise_seed: int = -1,
+    new_noise_fn: NewNoise = gaussian_noise,
+    model_dtype: torch.dtype = torch.bfloat16,
+    *,
+    callback: Callback | None = None,
+    stage: str = "denoise",
+) -> States:
+    """Ancestral Euler: each step goes below the next level and adds noise up to it.
+
+    noise_seed: of that noise. new_noise_fn: (latent, generator) -> noise. model_dtype: of the latents that
+    the model sees and that are returned.
+    Raises `InputError` for any stepper but an `EulerAncestralDiffusionStep`.
+    """
+    _check_stepper(stepper, EulerAncestralDiffusionStep)
+    states = (video_state, audio_state)
+    draw = _noise_source(states, noise_seed, new_noise_fn)
+    step = partial(_stochastic_step, stepper, draw, model_dtype, lambda result: {})
+    return run_loop(step, sigmas, states, denoise_fn, callback, stage)
+
+
+@accepts_denoiser
+def euler_cfg_pp_denoising_loop(
+    sigmas: torch.Tensor,
+    video_state: LatentState | None,
+    audio_state: LatentState | None,
+    stepper: DiffusionStepProtocol,
+    denoise_fn: DenoisingFunc,
+    noise_seed: int = -1,
+    new_noise_fn: NewNoise = gaussian_noise,
+    model_dtype: torch.dtype = torch.bfloat16,
+    *,
+    callback: Callback | None = None,
+    stage: str = "denoise",
+) -> States:
+    """CFG++: as `euler_ancestral_denoising_loop`, with noise re-added along the unconditional direction.
+
+    denoise_fn must return `DenoisedLatentResult`s with `uncond`, as a `GuidedDenoiser` with CFG (or with
+    force_uncond_pass) does; else `InputError`, as for any stepper but an `EulerCfgPpDiffusionStep`.
+    """
+    _check_stepper(stepper, EulerCfgPpDiffusionStep)
+    states = (video_state, audio_state)
+    draw = _noise_source(states, noise_seed, new_noise_fn)
+    step = partial(_stochastic_step, stepper, draw, model_dtype, _unconditional)
+    return run_loop(step, sigmas, states, denoise_fn, callback, stage)
+
+
+def _stochastic_step(
+    stepper: Any,
+    draw: Callable[[torch.Tensor], torch.Tensor],
+    model_dtype: torch.dtype,
+    extras: Callable[[DenoisedLatentResult], dict[str, torch.Tensor]],
+    evaluate: Evaluate,
+    states: States,
+    memory: None,
+    sigmas: torch.Tensor,
+    i: int,
+) -> tuple[States, None]:
+    """A step in float32 with a stepper that may take noise; clean tokens are restored after it."""
+    last = bool(sigmas[i + 1] == 0)
+
+    def advance(state: LatentState, result: DenoisedLatentResult) -> LatentState:
+        more = extras(result)
+        latent = _blended(state, result.denoised.float())
+        if not last:
+            noise = draw(state.latent) if stepper.stochastic else None
+            latent = stepper.step(state.latent.float(), latent, sigmas, i, noise=noise, **more)
+            latent = latent if noise is None else _blended(state, latent)
+        return replace(state, latent=latent.to(model_dtype))
+
+    return per_stream(advance, states, evaluate(states, sigmas, i)), None
+
+
+def _unconditional(result: DenoisedLatentResult) -> dict[str, torch.Tensor]:
+    if not isinstance(result.uncond, torch.Tensor):
+        raise InputError(
+            "CFG++ needs the unconditional estimate; use a GuidedDenoiser with cfg_scale other than 1, or "
+            "with force_uncond_pass=True."
+        )
+    return {"uncond_denoised": result.uncond}
+
+
+def _blended(state: LatentState, x0: torch.Tensor) -> torch.Tensor:
+    return post_process_latent(x0, state.denoise_mask, state.clean_latent)
+
+
+def _noise_source(states: States, seed: int, new_noise: NewNoise) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Draws for a latent from a generator of its own, on the device of the first state that is present."""
+    device = next(state.latent.device for state in states if state is not None)
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda latent: new_noise(latent, generator)
+
+
+def _check_stepper(stepper: Any, kind: type) -> None:
+    if not isinstance(stepper, kind):
+        raise InputError(f"This loop steps with {kind.__name__}, not with {type(stepper).__name__}.")
