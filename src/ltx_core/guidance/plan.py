@@ -67,7 +67,7 @@ class TransformerCall:
 def plan_passes(
     guiders: Guiders, enabled: tuple[bool, bool], force_uncond: bool = False
 ) -> list[GuidancePass]:
-    """The passes that `guiders` need, in the order they are run; none if no stream is enabled.
+    """The passes that the guiders of the enabled streams need, in order; none if no stream is enabled.
 
     enabled: per stream, False where this step reuses the last estimate (or the stream is absent).
     force_uncond: run the unconditional pass even if no guider asks for it.
@@ -75,19 +75,19 @@ def plan_passes(
     """
     if not any(enabled):
         return []
-    present = [guider for guider in guiders if guider is not None]
     for name, guider in zip(("video", "audio"), guiders):
         if guider and guider.do_unconditional_generation() and guider.negative_context is None:
             raise InputError(
                 f"The {name} cfg_scale is {guider.params.cfg_scale}, but there is no negative context; "
                 "give a negative prompt, or set cfg_scale to 1."
             )
+    active = [guider for guider, on in zip(guiders, enabled) if guider is not None and on]
     passes = [GuidancePass(COND, False, enabled)]
-    if force_uncond or any(guider.do_unconditional_generation() for guider in present):
+    if force_uncond or any(guider.do_unconditional_generation() for guider in active):
         passes.append(GuidancePass(UNCOND, True, enabled))
-    if any(guider.do_perturbed_generation() for guider in present):
+    if any(guider.do_perturbed_generation() for guider in active):
         passes.append(GuidancePass(PERTURBED, False, enabled, _without_self_attention(guiders)))
-    if any(guider.do_isolated_modality_generation() for guider in present):
+    if any(guider.do_isolated_modality_generation() for guider in active):
         isolated = _one_config(Perturbation(kind, None) for kind in CROSS_ATTENTION)
         passes.append(GuidancePass(ISOLATED, False, enabled, isolated))
     return passes

@@ -26,9 +26,16 @@ from ltx_core.guidance.plan import (
     plan_passes,
     run_passes,
 )
-from ltx_core.types import LatentState
+from ltx_core.types import LatentState, Modality
 from ltx_pipelines.utils.states import modality_from_latent_state
-from ltx_pipelines.utils.types import DenoisedLatentResult, Denoiser, DenoisingFunc, Results, States
+from ltx_pipelines.utils.types import (
+    DenoisedLatentResult,
+    Denoiser,
+    DenoisingFunc,
+    Results,
+    States,
+    per_stream,
+)
 
 Transformer = Callable[..., tuple[torch.Tensor | None, torch.Tensor | None]]
 PresentGuiders = tuple[MultiModalGuider, MultiModalGuider]
@@ -39,16 +46,11 @@ ALL_ENABLED = (True, True)
 
 def _transformer_call(states: States, contexts: Contexts, sigma: torch.Tensor) -> TransformerCall:
     """What every pass of a step has in common: both streams at noise level `sigma`."""
-    video, audio = (
-        None if state is None else modality_from_latent_state(state, context, sigma)
-        for state, context in zip(states, contexts)
-    )
-    return TransformerCall(video, audio)
 
+    def modality(state: LatentState, context: torch.Tensor) -> Modality:
+        return modality_from_latent_state(state, context, sigma)
 
-def _plain_results(estimates: Sequence[torch.Tensor | None]) -> Results:
-    video, audio = (None if x is None else DenoisedLatentResult(x) for x in estimates)
-    return video, audio
+    return TransformerCall(*per_stream(modality, states, contexts))
 
 
 class SimpleDenoiser:
@@ -66,7 +68,7 @@ class SimpleDenoiser:
         step_index: int,
     ) -> Results:
         call = _transformer_call((video_state, audio_state), self.contexts, sigmas[step_index])
-        return _plain_results(run_passes(transformer, [call])[0])
+        return per_stream(DenoisedLatentResult, run_passes(transformer, [call])[0])
 
 
 class SingleGuiderDenoiser:
@@ -86,10 +88,13 @@ class SingleGuiderDenoiser:
     ) -> Results:
         call = _transformer_call((video_state, audio_state), self.positive, sigmas[step_index])
         if not self.guider.enabled():
-            return _plain_results(run_passes(transformer, [call])[0])
+            return per_stream(DenoisedLatentResult, run_passes(transformer, [call])[0])
         negative = call.for_pass(GuidancePass(UNCOND, True, ALL_ENABLED), self.negative)
-        pairs = zip(*run_passes(transformer, [call, negative]))
-        return _plain_results([None if c is None else c + self.guider.delta(c, u) for c, u in pairs])
+
+        def guided(cond: torch.Tensor, uncond: torch.Tensor) -> DenoisedLatentResult:
+            return DenoisedLatentResult(cond + self.guider.delta(cond, uncond), uncond, cond)
+
+        return per_stream(guided, *run_passes(transformer, [call, negative]))
 
 
 class GuidedDenoiser:
@@ -185,9 +190,10 @@ def guided_results(
     passes = plan_passes((video_guider, audio_guider), enabled, force_uncond)
     if not passes:
         return last
-    negatives: Contexts = tuple(  # type: ignore[assignment]
-        context if guider.negative_context is None else guider.negative_context
-        for guider, context in zip(guiders, contexts)
+    negatives = per_stream(
+        lambda guider, context: context if guider.negative_context is None else guider.negative_context,
+        guiders,
+        contexts,
     )
     base = _transformer_call(states, contexts, sigma)
     calls = [base.for_pass(p, negatives if p.negative else contexts) for p in passes]
@@ -220,8 +226,7 @@ def bound(denoiser: Denoiser, transformer: Transformer) -> DenoisingFunc:
         step_index: int,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         results = denoiser(transformer, video_state, audio_state, sigmas, step_index)
-        video, audio = (None if result is None else result.denoised for result in results)
-        return video, audio
+        return per_stream(lambda result: result.denoised, results)
 
     return denoise
 
@@ -258,7 +263,7 @@ def multi_modal_guider_denoising_func(
 ) -> DenoisingFunc:
     """Guided by a multimodal guider per stream; last_denoised_*: what a skipped first step returns."""
     denoiser = GuidedDenoiser(v_context, a_context, video_guider, audio_guider)
-    denoiser.last = _plain_results((last_denoised_video, last_denoised_audio))
+    denoiser.last = per_stream(DenoisedLatentResult, (last_denoised_video, last_denoised_audio))
     return bound(denoiser, transformer)
 
 

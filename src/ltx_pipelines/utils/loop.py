@@ -75,12 +75,6 @@ def run_loop(
     return states
 
 
-def per_stream(function: Callable[..., Any], *pairs: tuple[Any, Any]) -> tuple[Any, Any]:
-    """`function` of the video's entries, then of the audio's; None for a stream whose first entry is None."""
-    video, audio = (None if column[0] is None else function(*column) for column in zip(*pairs))
-    return video, audio
-
-
 def accepts_denoiser(loop: Loop) -> Loop:
     """Let a loop be called as (..., stepper, transformer, denoiser), too, as the v1.2.0 packages do."""
 

@@ -11,9 +11,9 @@ import torch
 
 from ltx_core.components.diffusion_steps import Res2sDiffusionStep
 from ltx_core.types import LatentState
-from ltx_pipelines.utils.loop import Evaluate, per_stream
+from ltx_pipelines.utils.loop import Evaluate
 from ltx_pipelines.utils.states import post_process_latent
-from ltx_pipelines.utils.types import DenoisedLatentResult, States
+from ltx_pipelines.utils.types import DenoisedLatentResult, States, per_stream
 
 NewNoise = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 """(latent, generator) -> noise of the latent's shape on its device."""

@@ -19,7 +19,7 @@ from ltx_core.errors import InputError
 from ltx_core.types import LatentState
 from ltx_core.utils import to_denoised, to_velocity
 from ltx_pipelines.events import Callback
-from ltx_pipelines.utils.loop import Evaluate, accepts_denoiser, per_stream, run_loop
+from ltx_pipelines.utils.loop import Evaluate, accepts_denoiser, run_loop
 from ltx_pipelines.utils.res2s import (
     SUBSTEP_SEED_OFFSET,
     NewNoise,
@@ -28,7 +28,7 @@ from ltx_pipelines.utils.res2s import (
     normalized_noise,
 )
 from ltx_pipelines.utils.states import post_process_latent
-from ltx_pipelines.utils.types import DenoisedLatentResult, DenoisingFunc, States
+from ltx_pipelines.utils.types import DenoisedLatentResult, DenoisingFunc, States, per_stream
 
 __all__ = [
     "euler_ancestral_denoising_loop",

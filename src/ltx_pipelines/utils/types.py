@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,12 @@ VIDEO_LATENT_CHANNELS = 128
 
 States = tuple[LatentState | None, LatentState | None]
 """Of video and audio; None for a stream that is absent."""
+
+
+def per_stream(function: Callable[..., Any], *pairs: tuple[Any, Any]) -> tuple[Any, Any]:
+    """`function` of the video's entries, then of the audio's; None for a stream whose first entry is None."""
+    video, audio = (None if column[0] is None else function(*column) for column in zip(*pairs))
+    return video, audio
 
 
 @dataclass(frozen=True)
