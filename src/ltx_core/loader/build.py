@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ltx_core.errors import CheckpointError, ConfigError
 from ltx_core.loader.checkpoint import Checkpoint
@@ -53,12 +54,12 @@ def fill_model(
     policy.prepare(model, [name.removesuffix(".weight") for name in scales])
     wanted = model.state_dict(keep_vars=True)
     check_tensors(checkpoint, names, wanted)
-    for name in wanted:
+    for name in names.keys() & wanted.keys():
         scale = checkpoint.read(scales[name], device) if name in scales else None
         as_is = scale is not None or policy is not NO_POLICY
         tensor = checkpoint.read(names[name], device, None if as_is else dtype)
         assign(model, name, policy.convert(name, tensor, scale, dtype))
-    return model.eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def component_keys(checkpoint: Checkpoint, sd_ops: SDOps | None) -> dict[str, str]:
@@ -78,7 +79,8 @@ def check_tensors(
     checkpoint: Checkpoint, names: Mapping[str, str], wanted: Mapping[str, torch.Tensor]
 ) -> None:
     """Raise `CheckpointError` if the file lacks a tensor of the component or has one of another shape."""
-    missing = [name for name in wanted if name not in names]
+    # A buffer that already has a value is a constant which files may leave out.
+    missing = [name for name, tensor in wanted.items() if name not in names and tensor.is_meta]
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise CheckpointError(
@@ -86,6 +88,8 @@ def check_tensors(
             "it holds another kind of model, or is incomplete."
         )
     for name, tensor in wanted.items():
+        if is_lazy(tensor):  # the shape is the file's
+            continue
         found, expected = checkpoint.info(names[name]).shape, tuple(tensor.shape)
         if found != expected:
             raise CheckpointError(

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ltx_trainer.world.vocabulary import BACKGROUNDS, COLOURS, FLOOR_LEVEL
+from ltx_trainer.world.vocabulary import BACKGROUNDS, COLOURS, FLOOR_LEVEL, STRIPES
 
 NOTICED = 40.0  # RGB distance from the background at which a pixel belongs to an object
 NAMED = 75.0  # RGB distance up to which a colour still goes by a name
+SAMPLE = 100_000  # pixels at most that colours are taken from
 PRESENT = 0.008  # area in squared shorter sides below which nothing is there
 
 
@@ -61,10 +62,15 @@ def _core(distance: Tensor) -> Tensor:
     return inner if inner.sum() > 0.15 * mask.sum() else mask
 
 
-def _is_striped(ink: Tensor, brightest: Tensor) -> bool:
-    """Whether a good part of the object's pixels (3, n) is much darker than its light parts."""
-    dark = (ink.amax(dim=0) < 0.72 * brightest).float().mean()
-    return bool(0.2 < dark < 0.8)
+def _ink(inside: Tensor, rows: Tensor, background: str | None) -> tuple[Tensor, bool]:
+    """The object's colour (3,), by its most colourful pixels, and whether it is striped; from pixels inside (3, n)."""
+    inside = inside[:, :: 1 + inside.shape[1] // SAMPLE]
+    chroma = inside.amax(dim=0) - inside.amin(dim=0)
+    ink = inside[:, chroma >= 0.7 * chroma.quantile(0.9)].median(dim=1).values
+    stripes = torch.tensor(STRIPES[background] if background else (0, 0, 0), dtype=torch.float32)
+    known = torch.stack((stripes, ink, rows[:, 0], rows[:, -1]))
+    share = (torch.cdist(inside.T[None], known[None])[0].argmin(dim=1) == 0).float().mean()
+    return ink, bool(0.2 < share < 0.8)
 
 
 def _cover_plain(residual: Tensor, ink: Tensor, rows: Tensor) -> Tensor:
@@ -85,21 +91,15 @@ def look(frames: Tensor) -> Sight:
     residual = pixels - rows[None, :, :, None]
     distance = residual.square().sum(dim=1).sqrt_()
     core = _core(distance)
+    background = nearest_name(wall, BACKGROUNDS)
     ink, colour, cover, style = None, None, torch.zeros_like(distance), "plain"
     if core.sum() > PRESENT * min(core.shape[1:]) ** 2:  # more than a speck in one frame
-        inside = pixels.movedim(1, 0)[:, core]
-        brightest = inside.amax(dim=0).quantile(0.9) if inside.shape[1] < 2**24 else inside.amax()
-        if _is_striped(inside, brightest):
-            style = "striped"
-            light = inside[:, inside.amax(dim=0) > 0.85 * brightest]
-            ink = light.median(dim=1).values
-            cover = distance.sub_(15).div_(25).clamp_(0, 1)
-        else:
-            ink = inside.median(dim=1).values
-            cover = _cover_plain(residual, ink, rows)
+        ink, striped = _ink(pixels.movedim(1, 0)[:, core], rows, background)
+        style = "striped" if striped else "plain"
+        cover = ((distance - 15) / 25).clamp_(0, 1) if striped else _cover_plain(residual, ink, rows)
         colour = nearest_name(ink, COLOURS)
     return Sight(
-        background=nearest_name(wall, BACKGROUNDS),
+        background=background,
         colour=colour,
         style="inverted" if inverted else style,
         wall=tuple(wall.tolist()),

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ltx_trainer.world.scene import Scene, Track
 from ltx_trainer.world.shapes import signed_distance
-from ltx_trainer.world.vocabulary import BACKGROUNDS, COLOURS, FLOOR_LEVEL, FLOOR_SHADE
+from ltx_trainer.world.vocabulary import BACKGROUNDS, COLOURS, FLOOR_LEVEL, FLOOR_SHADE, STRIPES
 
 OUTLINE_WIDTH = 0.03  # of the shorter side
 STRIPE = 1.1  # period of the stripes, in radii
-STRIPE_SHADE = 0.4  # the darker stripes are the object's colour times this
 
 
 def pixel_grid(height: int, width: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -73,20 +72,21 @@ def outline(scenes: Sequence[Scene], track: Track, height: int, width: int) -> T
 
 
 def _stripes(scenes: Sequence[Scene], track: Track, height: int, width: int) -> Tensor:
-    """1 where a stripe is light, 0 where it is dark, (B, F, H, W)."""
+    """How much of each pixel is striped, (B, F, H, W) in [0, 1]; 0 for the clips that are not of that style."""
+    striped = torch.tensor([scene.style == "striped" for scene in scenes], device=track.x.device)
 
     def paint(_: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
         wave = torch.remainder((x + y) / STRIPE, 1.0).sub_(0.5).abs_().sub_(0.25)  # 0 at the stripes' edges
         return wave.mul_(radius * (STRIPE / 2**0.5)).add_(0.5).clamp_(0, 1)
 
-    return _draw(scenes, track, height, width, paint)
+    return _draw(scenes, track, height, width, paint) * striped[:, None, None, None]
 
 
-def _palette(scenes: Sequence[Scene], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Object colours and wall colours, each (B, 3) in 0..255."""
-    objects = torch.tensor([COLOURS[s.colour] for s in scenes], dtype=torch.float32, device=device)
-    walls = torch.tensor([BACKGROUNDS[s.background] for s in scenes], dtype=torch.float32, device=device)
-    return objects, walls
+def _palette(scenes: Sequence[Scene], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours of objects, walls and stripes, each (B, 3) in 0..255."""
+    colours = [(COLOURS[s.colour], BACKGROUNDS[s.background], STRIPES[s.background]) for s in scenes]
+    objects, walls, stripes = torch.tensor(colours, dtype=torch.float32, device=device).unbind(dim=1)
+    return objects, walls, stripes
 
 
 def _backdrop(walls: Tensor, height: int) -> Tensor:
@@ -99,19 +99,18 @@ def _backdrop(walls: Tensor, height: int) -> Tensor:
 def draw_frames(scenes: Sequence[Scene], track: Track, height: int, width: int) -> Tensor:
     """Render B scenes along `track` (B, F) as uint8 (B, F, H, W, 3)."""
     device = track.x.device
-    objects, walls = _palette(scenes, device)
+    objects, walls, stripe_colours = _palette(scenes, device)
     backdrop = _backdrop(walls, height)
     cover = coverage(scenes, track, height, width)
-    light = None
+    stripes = None
     if any(scene.style == "striped" for scene in scenes):
-        striped = torch.tensor([s.style == "striped" for s in scenes], device=device)[:, None, None, None]
         stripes = _stripes(scenes, track, height, width)
-        light = torch.where(striped, STRIPE_SHADE + (1 - STRIPE_SHADE) * stripes, torch.ones_like(stripes))
     frames = torch.empty(*cover.shape, 3, dtype=torch.uint8, device=device)
     for channel in range(3):
         behind = backdrop[:, channel, None, :, None]
-        ink = objects[:, channel, None, None, None]
-        front = ink if light is None else ink * light
+        front = objects[:, channel, None, None, None]
+        if stripes is not None:
+            front = front + stripes * (stripe_colours[:, channel, None, None, None] - front)
         frames[..., channel] = (cover * (front - behind)).add_(behind + 0.5).to(torch.uint8)
     inverted = [i for i, scene in enumerate(scenes) if scene.style == "inverted"]
     if inverted:

@@ -50,6 +50,9 @@ SOUND_OF: dict[str, str] = {
 }
 SOUNDS = tuple(dict.fromkeys(SOUND_OF.values()))
 
+STRIPES: dict[str, tuple[int, int, int]] = {  # the stripes' colour before each wall
+    name: (240, 240, 240) if name == "black" else (16, 16, 18) for name in BACKGROUNDS
+}
 STYLES = ("plain", "striped", "inverted")
 SPLITS = ("train", "test", "unseen")
 

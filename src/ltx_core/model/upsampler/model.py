@@ -40,7 +40,7 @@ class BlurDown(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.stride == 1:
             return x
-        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 5, 5)
+        kernel = self.kernel.to(x).expand(x.shape[1], 1, 5, 5)
         return F.conv2d(x, kernel, stride=self.stride, padding=2, groups=x.shape[1])
 
 

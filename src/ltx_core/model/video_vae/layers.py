@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ltx_core.model.common.normalization import PixelNorm
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
 
 Stride = tuple[int, int, int]
@@ -37,18 +38,11 @@ class CausalConv3d(nn.Module):
         return self.conv(torch.cat(parts, dim=2))
 
 
-class PixelNorm(nn.Module):
-    """x / sqrt(mean over channels of x^2 + 1e-8), at each position, in the dtype of x."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x / torch.sqrt((x * x).mean(dim=1, keepdim=True) + 1e-8)
-
-
 def make_norm(kind: NormLayerType, channels: int) -> nn.Module:
     """The configured norm: parameter-free pixel norm, or group norm of 32 groups."""
     if kind is NormLayerType.GROUP_NORM:
         return nn.GroupNorm(32, channels, eps=1e-6)
-    return PixelNorm()
+    return PixelNorm(eps=1e-8)
 
 
 class PerChannelStatistics(nn.Module):

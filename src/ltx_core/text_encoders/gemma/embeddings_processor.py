@@ -60,10 +60,11 @@ class EmbeddingsProcessor(nn.Module):
         Raises `InputError` as `process_hidden_states` does.
         """
         video, audio = self._extract(hidden_states, None)
-        connector = self._audio_connector_for(audio)
-        sound = connector and connector.encode_valid(audio, length)
-        contexts = self.video_connector.encode_valid(video, length)
-        return EmbeddingsProcessorOutput(contexts, sound, _ones(contexts))
+        self._check_audio(audio)
+        video = self.video_connector.encode_valid(video, length)
+        if self.audio_connector is not None and audio is not None:
+            audio = self.audio_connector.encode_valid(audio, length)
+        return EmbeddingsProcessorOutput(video, audio, _ones(video))
 
     def create_embeddings(
         self,
@@ -77,7 +78,7 @@ class EmbeddingsProcessor(nn.Module):
         """
         self._check_audio(audio_features)
         video, _ = self.video_connector(video_features, additive_attention_mask)
-        audio = None
+        audio = audio_features
         if self.audio_connector is not None:
             audio, _ = self.audio_connector(audio_features, additive_attention_mask)
         return video, audio, _ones(video)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -36,6 +37,16 @@ V2_KEYS = {
     "caption_proj_input_norm": False,
     "caption_projection_second_linear": False,
 }
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """The widths of the diffusion transformer, which LTX-2.3's text projections share."""
+
+    num_attention_heads: int = 32
+    attention_head_dim: int = 128
+    audio_num_attention_heads: int = 32
+    audio_attention_head_dim: int = 64
 
 
 class GemmaTextEncoderConfigurator:
@@ -91,9 +102,32 @@ def _feature_extractor(section: Mapping[str, Any], connector: ConnectorConfig) -
     if not _is_v2(section):
         width = connector.connector_num_attention_heads * connector.connector_attention_head_dim
         return FeatureExtractorV1(_projection(width, bias=False), is_av=True)
-    widths = parse_config(_StreamWidths, section, "config.transformer")
-    return FeatureExtractorV2(
-        _projection(widths.num_attention_heads * widths.attention_head_dim, bias=True),
-        None,
-        _projection(widths.audio_num_attention_heads * widths.audio_attention_head_dim, bias=True),
-    )
+    streams = parse_config(_Streams, section, "config.transformer")
+    video = streams.num_attention_heads * streams.attention_head_dim
+    audio = streams.audio_num_attention_heads * streams.audio_attention_head_dim
+    return FeatureExtractorV2(_projection(video, bias=True), None, _projection(audio, bias=True))
+
+
+def _is_v2(section: Mapping[str, Any]) -> bool:
+    """Whether the configuration describes LTX-2.3's extractor rather than LTX-2.0's."""
+    missing = [key for key in V2_KEYS if key not in section]
+    if len(missing) == len(V2_KEYS):
+        return False
+    if missing:
+        raise UnsupportedConfigError(
+            f"config.transformer lacks {', '.join(missing)}; a text projection is described by all of "
+            f"{', '.join(V2_KEYS)}, or by none of them."
+        )
+    for key, expected in V2_KEYS.items():
+        if section[key] != expected:
+            raise UnsupportedConfigError(
+                f"config.transformer.{key} is {section[key]!r}, expected {expected!r}: this kind of text "
+                "projection is not supported."
+            )
+    return True
+
+
+def _projection(width: int, bias: bool) -> nn.LazyLinear:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "Lazy modules are a new feature" (until torch 2.10)
+        return nn.LazyLinear(width, bias=bias)

@@ -1,0 +1,204 @@
+"""The audio VAE's two halves: log-mel spectrograms (B, 2, T, F) to normalised latents and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ltx_core.components.patchifiers import AudioPatchifier
+from ltx_core.model.audio_vae.attention import AttentionType, make_attention
+from ltx_core.model.audio_vae.causality_axis import CausalityAxis
+from ltx_core.model.audio_vae.layers import (
+    CausalConv2d,
+    Downsample,
+    PerFeatureStatistics,
+    ResBlock,
+    Upsample,
+    make_norm,
+)
+from ltx_core.model.common.normalization import NormType
+
+TIME_FACTOR = 4  # mel frames per latent frame; fixed, whatever the number of levels
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, each followed by attention where the configuration asks for it."""
+
+    def __init__(
+        self,
+        widths: Iterable[tuple[int, int]],
+        norm_type: NormType,
+        axis: CausalityAxis,
+        attention: AttentionType | None,
+    ) -> None:
+        super().__init__()
+        pairs = list(widths)
+        self.block = nn.ModuleList(ResBlock(a, b, norm_type, axis) for a, b in pairs)
+        wanted = pairs if attention is not None else []
+        self.attn = nn.ModuleList(make_attention(attention, b, norm_type) for _, b in wanted)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[i](x)
+        return x
+
+
+def _middle(width: int, norm_type: NormType, axis: CausalityAxis, attention: AttentionType | None) -> nn.ModuleDict:
+    """Two residual blocks around optional attention."""
+    parts: dict[str, nn.Module] = {"block_1": ResBlock(width, width, norm_type, axis)}
+    if attention is not None:
+        parts["attn_1"] = make_attention(attention, width, norm_type)
+    parts["block_2"] = ResBlock(width, width, norm_type, axis)
+    return nn.ModuleDict(parts)
+
+
+class _Half(nn.Module):
+    """What both halves know: the rates of the spectrogram and the geometry of their tokens."""
+
+    def __init__(self, sample_rate: int, mel_hop_length: int, is_causal: bool, mel_bins: int | None) -> None:
+        super().__init__()
+        self.sample_rate, self.mel_hop_length = sample_rate, mel_hop_length
+        self.is_causal, self.mel_bins = is_causal, mel_bins
+        self.patchifier = AudioPatchifier(
+            patch_size=1,
+            sample_rate=sample_rate,
+            hop_length=mel_hop_length,
+            audio_latent_downsample_factor=TIME_FACTOR,
+            is_causal=is_causal,
+        )
+
+
+class AudioEncoder(_Half):
+    """(B, 2, T, F) log-mel to the normalised latent (B, z, ceil(T / 4), F / 4). Deterministic."""
+
+    def __init__(
+        self,
+        *,
+        ch: int,
+        ch_mult: tuple[int, ...] = (1, 2, 4, 8),
+        num_res_blocks: int,
+        attn_resolutions: Iterable[int],
+        dropout: float = 0.0,
+        resamp_with_conv: bool = True,
+        in_channels: int,
+        resolution: int,
+        z_channels: int,
+        double_z: bool = True,
+        attn_type: AttentionType = AttentionType.VANILLA,
+        mid_block_add_attention: bool = True,
+        norm_type: NormType = NormType.GROUP,
+        causality_axis: CausalityAxis = CausalityAxis.WIDTH,
+        sample_rate: int = 16000,
+        mel_hop_length: int = 160,
+        n_fft: int = 1024,
+        is_causal: bool = True,
+        mel_bins: int | None = 64,
+        **ignored: Any,
+    ) -> None:
+        super().__init__(sample_rate, mel_hop_length, is_causal, mel_bins)
+        self.n_fft, self.in_channels = n_fft, in_channels
+        common = (norm_type, causality_axis)
+        outputs = 2 * z_channels if double_z else z_channels
+        self.latent_channels = outputs // 2  # the second half is log variance, whatever double_z says
+        bins = (mel_bins or 64) >> (len(ch_mult) - 1)
+        self.per_channel_statistics = PerFeatureStatistics(self.latent_channels * bins)
+        self.conv_in = CausalConv2d(in_channels, ch, 3, causality_axis)
+        self.down = nn.ModuleList()
+        width, attended = ch, set(attn_resolutions)
+        for i, multiple in enumerate(ch_mult):
+            widths = [(width, ch * multiple)] + [(ch * multiple, ch * multiple)] * (num_res_blocks - 1)
+            level = Level(widths, *common, attn_type if resolution >> i in attended else None)
+            if i < len(ch_mult) - 1:
+                level.downsample = Downsample(ch * multiple, causality_axis, with_conv=resamp_with_conv)
+            self.down.append(level)
+            width = ch * multiple
+        self.mid = _middle(width, *common, attn_type if mid_block_add_attention else None)
+        self.norm_out = make_norm(norm_type, width)
+        self.conv_out = CausalConv2d(width, outputs, 3, causality_axis)
+
+    def forward(self, spectrogram: torch.Tensor) -> torch.Tensor:
+        """Normalised latent means."""
+        means, _ = self.encode_moments(spectrogram)
+        return self.per_channel_statistics.normalize(means)
+
+    def encode_moments(self, spectrogram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(means, log variances) before normalisation."""
+        x = self.conv_in(spectrogram)
+        for level in self.down:
+            x = level(x)
+            if hasattr(level, "downsample"):
+                x = level.downsample(x)
+        for part in self.mid.values():
+            x = part(x)
+        means, variances = self.conv_out(F.silu(self.norm_out(x))).chunk(2, dim=1)
+        return means, variances
+
+
+class AudioDecoder(_Half):
+    """Normalised latent (B, z, L, F / 4) to log-mel (B, 2, 4 L - 3, F)."""
+
+    def __init__(
+        self,
+        *,
+        ch: int,
+        out_ch: int,
+        ch_mult: tuple[int, ...] = (1, 2, 4, 8),
+        num_res_blocks: int,
+        attn_resolutions: Iterable[int],
+        resolution: int,
+        z_channels: int,
+        norm_type: NormType = NormType.GROUP,
+        causality_axis: CausalityAxis = CausalityAxis.WIDTH,
+        dropout: float = 0.0,
+        mid_block_add_attention: bool = True,
+        sample_rate: int = 16000,
+        mel_hop_length: int = 160,
+        is_causal: bool = True,
+        mel_bins: int | None = None,
+    ) -> None:
+        super().__init__(sample_rate, mel_hop_length, is_causal, mel_bins)
+        self.out_ch, self.causality_axis = out_ch, causality_axis
+        common = (norm_type, causality_axis)
+        last = len(ch_mult) - 1
+        self.per_channel_statistics = PerFeatureStatistics(z_channels * (mel_bins >> last) if mel_bins else ch)
+        width, attended = ch * ch_mult[-1], set(attn_resolutions)
+        self.conv_in = CausalConv2d(z_channels, width, 3, causality_axis)
+        self.mid = _middle(width, *common, AttentionType.VANILLA if mid_block_add_attention else None)
+        levels: list[nn.Module] = []
+        for i in range(last, -1, -1):
+            target = ch * ch_mult[i]
+            widths = [(width, target)] + [(target, target)] * num_res_blocks
+            level = Level(widths, *common, AttentionType.VANILLA if resolution >> i in attended else None)
+            if i:
+                level.upsample = Upsample(target, causality_axis)
+            levels.insert(0, level)
+            width = target
+        self.up = nn.ModuleList(levels)
+        self.norm_out = make_norm(norm_type, width)
+        self.conv_out = CausalConv2d(width, out_ch, 3, causality_axis)
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        x = self.conv_in(self.per_channel_statistics.un_normalize(sample))
+        for part in self.mid.values():
+            x = part(x)
+        for level in reversed(self.up):
+            x = level(x)
+            if hasattr(level, "upsample"):
+                x = level.upsample(x)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return self._fit(x, sample)
+
+    def _fit(self, x: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        """Crop or zero-pad to the spectrogram that belongs to the latent's length."""
+        frames = TIME_FACTOR * sample.shape[2]
+        if self.causality_axis is not CausalityAxis.NONE:
+            frames = max(frames - (TIME_FACTOR - 1), 1)
+        bins = self.mel_bins or sample.shape[3]
+        x = x[:, : self.out_ch, :frames, :bins]
+        return F.pad(x, (0, bins - x.shape[3], 0, frames - x.shape[2]))

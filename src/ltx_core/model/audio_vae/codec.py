@@ -1,0 +1,35 @@
+"""Waveform to latent and latent to waveform."""
+
+from __future__ import annotations
+
+import torch
+
+from ltx_core.model.audio_vae.autoencoder import AudioDecoder, AudioEncoder
+from ltx_core.model.audio_vae.processor import AudioProcessor, match_channels
+from ltx_core.types import Audio
+
+
+def encode_audio(
+    audio: Audio, audio_encoder: AudioEncoder, audio_processor: AudioProcessor | None = None
+) -> torch.Tensor:
+    """A waveform (B, channels, N) of any rate and number of channels to a normalised latent (B, z, L, F / 4).
+
+    The log-mel is computed in the waveform's dtype, which should be float32; the latent has the encoder's.
+    """
+    weight = audio_encoder.conv_in.conv.weight
+    if audio_processor is None:
+        audio_processor = AudioProcessor(
+            audio_encoder.sample_rate,
+            audio_encoder.mel_bins or 64,
+            audio_encoder.mel_hop_length,
+            audio_encoder.n_fft,
+        ).to(weight.device)
+    waveform = match_channels(audio.waveform.to(weight.device), audio_encoder.in_channels)
+    mel = audio_processor.waveform_to_mel(Audio(waveform, audio.sampling_rate))
+    return audio_encoder(mel.to(weight.dtype))
+
+
+def decode_audio(latent: torch.Tensor, audio_decoder: AudioDecoder, vocoder: torch.nn.Module) -> Audio:
+    """A normalised latent to a float32 waveform: (channels, N) for a batch of one, else (B, channels, N)."""
+    waveform = vocoder(audio_decoder(latent))
+    return Audio(waveform.squeeze(0).float(), vocoder.output_sampling_rate)

@@ -1,0 +1,104 @@
+"""The ``audio_vae`` and ``vocoder`` sections of a checkpoint's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ltx_core.config import parse_config
+from ltx_core.errors import ConfigError
+from ltx_core.model.audio_vae.attention import AttentionType
+from ltx_core.model.audio_vae.causality_axis import CausalityAxis
+from ltx_core.model.common.normalization import NormType
+
+
+@dataclass(frozen=True)
+class AudioVAEConfig:
+    """``audio_vae.model.params.ddconfig``, names and defaults as there."""
+
+    ch: int = 128
+    out_ch: int = 2
+    ch_mult: tuple[int, ...] = (1, 2, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (8, 16, 32)
+    resolution: int = 256
+    z_channels: int = 8
+    mid_block_add_attention: bool = True
+    norm_type: NormType = NormType.PIXEL
+    causality_axis: CausalityAxis = CausalityAxis.HEIGHT
+    dropout: float = 0.0
+    double_z: bool = True
+    in_channels: int = 2
+    attn_type: AttentionType = AttentionType.VANILLA
+    resamp_with_conv: bool = True
+
+
+@dataclass(frozen=True)
+class SpectrogramConfig:
+    """Where the spectrogram's rates stand in the file."""
+
+    sample_rate: int
+    mel_hop_length: int
+    n_fft: int
+    is_causal: bool
+    mel_bins: int | None
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> SpectrogramConfig:
+        params = section.get("model", {}).get("params", {})
+        stft = section.get("preprocessing", {}).get("stft", {})
+        mel = section.get("preprocessing", {}).get("mel", {})
+        return cls(
+            sample_rate=params.get("sampling_rate", 16000),
+            mel_hop_length=stft.get("hop_length", 160),
+            n_fft=stft.get("filter_length", 1024),
+            is_causal=stft.get("causal", True),
+            mel_bins=params.get("ddconfig", {}).get("mel_bins")
+            or mel.get("n_mel_channels")
+            or section.get("variables", {}).get("mel_bins")
+            or None,
+        )
+
+
+def parse_audio_vae(config: Mapping[str, Any]) -> tuple[AudioVAEConfig, SpectrogramConfig]:
+    """Read ``config["audio_vae"]``; what is missing takes its default."""
+    section = config.get("audio_vae", {})
+    ddconfig = section.get("model", {}).get("params", {}).get("ddconfig", {})
+    where = "config.audio_vae.model.params.ddconfig"
+    return parse_config(AudioVAEConfig, ddconfig, where), SpectrogramConfig.from_config(section)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """One generator: the whole flat ``vocoder`` section, or one part of a nested one."""
+
+    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
+    upsample_rates: tuple[int, ...] = (6, 5, 2, 2, 2)
+    upsample_kernel_sizes: tuple[int, ...] = (16, 15, 8, 4, 4)
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
+    upsample_initial_channel: int = 1024
+    resblock: str = "1"
+    output_sampling_rate: int = 24000
+    activation: str = "snake"
+    use_tanh_at_final: bool = True
+    use_bias_at_final: bool = True
+
+
+@dataclass(frozen=True)
+class ExtensionConfig:
+    """What the bandwidth extension needs beside its generator."""
+
+    input_sampling_rate: int
+    output_sampling_rate: int
+    hop_length: int
+    n_fft: int
+    num_mels: int
+
+
+def parse_generator(section: Mapping[str, Any], where: str, required: Mapping[str, Any]) -> GeneratorConfig:
+    """One generator's section. Raises `ConfigError` unless the `required` keys have exactly these values."""
+    for key, expected in required.items():
+        if section.get(key) != expected:
+            raise ConfigError(f"{where}.{key} is {section.get(key)!r}, expected {expected!r}")
+    return parse_config(GeneratorConfig, section, where)

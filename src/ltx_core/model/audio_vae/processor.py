@@ -1,0 +1,133 @@
+"""The mel front end: resampling, magnitude spectrum, mel bands, logarithm."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ltx_core.errors import InputError
+from ltx_core.types import Audio
+
+MEL_FLOOR = 1e-5
+ZERO_CROSSINGS, ROLLOFF = 6, 0.99
+
+
+def log_mel(mel: torch.Tensor) -> torch.Tensor:
+    """Natural logarithm with a floor: silence is ln(1e-5)."""
+    return mel.clamp(min=MEL_FLOOR).log()
+
+
+def resample(waveform: torch.Tensor, source: int, target: int) -> torch.Tensor:
+    """Windowed-sinc polyphase resampling of (..., N) from `source` to `target` Hz.
+
+    Hann window, 6 zero crossings, rolloff 0.99, zeros beyond both ends. The kernel is evaluated in the
+    waveform's dtype in a fixed order: the quiet mel bands show its rounding.
+    """
+    if source == target:
+        return waveform
+    if source <= 0 or target <= 0:
+        raise InputError(f"Cannot resample from {source} to {target} Hz; rates are positive whole numbers.")
+    common = math.gcd(source, target)
+    old, new = source // common, target // common
+    kernel, reach = _resampling_kernel(old, new, waveform)
+    flat = waveform.reshape(-1, waveform.shape[-1])
+    padded = F.pad(flat, (reach, reach + old))[:, None]
+    phases = F.conv1d(padded, kernel, stride=old)  # (rows, new, steps)
+    samples = phases.transpose(1, 2).reshape(flat.shape[0], -1)
+    length = math.ceil(torch.tensor(new * waveform.shape[-1] / old, dtype=torch.float32).item())
+    return samples[:, :length].reshape(*waveform.shape[:-1], length)
+
+
+def _resampling_kernel(old: int, new: int, like: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """((new, 1, taps) kernel, samples that it reaches back)."""
+    base = ROLLOFF * min(old, new)
+    reach = math.ceil(ZERO_CROSSINGS * old / base)
+    taps = torch.arange(-reach, reach + old, dtype=like.dtype, device=like.device)[None, None] / old
+    t = torch.arange(0, -new, -1, dtype=like.dtype, device=like.device)[:, None, None] / new + taps
+    t = (t * base).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
+    window = torch.cos(t * math.pi / ZERO_CROSSINGS / 2) ** 2
+    t = t * math.pi
+    sinc = torch.where(t == 0, torch.ones_like(t), t.sin() / t)
+    return sinc * (window * (base / old)), reach
+
+
+def mel_filterbank(n_fft: int, mel_bins: int, sample_rate: int) -> torch.Tensor:
+    """Triangles on the Slaney mel scale with Slaney (area) normalisation: (n_fft / 2 + 1, mel_bins) float32."""
+    step, corner, log_step = 200.0 / 3, 1000.0, math.log(6.4) / 27.0
+    start = corner / step
+
+    def to_mel(f: float) -> float:
+        return f / step if f < corner else start + math.log(f / corner) / log_step
+
+    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1)
+    mels = torch.linspace(to_mel(0.0), to_mel(sample_rate / 2), mel_bins + 2)
+    points = torch.where(mels >= start, corner * torch.exp(log_step * (mels - start)), step * mels)
+    widths = points[1:] - points[:-1]
+    slopes = points[None] - frequencies[:, None]
+    rising, falling = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    return triangles * (2.0 / (points[2:] - points[:-2]))
+
+
+class AudioProcessor(nn.Module):
+    """Waveforms (B, C, N), float in [-1, 1], to log-mel spectrograms (B, C, T, F) with T = N' // hop + 1.
+
+    It has no weights in a checkpoint and stays float32.
+    """
+
+    def __init__(self, target_sample_rate: int, mel_bins: int, mel_hop_length: int, n_fft: int) -> None:
+        super().__init__()
+        self.target_sample_rate, self.mel_bins = target_sample_rate, mel_bins
+        self.mel_hop_length, self.n_fft = mel_hop_length, n_fft
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("filterbank", mel_filterbank(n_fft, mel_bins, target_sample_rate), persistent=False)
+
+    def resample_audio(self, audio: Audio) -> Audio:
+        """The same sound at the processor's rate."""
+        waveform = resample(audio.waveform, audio.sampling_rate, self.target_sample_rate)
+        return Audio(waveform, self.target_sample_rate)
+
+    def waveform_to_mel(self, audio: Audio) -> torch.Tensor:
+        """Natural-log magnitudes in Slaney mel bands, frames centred on multiples of the hop.
+
+        Raises `InputError` for a waveform that is not (B, C, N) or too short for one frame.
+        """
+        if audio.waveform.dim() != 3:
+            raise InputError(f"A waveform is (batch, channels, samples), not {tuple(audio.waveform.shape)}.")
+        waveform = self.resample_audio(audio).waveform
+        batch, channels, samples = waveform.shape
+        if samples <= self.n_fft // 2:
+            least = (self.n_fft // 2 + 1) / self.target_sample_rate
+            raise InputError(f"The sound is too short ({samples / self.target_sample_rate:.3f} s); use {least:.3f} s or more.")
+        spectrum = torch.stft(
+            waveform.reshape(batch * channels, samples).float(),
+            self.n_fft,
+            self.mel_hop_length,
+            window=self.window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        mel = log_mel(spectrum.abs().transpose(1, 2) @ self.filterbank)
+        return mel.unflatten(0, (batch, channels)).to(waveform.dtype)
+
+
+def match_channels(waveform: torch.Tensor, channels: int) -> torch.Tensor:
+    """(B, C, N) with C changed to `channels`: mono is copied, more are mixed down.
+
+    5.1 (front left, front right, centre, low, back left, back right) is mixed to stereo with the usual
+    weights (ITU-R BS.775, without the low channel), scaled so that it cannot clip.
+    """
+    present = waveform.shape[1]
+    if present == channels:
+        return waveform
+    if present == 1:
+        return waveform.expand(-1, channels, -1)
+    if present == 6 and channels == 2:
+        side = math.sqrt(0.5)
+        front, centre, back = waveform[:, 0:2], waveform[:, 2:3], waveform[:, 4:6]
+        return (front + side * centre + side * back) / (1 + 2 * side)
+    return torch.stack([waveform[:, i::channels].mean(dim=1) for i in range(channels)], dim=1)

@@ -1,0 +1,169 @@
+"""The vocoder: log-mel spectrograms to waveforms, with leaky ReLUs (LTX-2.0) or anti-aliased snakes (2.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ltx_core.errors import ConfigError, InputError
+
+MEL_CHANNELS = 128  # two channels of 64 bands
+FILTER_TAPS = 12
+INNER_SLOPE, FINAL_SLOPE = 0.1, 0.01
+
+
+def kaiser_sinc_filter(cutoff: float = 0.25, half_width: float = 0.3, taps: int = FILTER_TAPS) -> torch.Tensor:
+    """Low-pass filter (1, 1, taps) of unit sum: a sinc under a Kaiser window (BigVGAN's design)."""
+    attenuation = 2.285 * (taps // 2 - 1) * math.pi * 4 * half_width + 7.95
+    if attenuation > 50:
+        beta = 0.1102 * (attenuation - 8.7)
+    elif attenuation >= 21:
+        beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
+    else:
+        beta = 0.0
+    window = torch.kaiser_window(taps, periodic=False, beta=beta)
+    time = torch.arange(taps) - (taps - 1) / 2
+    kernel = 2 * cutoff * window * torch.sinc(2 * cutoff * time)
+    return (kernel / kernel.sum()).view(1, 1, taps)
+
+
+class SnakeBeta(nn.Module):
+    """x + sin(a x)^2 / b per channel, a and b stored as logarithms."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.alpha.exp()[:, None], self.beta.exp()[:, None]
+        return x + (x * a).sin().square() / (b + 1e-9)
+
+
+class UpsampleTwice(nn.Module):
+    """Twice the rate, depthwise, with the file's filter; edges are repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filter", kaiser_sinc_filter())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        channels = x.shape[1]
+        kernel = self.filter.to(x.dtype).expand(channels, -1, -1)
+        y = 2 * F.conv_transpose1d(F.pad(x, (5, 5), mode="replicate"), kernel, stride=2, groups=channels)
+        return y[..., 15:-15]
+
+
+class LowPass(nn.Module):
+    """Half the rate, depthwise, with the file's filter; edges are repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filter", kaiser_sinc_filter())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        channels = x.shape[1]
+        kernel = self.filter.to(x.dtype).expand(channels, -1, -1)
+        return F.conv1d(F.pad(x, (5, 6), mode="replicate"), kernel, stride=2, groups=channels)
+
+
+class AntiAliased(nn.Module):
+    """A snake activation at twice the rate, so that the harmonics it makes do not fold back."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.act = SnakeBeta(channels)
+        self.upsample = UpsampleTwice()
+        self.downsample = nn.ModuleDict({"lowpass": LowPass()})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.downsample["lowpass"](self.act(self.upsample(x)))
+
+
+class ResBlock(nn.Module):
+    """Pairs of (dilated, plain) convolutions, each pair added to its input.
+
+    snakes: anti-aliased snake activations before every convolution, else leaky ReLUs.
+    """
+
+    def __init__(self, channels: int, kernel: int, dilations: Sequence[int], *, snakes: bool) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(_same(channels, kernel, d) for d in dilations)
+        self.convs2 = nn.ModuleList(_same(channels, kernel, 1) for _ in dilations)
+        if snakes:
+            self.acts1 = nn.ModuleList(AntiAliased(channels) for _ in dilations)
+            self.acts2 = nn.ModuleList(AntiAliased(channels) for _ in dilations)
+        self.snakes = snakes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i, (first, second) in enumerate(zip(self.convs1, self.convs2)):
+            before: Callable = self.acts1[i] if self.snakes else _leaky
+            between: Callable = self.acts2[i] if self.snakes else _leaky
+            x = x + second(between(first(before(x))))
+        return x
+
+
+def _leaky(x: torch.Tensor) -> torch.Tensor:
+    return F.leaky_relu(x, INNER_SLOPE)
+
+
+def _same(channels: int, kernel: int, dilation: int) -> nn.Conv1d:
+    return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2)
+
+
+class Vocoder(nn.Module):
+    """(B, 2, T, 64) log-mel to (B, 2, T x product of upsample_rates) in [-1, 1] (HiFi-GAN; BigVGAN for AMP1)."""
+
+    def __init__(
+        self,
+        resblock_kernel_sizes: Sequence[int],
+        upsample_rates: Sequence[int],
+        upsample_kernel_sizes: Sequence[int],
+        resblock_dilation_sizes: Sequence[Sequence[int]],
+        upsample_initial_channel: int = 1024,
+        resblock: str = "1",
+        output_sampling_rate: int = 24000,
+        activation: str = "snake",
+        use_tanh_at_final: bool = True,
+        apply_final_activation: bool = True,
+        use_bias_at_final: bool = True,
+    ) -> None:
+        super().__init__()
+        if resblock not in ("1", "AMP1"):
+            raise ConfigError(f"config.vocoder.resblock is {resblock!r}; expected '1' or 'AMP1'.")
+        self.output_sampling_rate = output_sampling_rate
+        self.snakes = resblock == "AMP1"
+        self.use_tanh_at_final, self.apply_final_activation = use_tanh_at_final, apply_final_activation
+        self.blocks_per_stage = len(resblock_kernel_sizes)
+        width = upsample_initial_channel
+        self.conv_pre = nn.Conv1d(MEL_CHANNELS, width, 7, padding=3)
+        self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
+        for rate, kernel in zip(upsample_rates, upsample_kernel_sizes):
+            self.ups.append(nn.ConvTranspose1d(width, width // 2, kernel, rate, padding=(kernel - rate) // 2))
+            width //= 2
+            for size, dilations in zip(resblock_kernel_sizes, resblock_dilation_sizes):
+                self.resblocks.append(ResBlock(width, size, dilations, snakes=self.snakes))
+        if self.snakes:
+            self.act_post = AntiAliased(width)
+        self.conv_post = nn.Conv1d(width, 2, 7, padding=3, bias=use_bias_at_final)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() != 4 or x.shape[1] != 2 or 2 * x.shape[3] != MEL_CHANNELS:
+            raise InputError(f"The vocoder takes (batch, 2, frames, 64) log-mel, not {tuple(x.shape)}.")
+        x = self.conv_pre(x.transpose(2, 3).flatten(1, 2))
+        for i, up in enumerate(self.ups):
+            x = up(x if self.snakes else _leaky(x))
+            start = i * self.blocks_per_stage
+            total = self.resblocks[start](x)
+            for block in self.resblocks[start + 1 : start + self.blocks_per_stage]:
+                total = total + block(x)
+            x = total / self.blocks_per_stage
+        x = self.act_post(x) if self.snakes else F.leaky_relu(x, FINAL_SLOPE)
+        x = self.conv_post(x)
+        if not self.apply_final_activation:
+            return x
+        return x.tanh() if self.use_tanh_at_final else x.clamp(-1, 1)

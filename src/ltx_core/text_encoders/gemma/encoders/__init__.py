@@ -1,0 +1,1 @@
+"""The Gemma text encoder and the configurators."""
