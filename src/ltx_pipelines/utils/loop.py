@@ -70,7 +70,7 @@ def run_loop(
     callback: told of every evaluation of the model, as an `Event` of `stage`; answering False cancels.
     """
     steps, memory = len(sigmas) - 1, None
-    for i in tqdm(range(steps)):
+    for i in tqdm(range(steps), desc=stage):
         states, memory = step(Evaluate(denoise_fn, callback, stage, i, steps), states, memory, sigmas, i)
     return states
 

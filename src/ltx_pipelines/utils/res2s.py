@@ -12,7 +12,7 @@ import torch
 from ltx_core.components.diffusion_steps import Res2sDiffusionStep
 from ltx_core.types import LatentState
 from ltx_pipelines.utils.loop import Evaluate
-from ltx_pipelines.utils.states import post_process_latent
+from ltx_pipelines.utils.states import blended
 from ltx_pipelines.utils.types import DenoisedLatentResult, States, per_stream
 
 NewNoise = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -85,7 +85,7 @@ class Res2sSampler:
         self, evaluate: Evaluate, states: States, memory: Any, sigmas: torch.Tensor, i: int
     ) -> tuple[States, Any]:
         """Two evaluations, at sigma_i and at the midpoint; the step to 0 takes the estimate itself."""
-        estimates = per_stream(_blended, states, evaluate(states, sigmas, i))
+        estimates = per_stream(_estimate, states, evaluate(states, sigmas, i))
         if sigmas[i + 1] == 0:
             return per_stream(self._with_latent, states, estimates), None
         sigma, sigma_next = sigmas[i].item(), sigmas[i + 1].item()
@@ -106,7 +106,7 @@ class Res2sSampler:
 
         points = per_stream(midpoint, states, estimates)
         middles = per_stream(lambda state, point: self._with_latent(state, point[1]), states, points)
-        second = per_stream(_blended, states, evaluate(middles, levels[1:], 0))
+        second = per_stream(_estimate, states, evaluate(middles, levels[1:], 0))
 
         def advance(
             state: LatentState, point: tuple, estimate: torch.Tensor, mid_estimate: torch.Tensor
@@ -132,11 +132,12 @@ class Res2sSampler:
         eta: float,
     ) -> torch.Tensor:
         """`denoised`, reached from `sample` between two noise levels, with part of its noise replaced."""
-        noise, mask = draw(state.latent), state.denoise_mask
+        noise = draw(state.latent)
         if self.blend:
             result = self.stepper.step(sample, denoised, sigmas, index, noise, eta=eta)
-            return post_process_latent(result, mask, state.clean_latent)
-        levels = torch.stack([mask.to(sample.dtype) * level for level in sigmas[index : index + 2]])
+            return blended(state, result)
+        mask = state.denoise_mask.to(sample.dtype)
+        levels = torch.stack([mask * level for level in sigmas[index : index + 2]])
         return self.stepper.step(sample, denoised, levels, 0, noise, eta=eta)
 
 
@@ -150,8 +151,8 @@ def _fixpoint(
     return limit + factor**iterations * (start - limit)
 
 
-def _blended(state: LatentState, result: DenoisedLatentResult) -> torch.Tensor:
-    return post_process_latent(result.denoised, state.denoise_mask, state.clean_latent)
+def _estimate(state: LatentState, result: DenoisedLatentResult) -> torch.Tensor:
+    return blended(state, result.denoised)
 
 
 def _calculation_dtype(latent: torch.Tensor) -> torch.dtype:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +15,14 @@ from ltx_core.components.diffusion_steps import (
 from ltx_core.components.protocols import DiffusionStepProtocol
 from ltx_core.errors import InputError
 from ltx_core.types import LatentState
-from ltx_core.utils import to_denoised, to_velocity
 from ltx_pipelines.events import Callback
-from ltx_pipelines.utils.loop import Evaluate, accepts_denoiser, run_loop
+from ltx_pipelines.utils.euler import (
+    EulerSampler,
+    GradientEstimationSampler,
+    StochasticEulerSampler,
+    gaussian_noise,
+)
+from ltx_pipelines.utils.loop import accepts_denoiser, run_loop
 from ltx_pipelines.utils.res2s import (
     SUBSTEP_SEED_OFFSET,
     NewNoise,
@@ -27,8 +30,7 @@ from ltx_pipelines.utils.res2s import (
     extended,
     normalized_noise,
 )
-from ltx_pipelines.utils.states import post_process_latent
-from ltx_pipelines.utils.types import DenoisedLatentResult, DenoisingFunc, States, per_stream
+from ltx_pipelines.utils.types import DenoisingFunc, States
 
 __all__ = [
     "euler_ancestral_denoising_loop",
@@ -37,11 +39,6 @@ __all__ = [
     "gradient_estimating_euler_denoising_loop",
     "res2s_audio_video_denoising_loop",
 ]
-
-
-def gaussian_noise(latent: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Noise in the shape, dtype and device of `latent`."""
-    return torch.randn(latent.shape, dtype=latent.dtype, device=latent.device, generator=generator)
 
 
 @accepts_denoiser
@@ -60,17 +57,7 @@ def euler_denoising_loop(
     sigmas: (steps + 1,) descending noise levels. States are patchified; either may be None.
     callback, stage: see `run_loop`. All loops here also take (transformer, denoiser) in place of denoise_fn.
     """
-
-    def step(
-        evaluate: Evaluate, states: States, memory: None, sigmas: torch.Tensor, i: int
-    ) -> tuple[States, None]:
-        def advance(state: LatentState, result: DenoisedLatentResult) -> LatentState:
-            latent = stepper.step(state.latent, _blended(state, result.denoised), sigmas, i)
-            return replace(state, latent=latent)
-
-        return per_stream(advance, states, evaluate(states, sigmas, i)), None
-
-    return run_loop(step, sigmas, (video_state, audio_state), denoise_fn, callback, stage)
+    return run_loop(EulerSampler(stepper), sigmas, (video_state, audio_state), denoise_fn, callback, stage)
 
 
 @accepts_denoiser
@@ -89,27 +76,8 @@ def gradient_estimating_euler_denoising_loop(
 
     ge_gamma: how far to extrapolate; 1 is plain Euler. The step to sigma 0 takes the estimate itself.
     """
-
-    def step(
-        evaluate: Evaluate, states: States, memory: Any, sigmas: torch.Tensor, i: int
-    ) -> tuple[States, Any]:
-        results = evaluate(states, sigmas, i)
-        estimates = per_stream(lambda state, result: _blended(state, result.denoised), states, results)
-        if sigmas[i + 1] == 0:
-            return per_stream(lambda state, x0: replace(state, latent=x0), states, estimates), None
-        velocities = per_stream(lambda s, x0: to_velocity(s.latent, sigmas[i], x0), states, estimates)
-
-        def advance(
-            state: LatentState, x0: torch.Tensor, velocity: torch.Tensor, previous: torch.Tensor | None
-        ) -> LatentState:
-            if previous is not None:
-                extrapolated = ge_gamma * (velocity - previous) + previous
-                x0 = to_denoised(state.latent, extrapolated, sigmas[i])
-            return replace(state, latent=stepper.step(state.latent, x0, sigmas, i))
-
-        return per_stream(advance, states, estimates, velocities, memory or (None, None)), velocities
-
-    return run_loop(step, sigmas, (video_state, audio_state), denoise_fn, callback, stage)
+    sampler = GradientEstimationSampler(stepper, ge_gamma)
+    return run_loop(sampler, sigmas, (video_state, audio_state), denoise_fn, callback, stage)
 
 
 @accepts_denoiser
@@ -178,8 +146,8 @@ def euler_ancestral_denoising_loop(
     _check_stepper(stepper, EulerAncestralDiffusionStep)
     states = (video_state, audio_state)
     draw = _noise_source(states, noise_seed, new_noise_fn)
-    step = partial(_stochastic_step, stepper, draw, model_dtype, lambda result: {})
-    return run_loop(step, sigmas, states, denoise_fn, callback, stage)
+    sampler = StochasticEulerSampler(stepper, draw, model_dtype)  # type: ignore[arg-type]
+    return run_loop(sampler, sigmas, states, denoise_fn, callback, stage)
 
 
 @accepts_denoiser
@@ -204,47 +172,8 @@ def euler_cfg_pp_denoising_loop(
     _check_stepper(stepper, EulerCfgPpDiffusionStep)
     states = (video_state, audio_state)
     draw = _noise_source(states, noise_seed, new_noise_fn)
-    step = partial(_stochastic_step, stepper, draw, model_dtype, _unconditional)
-    return run_loop(step, sigmas, states, denoise_fn, callback, stage)
-
-
-def _stochastic_step(
-    stepper: Any,
-    draw: Callable[[torch.Tensor], torch.Tensor],
-    model_dtype: torch.dtype,
-    extras: Callable[[DenoisedLatentResult], dict[str, torch.Tensor]],
-    evaluate: Evaluate,
-    states: States,
-    memory: None,
-    sigmas: torch.Tensor,
-    i: int,
-) -> tuple[States, None]:
-    """A step in float32 with a stepper that may take noise; clean tokens are restored after it."""
-    last = bool(sigmas[i + 1] == 0)
-
-    def advance(state: LatentState, result: DenoisedLatentResult) -> LatentState:
-        more = extras(result)
-        latent = _blended(state, result.denoised.float())
-        if not last:
-            noise = draw(state.latent) if stepper.stochastic else None
-            latent = stepper.step(state.latent.float(), latent, sigmas, i, noise=noise, **more)
-            latent = latent if noise is None else _blended(state, latent)
-        return replace(state, latent=latent.to(model_dtype))
-
-    return per_stream(advance, states, evaluate(states, sigmas, i)), None
-
-
-def _unconditional(result: DenoisedLatentResult) -> dict[str, torch.Tensor]:
-    if not isinstance(result.uncond, torch.Tensor):
-        raise InputError(
-            "CFG++ needs the unconditional estimate; use a GuidedDenoiser with cfg_scale other than 1, or "
-            "with force_uncond_pass=True."
-        )
-    return {"uncond_denoised": result.uncond}
-
-
-def _blended(state: LatentState, x0: torch.Tensor) -> torch.Tensor:
-    return post_process_latent(x0, state.denoise_mask, state.clean_latent)
+    sampler = StochasticEulerSampler(stepper, draw, model_dtype)  # type: ignore[arg-type]
+    return run_loop(sampler, sigmas, states, denoise_fn, callback, stage)
 
 
 def _noise_source(states: States, seed: int, new_noise: NewNoise) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -29,6 +29,11 @@ def post_process_latent(
     return (denoised * denoise_mask + clean.float() * (1 - denoise_mask)).to(denoised.dtype)
 
 
+def blended(state: LatentState, x0: torch.Tensor) -> torch.Tensor:
+    """`post_process_latent` with the mask and the clean latent of `state`."""
+    return post_process_latent(x0, state.denoise_mask, state.clean_latent)
+
+
 def modality_from_latent_state(
     state: LatentState, context: torch.Tensor, sigma: torch.Tensor, enabled: bool = True
 ) -> Modality:

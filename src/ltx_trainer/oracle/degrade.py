@@ -45,7 +45,9 @@ def add_hiss(wave: Tensor, decibels: float, seed: int = 0) -> Tensor:
     return (wave + 10 ** (decibels / 20) * torch.randn(wave.shape, generator=generator)).clamp(-1, 1)
 
 
-def through_codecs(frames: Tensor, fps: float, wave: Tensor, rate: int, crf: int = 20) -> tuple[Tensor, Tensor]:
+def through_codecs(
+    frames: Tensor, fps: float, wave: Tensor, rate: int, crf: int = 20
+) -> tuple[Tensor, Tensor]:
     """Frames and (2, N) samples as they come back from an MP4 in memory with H.264 and AAC."""
     import av
 
@@ -59,6 +61,7 @@ def through_codecs(frames: Tensor, fps: float, wave: Tensor, rate: int, crf: int
             out.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         samples = av.AudioFrame.from_ndarray(wave.contiguous().numpy(), format="fltp", layout="stereo")
         samples.sample_rate = rate
+        samples.pts = 0  # else the encoder's lead-in of 1024 samples stays in the file's timeline
         out.mux(sound.encode(samples))
         out.mux(video.encode())
         out.mux(sound.encode())
@@ -67,7 +70,5 @@ def through_codecs(frames: Tensor, fps: float, wave: Tensor, rate: int, crf: int
         pictures = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in back.decode(video=0)]
     file.seek(0)
     with av.open(file) as back:
-        heard = list(back.decode(audio=0))
-    priming = max(0, round(-(heard[0].time or 0.0) * rate))  # AAC's lead-in lies before time 0
-    samples = torch.cat([torch.from_numpy(frame.to_ndarray()) for frame in heard], dim=1)
-    return torch.stack(pictures), samples[:, priming : priming + wave.shape[1]]
+        heard = [torch.from_numpy(frame.to_ndarray()) for frame in back.decode(audio=0)]
+    return torch.stack(pictures), torch.cat(heard, dim=1)[:, : wave.shape[1]]

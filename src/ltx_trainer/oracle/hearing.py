@@ -72,7 +72,9 @@ def _envelope(wave: Tensor) -> np.ndarray:
 def _power_spectra(wave: Tensor) -> Tensor:
     """Power (T, WINDOW / 2 + 1) every STRIDE samples, summed over channels; spectrum t is centred at t * STRIDE."""
     window = torch.hann_window(WINDOW)
-    spectra = torch.stft(wave, WINDOW, STRIDE, window=window, center=True, pad_mode="constant", return_complex=True)
+    spectra = torch.stft(
+        wave, WINDOW, STRIDE, window=window, center=True, pad_mode="constant", return_complex=True
+    )
     return spectra.abs().square().sum(dim=0).T
 
 

@@ -42,7 +42,11 @@ class Wanted:
     def of(cls, truth: Truth, stated_only: bool = True, onsets: bool = False) -> Wanted:
         """What `truth`'s caption asks for, or all of the truth; with `onsets`, also when to hit the floor."""
         scene = truth.scene
-        names = truth.stated if stated_only else set(ATTRIBUTES) - ({"size"} if scene.motion in RESIZING else set())
+        names = (
+            truth.stated
+            if stated_only
+            else set(ATTRIBUTES) - ({"size"} if scene.motion in RESIZING else set())
+        )
         wanted = {name: getattr(scene, name) for name in names}
         if "motion" in names:
             wanted["sound"] = scene.sound
@@ -112,7 +116,9 @@ class Verdict:
 def measure(frames: Tensor, fps: float, waveform: Tensor | None, rate: int) -> Measured:
     """Measure frames uint8 (F, H, W, 3) at `fps` and float samples (C, N) or (N,) at `rate` Hz, None for no sound."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not len(frames):
-        raise InputError(f"Frames are {frames.dtype} {tuple(frames.shape)}, but must be uint8 (F, H, W, 3), F > 0.")
+        raise InputError(
+            f"Frames are {frames.dtype} {tuple(frames.shape)}, but must be uint8 (F, H, W, 3), F > 0."
+        )
     sight = look(frames.cpu())
     blob = locate(sight.cover)
     form = recognise(sight.cover, blob)
@@ -190,7 +196,9 @@ def compare(measured: Measured, wanted: Wanted, fps: float) -> Verdict:
     return Verdict(right, measured, offsets)
 
 
-def judge(frames: Tensor, fps: float, waveform: Tensor | None, rate: int, wanted: Wanted | Truth | str) -> Verdict:
+def judge(
+    frames: Tensor, fps: float, waveform: Tensor | None, rate: int, wanted: Wanted | Truth | str
+) -> Verdict:
     """Measure a clip and compare it with what was wanted: a `Wanted`, a truth (what its caption states), or a caption.
 
     frames: uint8 (F, H, W, 3); waveform: float (C, N) or (N,) in [-1, 1] at `rate` Hz, or None if there is no sound.
@@ -209,7 +217,9 @@ def judge_file(path: str | Path, wanted: Wanted | Truth | str) -> Verdict:
     device = torch.device("cpu")
     frames = [frame[0] for frame in media_io.decode_video_from_file(str(path), 0, device)]
     if not frames:
-        raise MediaError(f"{path} holds no video frames: give a file with video and, if it should be heard, sound.")
+        raise MediaError(
+            f"{path} holds no video frames: give a file with video and, if it should be heard, sound."
+        )
     fps = media_io.get_videostream_metadata(str(path))[0]
     audio = media_io.decode_audio_from_file(str(path), device)
     waveform = None if audio is None else audio.waveform[0]

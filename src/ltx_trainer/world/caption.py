@@ -25,7 +25,9 @@ COLOUR_WORDS: dict[str, tuple[str, ...]] = {name: (name,) for name in COLOURS} |
     "cyan": ("cyan", "turquoise"),
     "purple": ("purple", "purple", "violet"),
 }
-BACKGROUND_WORDS: dict[str, tuple[str, ...]] = {name: (name,) for name in BACKGROUNDS} | {"grey": ("grey", "gray")}
+BACKGROUND_WORDS: dict[str, tuple[str, ...]] = {name: (name,) for name in BACKGROUNDS} | {
+    "grey": ("grey", "gray")
+}
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
 
 # (finite verb, gerund)
@@ -120,7 +122,14 @@ NOISES: dict[str, tuple[str, ...]] = {
     "fade": ("a tone that gets quieter", "a fading tone", "a sound dying away"),
     "pulse": ("a throbbing sound", "a pulsating hum", "a low throb"),
 }
-HEARD = (", with {}", ", to the sound of {}", ". We hear {}", " while {} is heard", ", {} is heard", ". Sound: {}")
+HEARD = (
+    ", with {}",
+    ", to the sound of {}",
+    ". We hear {}",
+    " while {} is heard",
+    ", {} is heard",
+    ". Sound: {}",
+)
 UNHEARD = (" in silence", ", without a sound", ", silently", ". Nothing is heard", ", and there is no sound")
 
 GROUNDS = (
@@ -247,7 +256,10 @@ def read_caption(text: str) -> dict[str, str]:
     verbs = {motion: tuple(form for pair in pairs for form in pair) for motion, pairs in VERBS.items()}
     motion, text = _first(text, verbs)
     grounds = "|".join(dict.fromkeys(what for _, what in GROUNDS))
-    backdrops = {name: tuple(f"{w} {g}" for w in words for g in grounds.split("|")) for name, words in BACKGROUND_WORDS.items()}
+    backdrops = {
+        name: tuple(f"{w} {g}" for w in words for g in grounds.split("|"))
+        for name, words in BACKGROUND_WORDS.items()
+    }
     background, text = _first(text, backdrops)
     shape, text = _first(text, NOUNS)
     colour, text = _first(text, COLOUR_WORDS)

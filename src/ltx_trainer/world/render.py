@@ -26,9 +26,7 @@ def pixel_grid(height: int, width: int, device: torch.device | str) -> tuple[Ten
 def _local(track: Track, rows: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Object coordinates (radius 1, upright) of every pixel, each (b, F, H, W), for the clips in `rows`."""
     y, x = pixel_grid(height, width, track.x.device)
-    cx, cy, radius, angle = (
-        v[rows, :, None, None] for v in (track.x, track.y, track.radius, track.angle)
-    )
+    cx, cy, radius, angle = (v[rows, :, None, None] for v in (track.x, track.y, track.radius, track.angle))
     cos, sin = angle.cos() / radius, angle.sin() / radius
     across, down = x - cx, y - cy
     return cos * across + sin * down, cos * down - sin * across

@@ -116,7 +116,9 @@ class Scene:
         }
         for name, values in known.items():
             if getattr(self, name) not in values:
-                raise InputError(f"Unknown {name} {getattr(self, name)!r}; the world has {', '.join(values)}.")
+                raise InputError(
+                    f"Unknown {name} {getattr(self, name)!r}; the world has {', '.join(values)}."
+                )
         if not exists(self.shape, self.colour, self.background, self.motion):
             raise InputError(
                 f"A {self.colour} {self.shape} that does {self.motion!r} on {self.background} cannot be seen: choose "
@@ -190,7 +192,9 @@ def _bounce(rng: np.random.Generator, stage: Stage, shape: str, radius: float) -
     first = lead
     for _ in range(16):
         first = _between(rng, lead, min(lead + period, stage.duration - tail))
-        if (stage.duration - tail - first) % period < period - tail - 1 / stage.fps:  # none in the clip's tail
+        if (
+            stage.duration - tail - first
+        ) % period < period - tail - 1 / stage.fps:  # none in the clip's tail
             break
     return Path(x=x, y=rest, hop_height=height, hop_period=period, first_impact=first, radius=radius)
 
@@ -236,7 +240,12 @@ def sample_path(rng: np.random.Generator, stage: Stage, shape: str, size: str, m
 
 
 def sample_scene(
-    rng: np.random.Generator, stage: Stage, unseen: bool, motions: Sequence[str], style: str, still: bool = False
+    rng: np.random.Generator,
+    stage: Stage,
+    unseen: bool,
+    motions: Sequence[str],
+    style: str,
+    still: bool = False,
 ) -> Scene:
     """Draw a scene whose combination is held out (`unseen`) or not; a `still` starts anywhere in its motion."""
     while True:

@@ -43,7 +43,10 @@ def _interpolate(control: Tensor, positions: Tensor) -> Tensor:
 def _tone_parameters(scenes: Sequence[Scene], device: torch.device | str) -> dict[str, Tensor]:
     """Columns (B, 1) of the scenes' tones, with `level` 0 where a scene has none."""
     tones = [TONES.get(scene.sound, SILENT) for scene in scenes]
-    columns = {name: [getattr(t, name) for t in tones] for name in ("pitch", "octaves", "start_db", "end_db", "tremolo")}
+    columns = {
+        name: [getattr(t, name) for t in tones]
+        for name in ("pitch", "octaves", "start_db", "end_db", "tremolo")
+    }
     columns["level"] = [TONE_LEVEL if scene.sound in TONES else 0.0 for scene in scenes]
     return {name: torch.tensor(values, device=device)[:, None] for name, values in columns.items()}
 
@@ -90,5 +93,7 @@ def make_sound(
     height = _interpolate(0.5 - track.y / (2 * stage.half_height), positions)
     wave = _tones(scenes, height, rate)
     _add_rings(wave, scenes, rate)
-    side = _interpolate(0.5 + track.x / (2 * stage.half_width), positions).mul_(0.7).add_(0.15).mul_(math.pi / 2)
+    side = (
+        _interpolate(0.5 + track.x / (2 * stage.half_width), positions).mul_(0.7).add_(0.15).mul_(math.pi / 2)
+    )
     return torch.stack((wave * side.cos(), wave * side.sin()), dim=1).mul_(2**0.5).clamp_(-1, 1)

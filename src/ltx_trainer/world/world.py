@@ -42,13 +42,19 @@ class WorldConfig:
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 16:
-            raise InputError(f"Clips of {self.width}x{self.height} are too small: use 16 pixels or more a side.")
+            raise InputError(
+                f"Clips of {self.width}x{self.height} are too small: use 16 pixels or more a side."
+            )
         if self.frames < 1 or self.frames % 8 != 1:
             raise InputError(f"frames is {self.frames}, but must be 8k + 1: 1, 9, 17, 25, 33, ...")
         if not self.fps > 0 or self.sample_rate < 8000:
-            raise InputError(f"fps {self.fps} must be positive and sample_rate {self.sample_rate} at least 8000.")
+            raise InputError(
+                f"fps {self.fps} must be positive and sample_rate {self.sample_rate} at least 8000."
+            )
         if self.split not in SPLITS or self.style not in STYLES:
-            raise InputError(f"split {self.split!r} must be one of {SPLITS}, style {self.style!r} one of {STYLES}.")
+            raise InputError(
+                f"split {self.split!r} must be one of {SPLITS}, style {self.style!r} one of {STYLES}."
+            )
         if not self.motions or not set(self.motions) <= set(MOTIONS):
             raise InputError(f"motions {self.motions} must be some of {MOTIONS}.")
         if self.seed < 0:
@@ -69,7 +75,9 @@ class WorldConfig:
         """The room that scenes of this format have."""
         side = min(self.height, self.width)
         duration = STILL_DURATION if self.still else (self.frames - 1) / self.fps
-        return Stage(self.width / (2 * side), self.height / (2 * side), duration, 16.0 if self.still else self.fps)
+        return Stage(
+            self.width / (2 * side), self.height / (2 * side), duration, 16.0 if self.still else self.fps
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,9 @@ class World:
         """Draw clip `index` (>= 0) without rendering it."""
         config = self.config
         rng = np.random.default_rng((config.seed, SPLITS.index(config.split), index))
-        scene = sample_scene(rng, config.stage, config.split == "unseen", config.motions, config.style, config.still)
+        scene = sample_scene(
+            rng, config.stage, config.split == "unseen", config.motions, config.style, config.still
+        )
         return self.describe(scene, rng)
 
     def describe(self, scene: Scene, rng: np.random.Generator) -> Truth:
@@ -149,7 +159,9 @@ class World:
                 break
         config, stage = self.config, self.config.stage
         track = self._track([scene], torch.device("cpu"))
-        position = torch.stack((track.x[0] / (2 * stage.half_width), track.y[0] / (2 * stage.half_height)), dim=-1)
+        position = torch.stack(
+            (track.x[0] / (2 * stage.half_width), track.y[0] / (2 * stage.half_height)), dim=-1
+        )
         impacts = scene.path.impacts(scene.start, scene.start + config.seconds)
         return Truth(
             scene=scene,
@@ -169,7 +181,11 @@ class World:
         """
         rng = np.random.default_rng((self.config.seed, len(SPLITS), index))
         scene = replace(truth.scene, **attributes)  # type: ignore[arg-type]
-        if (scene.shape, scene.size, scene.motion) != (truth.scene.shape, truth.scene.size, truth.scene.motion):
+        if (scene.shape, scene.size, scene.motion) != (
+            truth.scene.shape,
+            truth.scene.size,
+            truth.scene.motion,
+        ):
             path = sample_path(rng, self.config.stage, scene.shape, scene.size, scene.motion)
             scene = replace(scene, path=path)
         return self.describe(scene, rng)

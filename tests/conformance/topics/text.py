@@ -1,4 +1,4 @@
-"""Text goldens: tokens, hidden states, feature extractors, connectors, contexts, prompt enhancement, duration."""
+"""Text goldens: tokens, hidden states, features, connectors, contexts, prompt enhancement, duration."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def cases(folder: Path, context: Context) -> Iterator[Case]:
         if path.stem.startswith("connectors"):
             for name, spec in read_json(path).items():
                 yield Case(
-                    f"{path.stem}/{name}", lambda path=path, name=name, spec=spec: _connector(path, name, spec, context)
+                    f"{path.stem}/{name}",
+                    lambda path=path, name=name, spec=spec: _connector(path, name, spec, context),
                 )
         elif not path.stem.startswith("ckpt_"):  # a checkpoint that others load
             yield Case(path.stem, lambda path=path: _runner(path)(path, context))
@@ -80,7 +81,9 @@ def _encoder(root: Path, dtype: torch.dtype, device: torch.device) -> GemmaTextE
     return load_text_encoder(root, device, dtype)
 
 
-def _gemma(folder: Path, context: Context, dtype: torch.dtype = torch.float32, name: str | None = None) -> GemmaTextEncoder:
+def _gemma(
+    folder: Path, context: Context, dtype: torch.dtype = torch.float32, name: str | None = None
+) -> GemmaTextEncoder:
     """The text encoder beside the goldens: the folder that a case names, or the only one there is."""
     root = folder / name if name else next(path.parent for path in _gemma_files(folder))
     return _encoder(root, dtype, context.device)
@@ -95,7 +98,9 @@ def _gemma_files(folder: Path) -> Iterator[Path]:
 
 def _processor(path: Path, context: Context, dtype: torch.dtype = torch.float32) -> EmbeddingsProcessor:
     files = Checkpoint([path])
-    return build_model(EmbeddingsProcessorConfigurator, files, EMBEDDINGS_PROCESSOR_KEY_OPS, context.device, dtype)
+    return build_model(
+        EmbeddingsProcessorConfigurator, files, EMBEDDINGS_PROCESSOR_KEY_OPS, context.device, dtype
+    )
 
 
 def _prompts(folder: Path) -> dict[str, dict[str, Any]]:
@@ -129,7 +134,11 @@ def _names(golden: Tensors, suffix: str) -> list[str]:
 
 def _contexts(path: Path, context: Context) -> Iterator[Check]:
     """Text to contexts, padded and on the valid tokens alone, with everything in between."""
-    spec, golden, prompts = read_json(path), read_tensors(path.with_suffix(".safetensors")), _prompts(path.parent)
+    spec, golden, prompts = (
+        read_json(path),
+        read_tensors(path.with_suffix(".safetensors")),
+        _prompts(path.parent),
+    )
     encoder, checkpoint = _gemma(path.parent, context, name=spec["gemma"]), path.parent / spec["checkpoint"]
     processor, tolerance = _processor(checkpoint, context), context.relax(TOLERANCE)
     for name in _names(golden, ".output_positions"):
@@ -146,7 +155,9 @@ def _contexts(path: Path, context: Context) -> Iterator[Check]:
         for kind, output in (("padded", padded), ("valid", compact)):
             for modality in ("video", "audio"):
                 got = getattr(output, f"{modality}_encoding")[0, at]
-                yield near_max(f"{name}.{kind}.{modality}", got, golden[f"{name}.{modality}_encoding"], tolerance)
+                yield near_max(
+                    f"{name}.{kind}.{modality}", got, golden[f"{name}.{modality}_encoding"], tolerance
+                )
                 key = f"{name}.{modality}_context_after_caption_projection"
                 if key in golden:
                     got = _caption_projection(checkpoint, modality, context)(got)
@@ -176,9 +187,10 @@ def _bfloat16(path: Path, context: Context) -> Iterator[Check]:
     golden, text = read_tensors(path), _prompts(path.parent)[spec["full_prompt"]]["text"]
     encoder = _gemma(path.parent, context, torch.bfloat16, spec["gemma"])
     processor = _processor(path.parent / spec["checkpoint"], context, torch.bfloat16)
-    states, length = encoder.encode_valid(text)
-    yield near_norm("hidden_states", torch.cat(states), golden["hidden_states"], BF16_NORM)
-    output, at = processor.process_valid(states, length), golden["output_positions"].to(context.device)
+    states, mask, length = encoder.encode_valid(text)
+    yield near_norm("hidden_states", torch.cat(states)[:, mask[0] == 1], golden["hidden_states"], BF16_NORM)
+    output = processor.process_valid(states, mask, length)
+    at = golden["output_positions"].to(context.device)
     for key in ("video_encoding", "audio_encoding"):
         yield equal(f"{key}.dtype", getattr(output, key).dtype, torch.bfloat16)
         yield near_norm(key, getattr(output, key)[0, at], golden[key], BF16_NORM)
@@ -193,7 +205,9 @@ def _connector(path: Path, name: str, spec: dict[str, Any], context: Context) ->
     }
     connector = Embeddings1DConnectorConfigurator.from_config(spec["config"]).to(context.device)
     start = f"weights.{CONNECTOR}"
-    weights = {key.removeprefix(start): value.float() for key, value in golden.items() if key.startswith(start)}
+    weights = {
+        key.removeprefix(start): value.float() for key, value in golden.items() if key.startswith(start)
+    }
     connector.load_state_dict(weights)
     count, length, tolerance = spec["n_valid"], spec["seq_len"], context.relax(TOLERANCE)
     rows = golden["input"].float()[None]
@@ -206,7 +220,8 @@ def _connector(path: Path, name: str, spec: dict[str, Any], context: Context) ->
         yield near_max(f"padded {side}", got, golden["output"], tolerance)
         yield exact(f"mask {side}", left_over, torch.zeros(1, 1, 1, length))
     with torch.no_grad():
-        yield near_max("valid rows alone", connector.encode_valid(rows, length), golden["output"], tolerance)
+        got = connector.encode_valid(rows, valid[:, :count] == 1, length)
+        yield near_max("valid rows alone", got, golden["output"], tolerance)
 
 
 def _features(path: Path, context: Context) -> Iterator[Check]:
@@ -271,7 +286,9 @@ def _enhance(path: Path, context: Context) -> Iterator[Check]:
         yield equal(f"{name}.text", text, case["text_pad_left"])
         yield equal(f"{name}.clean", clean_response(text), case["clean_pad_left"])
         yield equal(
-            f"{name}.decoded", tokenizer.decode(case["generated_ids_pad_left"], skip_special_tokens=True), text
+            f"{name}.decoded",
+            tokenizer.decode(case["generated_ids_pad_left"], skip_special_tokens=True),
+            text,
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from ltx_core.text_encoders.gemma.embeddings_processor import (
     EmbeddingsProcessor,
     EmbeddingsProcessorOutput,
@@ -36,12 +38,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`GEMMA_MODEL_OPS`, the `ModuleOps` that fills an encoder's buffers; made late, as the loader stands above."""
+    """`GEMMA_MODEL_OPS`: `ModuleOps` that fill an encoder's buffers; late, as the loader stands above."""
     if name != "GEMMA_MODEL_OPS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ltx_core.loader import ModuleOps
 
-    def fill(encoder: GemmaTextEncoder) -> GemmaTextEncoder:
+    def fill(encoder: nn.Module) -> nn.Module:
         fill_buffers(encoder, "cpu")
         return encoder
 

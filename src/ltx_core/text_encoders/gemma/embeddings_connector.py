@@ -1,4 +1,4 @@
-"""The small transformer between text features and the diffusion transformer; learned registers fill its padding."""
+"""The small transformer between text features and diffusion transformer, with registers for padding."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ class ConnectorBlock(nn.Module):
 class Embeddings1DConnector(nn.Module):
     """A transformer over S positions of width C = num_attention_heads * attention_head_dim.
 
-    With registers (R of them, none if 0 or None) the valid rows come first, in order, and every later position
-    p holds register p mod R; all positions see each other. `causal_temporal_positioning` has no effect.
+    With registers (R of them, none if 0 or None) the valid rows come first, in order, and every later
+    position p holds register p mod R; all positions see each other.
+    `causal_temporal_positioning` has no effect.
     Raises `ConfigError` unless `positional_embedding_max_pos` has one entry.
     """
 
@@ -78,8 +79,8 @@ class Embeddings1DConnector(nn.Module):
         self.positional_embedding_max_pos = tuple(positional_embedding_max_pos)
         if len(self.positional_embedding_max_pos) != 1:
             raise ConfigError(
-                f"The connector's maximum position is {list(self.positional_embedding_max_pos)}; a sequence of "
-                "text has one axis, so one number is expected."
+                f"The connector's maximum position is {list(self.positional_embedding_max_pos)}; text has "
+                "one axis, so one number is expected."
             )
         self.rope_type = rope_type
         self.double_precision_rope = double_precision_rope
@@ -106,24 +107,24 @@ class Embeddings1DConnector(nn.Module):
             return self._transform(hidden_states, attention_mask), attention_mask
         batch, length = hidden_states.shape[:2]
         valid = attention_mask.reshape(-1, length).expand(batch, -1) >= VALID
+        return self.encode_valid(hidden_states, valid, length), torch.zeros_like(attention_mask)
+
+    def encode_valid(self, hidden_states: torch.Tensor, valid: torch.Tensor, length: int) -> torch.Tensor:
+        """The encoded sequence (B, `length`, C) of rows (B, N, C), N <= length.
+
+        valid: (B, N), which rows are text. Equals `forward` on the rows padded to `length`. Needs registers.
+        """
         order = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)
         rows = hidden_states.gather(1, order[..., None].expand_as(hidden_states))
-        text = torch.arange(length, device=valid.device) < valid.sum(dim=1, keepdim=True)
-        filled = torch.where(text[..., None], rows, self._registers(length, hidden_states.dtype))
-        return self._transform(filled), torch.zeros_like(attention_mask)
-
-    def encode_valid(self, hidden_states: torch.Tensor, length: int) -> torch.Tensor:
-        """What `forward` gives for the valid rows (B, n, C) padded to S = `length`, without the padding."""
-        count = hidden_states.shape[1]
-        if self.learnable_registers is None:
-            return self._transform(hidden_states)
-        registers = self._registers(length, hidden_states.dtype)[count:]
-        return self._transform(torch.cat([hidden_states, registers.expand(len(hidden_states), -1, -1)], dim=1))
+        is_text = torch.arange(rows.shape[1], device=valid.device) < valid.sum(dim=1, keepdim=True)
+        registers = self._registers(length, hidden_states.dtype)
+        filled = torch.where(is_text[..., None], rows, registers[: rows.shape[1]])
+        rest = registers[rows.shape[1] :].expand(len(rows), -1, -1)
+        return self._transform(torch.cat([filled, rest], dim=1))
 
     def _registers(self, length: int, dtype: torch.dtype) -> torch.Tensor:
         """The register of each position, (length, C)."""
-        assert self.learnable_registers is not None
-        if length % self.num_learnable_registers:
+        if self.learnable_registers is None or length % self.num_learnable_registers:
             raise ShapeError(
                 f"The text has {length} positions; expected a multiple of the {self.num_learnable_registers} "
                 "registers."
@@ -183,7 +184,11 @@ class ConnectorConfig:
         """The audio connector's sizes in the place of the video's."""
         own = {
             name: getattr(self, f"audio_{name}") or getattr(self, name)
-            for name in ("connector_num_attention_heads", "connector_attention_head_dim", "connector_num_layers")
+            for name in (
+                "connector_num_attention_heads",
+                "connector_attention_head_dim",
+                "connector_num_layers",
+            )
         }
         return replace(self, **own)
 

@@ -13,7 +13,7 @@ from ltx_core.text_encoders.gemma.feature_extractor import HiddenStates
 
 
 class EmbeddingsProcessorOutput(NamedTuple):
-    """Contexts (B, S, video width) and (B, S, audio width) or None, and their mask (B, S), int64, all ones."""
+    """Contexts (B, S, video width) and (B, S, audio width) or None, and the mask (B, S), int64, all ones."""
 
     video_encoding: torch.Tensor
     audio_encoding: torch.Tensor | None
@@ -53,17 +53,21 @@ class EmbeddingsProcessor(nn.Module):
         bias = convert_to_additive_mask(attention_mask, video.dtype)
         return EmbeddingsProcessorOutput(*self.create_embeddings(video, audio, bias))
 
-    def process_valid(self, hidden_states: HiddenStates, length: int = 1024) -> EmbeddingsProcessorOutput:
-        """Contexts of prompts whose valid tokens alone are given, equal to those of the padded prompts.
+    def process_valid(
+        self, hidden_states: HiddenStates, attention_mask: torch.Tensor, length: int = 1024
+    ) -> EmbeddingsProcessorOutput:
+        """Contexts of prompts given without most of their padding, equal to those of the padded prompts.
 
-        hidden_states: L tensors (B, n, D), or (B, n, D, L). length: positions S of the contexts, n included.
+        hidden_states: L tensors (B, N, D), or (B, N, D, L). attention_mask: (B, N). length: the
+        contexts' positions S >= N.
         Raises `InputError` as `process_hidden_states` does.
         """
-        video, audio = self._extract(hidden_states, None)
+        video, audio = self._extract(hidden_states, attention_mask)
         self._check_audio(audio)
-        video = self.video_connector.encode_valid(video, length)
+        valid = attention_mask.bool()
+        video = self.video_connector.encode_valid(video, valid, length)
         if self.audio_connector is not None and audio is not None:
-            audio = self.audio_connector.encode_valid(audio, length)
+            audio = self.audio_connector.encode_valid(audio, valid, length)
         return EmbeddingsProcessorOutput(video, audio, _ones(video))
 
     def create_embeddings(
@@ -84,7 +88,7 @@ class EmbeddingsProcessor(nn.Module):
         return video, audio, _ones(video)
 
     def _extract(
-        self, hidden_states: HiddenStates, mask: torch.Tensor | None, padding_side: str = "left"
+        self, hidden_states: HiddenStates, mask: torch.Tensor, padding_side: str = "left"
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self.feature_extractor is None:
             raise InputError("This embeddings processor has no feature extractor; use create_embeddings.")

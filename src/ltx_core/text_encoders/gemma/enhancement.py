@@ -57,7 +57,7 @@ class ImageProcessor:
 
     @classmethod
     def from_config(cls, preprocessor: Mapping[str, Any], gemma: Any) -> ImageProcessor:
-        """preprocessor: a parsed ``preprocessor_config.json``, possibly empty; gemma: a Gemma 3 configuration."""
+        """preprocessor: a parsed ``preprocessor_config.json``, or empty; gemma: a Gemma 3 configuration."""
         side = gemma.vision_config.image_size
         size = preprocessor.get("size", {"height": side, "width": side})
         given = {
@@ -88,7 +88,7 @@ def generate(
     max_new_tokens: int,
     seed: int,
 ) -> torch.Tensor:
-    """Ids (at most `max_new_tokens`,) that the model answers, sampled at temperature 0.7 from the 50 likeliest.
+    """Ids (m,), m <= max_new_tokens, that the model answers: at temperature 0.7, from the 50 likeliest.
 
     The sequence begins with two <bos>, the template's and the tokenizer's, as in the official pipelines. The
     caller's random state is left as it was.

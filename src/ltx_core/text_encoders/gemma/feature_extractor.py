@@ -1,9 +1,10 @@
-"""From the hidden states of all text encoder layers to one feature vector a token, for video and for audio."""
+"""From the hidden states of all text encoder layers to one feature vector a token and modality."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,51 +19,42 @@ HiddenStates = torch.Tensor | Sequence[torch.Tensor]
 
 
 def norm_and_concat_per_prompt_range(
-    hidden_states: HiddenStates, attention_mask: torch.Tensor | None, dtype: torch.dtype = torch.float32
+    hidden_states: HiddenStates, attention_mask: torch.Tensor, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     """Each layer centred and scaled over a prompt's valid tokens: 8 (x - mean) / (max - min). LTX-2.0.
 
-    attention_mask: (B, T), 0 = padding, which may hold anything and becomes 0; None = all valid.
+    attention_mask: (B, T), 0 = padding, which may hold anything and becomes 0.
     Returns (B, T, D * L) in `dtype`, layer index fastest. Sum, maximum and minimum are taken in the dtype of
     the input, the rest is float32.
     """
     layers = _layers(hidden_states)
-    valid = _valid(layers[0], attention_mask)
+    valid = attention_mask.bool()[..., None]
     count = (valid.sum(dim=(1, 2), keepdim=True) * layers[0].shape[-1]).float() + EPS
     return _concat([_scale_to_range(x, valid, count).to(dtype) for x in layers])
 
 
 def _scale_to_range(x: torch.Tensor, valid: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    over = {"dim": (1, 2), "keepdim": True}
-    mean = x.masked_fill(~valid, 0).sum(**over) / count
-    low, high = x.masked_fill(~valid, math.inf).amin(**over), x.masked_fill(~valid, -math.inf).amax(**over)
+    mean = x.masked_fill(~valid, 0).sum((1, 2), keepdim=True) / count
+    low = x.masked_fill(~valid, math.inf).amin((1, 2), keepdim=True)
+    high = x.masked_fill(~valid, -math.inf).amax((1, 2), keepdim=True)
     return (RANGE * (x - mean) / (high - low + EPS)).masked_fill(~valid, 0)
 
 
 def norm_and_concat_per_token_rms(
-    encoded_text: HiddenStates, token_attention_mask: torch.Tensor | None
+    encoded_text: HiddenStates, token_attention_mask: torch.Tensor
 ) -> torch.Tensor:
     """Each token's vector in each layer divided by its root mean square. LTX-2.3.
 
-    token_attention_mask: (B, T), 0 = padding, which becomes 0; None = all valid.
+    token_attention_mask: (B, T), 0 = padding, which may hold anything and becomes 0.
     Returns (B, T, D * L) in the dtype of the input, in which all is computed; layer index fastest.
     """
     layers = _layers(encoded_text)
     normed = _concat([x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + EPS) for x in layers])
-    if token_attention_mask is None:
-        return normed
-    return normed.masked_fill(~_valid(layers[0], token_attention_mask), 0)
+    return normed.masked_fill(~token_attention_mask.bool()[..., None], 0)
 
 
 def _layers(hidden_states: HiddenStates) -> Sequence[torch.Tensor]:
     return hidden_states.unbind(-1) if isinstance(hidden_states, torch.Tensor) else hidden_states
-
-
-def _valid(x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """(B, T, 1) booleans."""
-    if attention_mask is None:
-        return torch.ones_like(x[..., :1], dtype=torch.bool)
-    return attention_mask.bool()[..., None]
 
 
 def _concat(layers: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -84,8 +76,8 @@ def _project(features: torch.Tensor, projection: nn.Module, hidden_states: Hidde
         layers = _layers(hidden_states)
         raise InputError(
             f"The text encoder gives {len(layers)} hidden states of width {layers[0].shape[-1]}, "
-            f"{features.shape[-1]} values a token; the checkpoint's text projection takes {weight.shape[-1]}. "
-            "Use the Gemma model that the checkpoint was trained with."
+            f"{features.shape[-1]} values a token; the checkpoint's text projection takes "
+            f"{weight.shape[-1]}. Use the Gemma model that the checkpoint was trained with."
         )
     return projection(features)
 
@@ -102,7 +94,7 @@ class FeatureExtractorV1(nn.Module):
         self.is_av = is_av
 
     def forward(
-        self, hidden_states: HiddenStates, attention_mask: torch.Tensor | None, padding_side: str = "left"
+        self, hidden_states: HiddenStates, attention_mask: torch.Tensor, padding_side: str = "left"
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Video and audio features (B, T, D). The mask alone says what is valid; `padding_side` is checked.
 
@@ -135,7 +127,7 @@ class FeatureExtractorV2(nn.Module):
         self.embedding_dim = embedding_dim
 
     def forward(
-        self, hidden_states: HiddenStates, attention_mask: torch.Tensor | None, padding_side: str = "left"
+        self, hidden_states: HiddenStates, attention_mask: torch.Tensor, padding_side: str = "left"
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Video (B, T, video width) and audio (B, T, audio width) features; at padding they are the bias.
 
@@ -145,7 +137,7 @@ class FeatureExtractorV2(nn.Module):
         dim = self.embedding_dim or _layers(hidden_states)[0].shape[-1]
         normed = norm_and_concat_per_token_rms(hidden_states, attention_mask)
 
-        def features(projection: nn.Module) -> torch.Tensor:
+        def features(projection: Any) -> torch.Tensor:
             scale = math.sqrt(projection.weight.shape[0] / dim)
             return _project(normed * scale, projection, hidden_states)
 

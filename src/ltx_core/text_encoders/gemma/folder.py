@@ -16,9 +16,9 @@ CONTENTS = (
 
 
 class GemmaFolder:
-    """Where the configuration, weights and tokenizer are under `root`; searched recursively, shallowest first.
+    """Where configuration, weights and tokenizer are under `root`; searched recursively, shallowest first.
 
-    Raises `MissingFileError` (a FileNotFoundError) naming the pattern and the root if one of them is not there.
+    Raises `MissingFileError` (a FileNotFoundError) naming pattern and root if one is not there.
     """
 
     def __init__(self, root: str | Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,8 @@ def load_text_encoder(
 
     Only the language model is read; the vision tower is when an image is first to be looked at, or at once
     `with_vision`. The output layer is the token embedding and takes no memory.
-    Raises `MissingFileError` (a FileNotFoundError) where the folder lacks a file, `CheckpointError` where a file
-    is damaged or lacks a tensor, `ConfigError` where it holds another model.
+    Raises `MissingFileError` (a FileNotFoundError) where the folder lacks a file, `CheckpointError` where
+    a file is damaged or lacks a tensor, `ConfigError` where it holds another model.
     """
     from ltx_core.loader import Checkpoint
     from ltx_core.loader.build import fill_model
@@ -62,7 +61,9 @@ def _load_vision(encoder: GemmaTextEncoder, folder: GemmaFolder, checkpoint: Che
     tower, projector = inner.vision_tower, inner.multi_modal_projector
     fill_buffers(tower, device)
     # Up to transformers 5.7 the tower has its layers one attribute deeper.
-    fill_model(getattr(tower, "vision_model", tower), checkpoint, GEMMA_VISION_TOWER_KEYS, device, encoder.dtype)
+    fill_model(
+        getattr(tower, "vision_model", tower), checkpoint, GEMMA_VISION_TOWER_KEYS, device, encoder.dtype
+    )
     fill_model(projector, checkpoint, GEMMA_PROJECTOR_KEYS, device, encoder.dtype)
     encoder.model.model.vision_tower, encoder.model.model.multi_modal_projector = tower.eval(), projector
 
@@ -76,13 +77,14 @@ def _meta_encoder(folder: GemmaFolder) -> GemmaTextEncoder:
 
 
 def fill_buffers(model: nn.Module, device: torch.device | str) -> None:
-    """Compute on `device` what no file holds: rotary frequencies, embedding scale (both float32), position ids."""
+    """Compute what no file holds: rotary frequencies, embedding scale (both float32), position ids."""
+    module: Any
     for name, module in list(model.named_modules()):
-        buffers: Mapping[str, Any] = dict(module.named_buffers(recurse=False))
+        buffers = dict(module.named_buffers(recurse=False))
         if not any(buffer.is_meta for buffer in buffers.values()):
             continue
         if "embed_scale" in buffers:
-            scale = model.get_submodule(name).embedding_dim ** 0.5
+            scale = module.embedding_dim**0.5
             module.embed_scale = torch.tensor(scale, dtype=torch.float32, device=device)
         elif "position_ids" in buffers:
             module.position_ids = torch.arange(buffers["position_ids"].shape[-1], device=device)[None]

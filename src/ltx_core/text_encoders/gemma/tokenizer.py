@@ -43,7 +43,8 @@ class LTXVGemmaTokenizer:
         """
         ids = self.token_ids(text)
         padding = self.max_length - len(ids)
-        entries: list[tuple[int, ...]] = [(self.tokenizer.pad_token_id, 0)] * padding + [(i, 1) for i in ids]
+        entries: list[tuple[int, ...]] = [(self.tokenizer.pad_token_id, 0)] * padding
+        entries += [(i, 1) for i in ids]
         if return_word_ids:
             entries = [(*entry, index) for index, entry in enumerate(entries)]
         return {"gemma": entries}

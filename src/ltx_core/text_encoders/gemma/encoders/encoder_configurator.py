@@ -66,7 +66,9 @@ class GemmaTextEncoderConfigurator:
                 f"model_type is {values['model_type']!r}; LTX-2.0 and 2.3 need a Gemma 3 model ('gemma3')."
             )
         gemma = Gemma3Config.from_dict(values)
-        return GemmaTextEncoder(Gemma3ForConditionalGeneration._from_config(gemma, attn_implementation="sdpa"))
+        return GemmaTextEncoder(
+            Gemma3ForConditionalGeneration._from_config(gemma, attn_implementation="sdpa")
+        )
 
 
 class EmbeddingsProcessorConfigurator:

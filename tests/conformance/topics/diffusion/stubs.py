@@ -42,7 +42,10 @@ class AnalyticDenoiser:
 
     def _stream(self, s: str, own: torch.Tensor, other: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         c = self.constants
-        w, cross = self.tensors[f"denoiser.W{s}"], self.tensors["denoiser.Wav" if s == "v" else "denoiser.Wva"]
+        w, cross = (
+            self.tensors[f"denoiser.W{s}"],
+            self.tensors["denoiser.Wav" if s == "v" else "denoiser.Wva"],
+        )
         x = c[f"a_{s}"] * torch.tanh(own.float() @ w) + c[f"b_{s}"] * sigma
         return (x + c[f"c_{s}"] * torch.tanh(_mean(other) @ cross)).to(own.dtype)
 

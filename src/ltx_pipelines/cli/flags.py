@@ -1,0 +1,244 @@
+"""Every flag, declared once, and the parser of each pipeline put together from them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ltx_pipelines.cli.actions import (
+    ImageAction,
+    LoraAction,
+    MaskAction,
+    QuantizationAction,
+    VideoConditioningAction,
+    resolved_path,
+)
+from ltx_pipelines.cli.commands import COMMANDS
+from ltx_pipelines.utils.constants import (
+    DEFAULT_NEGATIVE_PROMPT,
+    LTX_2_3_HQ_PARAMS,
+    LTX_2_3_PARAMS,
+    PipelineParams,
+)
+
+GUIDED = ("ti2vid_two_stages", "ti2vid_two_stages_hq", "ti2vid_one_stage", "keyframe_interpolation", "a2vid_two_stage")
+DISTILLED = ("distilled", "ic_lora")
+WITH_DISTILLED_LORA = ("ti2vid_two_stages", "ti2vid_two_stages_hq", "keyframe_interpolation", "a2vid_two_stage")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds defaults to the help, but not the long negative prompt's, nor none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, [], False) or action.dest == "negative_prompt":
+            return action.help
+        return super()._get_help_string(action)
+
+
+def build_parser(
+    name: str, params: PipelineParams | None = None, *, require_paths: bool = True
+) -> argparse.ArgumentParser:
+    """The parser of the pipeline `name` with the defaults of `params` (LTX-2.3's if None).
+
+    require_paths: whether model files must be given; without them the built-in model is used.
+    """
+    params = params or (LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else LTX_2_3_PARAMS)
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"ltx {name.replace('_', '-')}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    _model_flags(parser, name, require_paths)
+    _request_flags(parser, name, params)
+    if name in GUIDED:
+        _guidance_flags(parser, params)
+    elif name == "retake":
+        _guidance_flags(parser, params)
+    _mode_flags(parser, name)
+    _running_flags(parser)
+    return parser
+
+
+def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> None:
+    """Which files."""
+    group = parser.add_argument_group("model files")
+    path: dict[str, Any] = {"type": str if name == "retake" else resolved_path}
+    whole = "--distilled-checkpoint-path" if name in DISTILLED else "--checkpoint-path"
+    group.add_argument(whole, required=required, help="checkpoint with all components (.safetensors)", **path)
+    group.add_argument("--gemma-root", required=required, help="folder of the Gemma text encoder", **path)
+    if name not in ("ti2vid_one_stage", "retake"):
+        text = "latent upsampler, doubles the size for stage 2"
+        group.add_argument("--spatial-upsampler-path", required=required, help=text, **path)
+    if name in WITH_DISTILLED_LORA:
+        group.add_argument(
+            "--distilled-lora",
+            action=LoraAction,
+            nargs="+",
+            metavar=("PATH", "STRENGTH"),
+            required=required,
+            help="distilled LoRA of stage 2, with an optional strength",
+        )
+    if name == "ti2vid_two_stages_hq":
+        for stage, strength in ((1, 0.25), (2, 0.5)):
+            group.add_argument(
+                f"--distilled-lora-strength-stage-{stage}",
+                type=float,
+                default=strength,
+                help=f"strength of the distilled LoRA in stage {stage}",
+            )
+    lora: dict[str, Any] = {"action": LoraAction, "nargs": "+", "metavar": ("PATH", "STRENGTH"), "default": []}
+    group.add_argument("--lora", help="a LoRA, with an optional strength; may be repeated", **lora)
+    if name == "retake":
+        group.add_argument("--loras", nargs="*", default=[], metavar="PATH", help="LoRAs at strength 1")
+    for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
+        text = f"the {part.replace('-', ' ')} alone, in place of a whole checkpoint's"
+        group.add_argument(f"--{part}-path", type=resolved_path, help=text)
+    group.add_argument(
+        "--quantization",
+        action=QuantizationAction,
+        nargs="+",
+        metavar=("POLICY", "AMAX_PATH"),
+        help="fp8-cast (half the memory) or fp8-scaled-mm (faster; needs an fp8 checkpoint)",
+    )
+
+
+def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineParams) -> None:
+    """What to make."""
+    group = parser.add_argument_group("the video")
+    group.add_argument("--prompt", required=True, help="what to see and hear")
+    path_type = str if name == "retake" else resolved_path
+    group.add_argument("--output-path", required=True, type=path_type, help="the .mp4 to write")
+    seed = 42 if name == "retake" else params.seed
+    group.add_argument("--seed", type=int, default=seed, help="same seed and settings, same video")
+    group.add_argument("--enhance-prompt", action="store_true", help="let the text encoder write the prompt out")
+    if name == "retake":
+        group.add_argument("--num-inference-steps", type=int, default=40, help="denoising steps (full model)")
+        group.add_argument("--negative-prompt", default="", help="what to steer away from")
+        return
+    one = name == "ti2vid_one_stage"
+    unit = 32 if one else 64
+    height = params.stage_1_height if one else params.stage_2_height
+    width = params.stage_1_width if one else params.stage_2_width
+    group.add_argument("--height", type=int, default=height, help=f"pixels, a multiple of {unit}")
+    group.add_argument("--width", type=int, default=width, help=f"pixels, a multiple of {unit}")
+    group.add_argument("--num-frames", type=int, default=params.num_frames, help="a multiple of 8, plus 1")
+    group.add_argument("--frame-rate", type=float, default=params.frame_rate, help="frames a second")
+    unused = "; without effect: the distilled schedule is fixed" if name in DISTILLED else ""
+    group.add_argument(
+        "--num-inference-steps", type=int, default=params.num_inference_steps, help=f"denoising steps{unused}"
+    )
+    group.add_argument(
+        "--image",
+        dest="images",
+        action=ImageAction,
+        nargs="+",
+        default=[],
+        metavar="ARG",
+        help="PATH FRAME_IDX STRENGTH [CRF]: a picture at a frame; may be repeated",
+    )
+    if name in GUIDED:
+        group.add_argument(
+            "--negative-prompt", default=DEFAULT_NEGATIVE_PROMPT, help="what to steer away from (default: a long list)"
+        )
+
+
+def _guidance_flags(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
+    """How strongly to steer, for picture and sound apart."""
+    group = parser.add_argument_group("guidance (each kind in use costs one more pass a step)")
+    guiders = (
+        ("video", "a2v", params.video_guider_params),
+        ("audio", "v2a", params.audio_guider_params),
+    )
+    for stream, cross, guider in guiders:
+        other = "sound" if stream == "video" else "picture"
+        number: dict[str, Any] = {"type": float}
+        group.add_argument(
+            f"--{stream}-cfg-guidance-scale",
+            default=guider.cfg_scale,
+            help=f"{stream}: towards the prompt, away from the negative one; 1 is off",
+            **number,
+        )
+        group.add_argument(
+            f"--{stream}-stg-guidance-scale",
+            default=guider.stg_scale,
+            help=f"{stream}: away from a pass with self-attention switched off in some blocks; 0 is off",
+            **number,
+        )
+        group.add_argument(
+            f"--{stream}-stg-blocks",
+            type=int,
+            nargs="*",
+            default=guider.stg_blocks,
+            help=f"{stream}: those blocks",
+        )
+        group.add_argument(
+            f"--{cross}-guidance-scale",
+            default=guider.modality_scale,
+            help=f"{stream}: how closely it follows the {other}; 1 is off",
+            **number,
+        )
+        group.add_argument(
+            f"--{stream}-rescale-scale",
+            default=guider.rescale_scale,
+            help=f"{stream}: how far contrast is brought back to that of the unguided estimate, 0 to 1",
+            **number,
+        )
+        group.add_argument(
+            f"--{stream}-skip-step",
+            type=int,
+            default=guider.skip_step,
+            help=f"{stream}: steps left out after each one computed",
+        )
+
+
+def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
+    """What only one pipeline has."""
+    group = parser.add_argument_group("this pipeline")
+    if name == "ic_lora":
+        group.add_argument(
+            "--video-conditioning",
+            action=VideoConditioningAction,
+            nargs=2,
+            metavar=("PATH", "STRENGTH"),
+            required=True,
+            help="a control clip and its strength; may be repeated",
+        )
+        group.add_argument(
+            "--conditioning-attention-mask",
+            action=MaskAction,
+            nargs=2,
+            metavar=("MASK", "STRENGTH"),
+            help="a clip, white where the control counts, and how much",
+        )
+        group.add_argument("--skip-stage-2", action="store_true", help="stop at half size")
+    elif name == "a2vid_two_stage":
+        group.add_argument("--audio-path", required=True, help="the sound to film to")
+        group.add_argument("--audio-start-time", type=float, default=0.0, help="seconds into the sound to start at")
+        text = "seconds of it to use (default: the length of the video)"
+        group.add_argument("--audio-max-duration", type=float, help=text)
+    elif name == "retake":
+        group.add_argument("--video-path", required=True, help="the clip: 8k + 1 frames, sides multiples of 32")
+        group.add_argument("--start-time", type=float, required=True, help="start of the window in seconds")
+        group.add_argument("--end-time", type=float, required=True, help="end of the window in seconds")
+        group.add_argument("--distilled", action="store_true", help="the checkpoint is distilled: 8 unguided steps")
+        text = "keep this stream as it is"
+        group.add_argument("--keep-video", dest="regenerate_video", action="store_false", help=text)
+        group.add_argument("--keep-audio", dest="regenerate_audio", action="store_false", help=text)
+
+
+def _running_flags(parser: argparse.ArgumentParser) -> None:
+    """How to run."""
+    group = parser.add_argument_group("running")
+    group.add_argument("--device", help="cuda, cuda:1, cpu ... (default: a GPU if there is one)")
+    group.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="(default: bfloat16 on a GPU, else float32)"
+    )
+    group.add_argument("--sampler", choices=("euler", "gradient-estimation", "res2s"), help="(default: the pipeline's)")
+    group.add_argument("--ge-gamma", type=float, default=2.0, help="strength of gradient estimation")
+    group.add_argument("--tiling", choices=("auto", "none"), default="auto", help="decode in tiles, or in one piece")
+    group.add_argument("--config", metavar="FILE", help="start from a saved run (.toml or .json)")
+    group.add_argument("--save-config", metavar="FILE", help="save this run's flags (.toml or .json)")
+    group.add_argument("--no-overwrite", dest="overwrite", action="store_false", help="refuse to replace a file")
+    group.add_argument("--debug", action="store_true", help="show the trace of an error")

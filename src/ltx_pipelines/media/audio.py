@@ -1,0 +1,73 @@
+"""Audio files to waveforms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ltx_core.types import Audio
+from ltx_pipelines.media.container import open_media
+
+# Integer sample formats: (what silence is, full scale).
+SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 32768.0), "s32": (0.0, 2147483648.0), "s64": (0.0, 2.0**63)}
+
+
+def decode_audio_from_file(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    start_time: float = 0.0,
+    max_duration: float | None = None,
+) -> Audio | None:
+    """The sound of a file from `start_time` on, at most `max_duration` seconds: Audio (1, channels, samples),
+    float32 in [-1, 1], at the file's own rate. None if it has no sound there.
+    """
+    with open_media(path, "audio") as (container, stream):
+        if stream is None:
+            return None
+        rate = stream.rate
+        if start_time > 0:
+            container.seek(int(start_time / stream.time_base), stream=stream)
+        end = None if not max_duration else start_time + max_duration
+        pieces, first = _decode(container, stream, start_time, end)
+    if not pieces:
+        return None
+    samples = np.concatenate(pieces, axis=1)
+    surplus = round((start_time - first) * rate)
+    samples = samples[:, max(surplus, 0) :]
+    if max_duration is not None:
+        samples = samples[:, : round(max_duration * rate)]
+    if not samples.shape[1]:
+        return None
+    return Audio(torch.from_numpy(np.ascontiguousarray(samples))[None].to(device), rate)
+
+
+def _decode(container: Any, stream: Any, start: float, end: float | None) -> tuple[list[np.ndarray], float]:
+    """(pieces (channels, samples) that touch [start, end], time of the first one)."""
+    pieces: list[np.ndarray] = []
+    first = position = 0.0
+    for frame in container.decode(stream):
+        time = float(frame.time) if frame.time is not None else position
+        position = time + frame.samples / frame.sample_rate
+        if position < start:
+            continue
+        if end is not None and time > end:
+            break
+        if not pieces:
+            first = time
+        pieces.append(_samples(frame))
+    return pieces, first
+
+
+def _samples(frame: Any) -> np.ndarray:
+    """float32 (channels, samples)."""
+    values = frame.to_ndarray()
+    name = frame.format.name.removesuffix("p")
+    if not frame.format.is_planar:
+        values = values.reshape(-1, len(frame.layout.channels)).T
+    if name in SCALES:
+        silence, scale = SCALES[name]
+        return ((values.astype(np.float32) - np.float32(silence)) / np.float32(scale)).astype(np.float32)
+    return values.astype(np.float32)

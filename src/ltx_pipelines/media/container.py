@@ -1,0 +1,34 @@
+"""Opening media files with one clear error for whatever can be wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ltx_core.errors import MediaError
+
+
+@contextmanager
+def open_media(path: str | Path, kind: str) -> Iterator[tuple[Any, Any]]:
+    """(container, its first stream of `kind` "video" or "audio"; None for a missing audio stream).
+
+    Raises `MediaError` if the file is missing, cannot be decoded, or has no video stream.
+    """
+    import av
+
+    if not Path(path).is_file():
+        what = "is a folder, not a media file" if Path(path).is_dir() else "does not exist; check the path"
+        raise MediaError(f"{path} {what}.")
+    try:
+        with av.open(str(path)) as container:
+            streams = getattr(container.streams, kind)
+            if not streams and kind == "video":
+                raise MediaError(f"{path} has no video; give a video file.")
+            stream = streams[0] if streams else None
+            if stream is not None:
+                stream.thread_type = "AUTO"
+            yield container, stream
+    except av.FFmpegError as error:
+        raise MediaError(f"{path} cannot be decoded ({error.strerror or error}); is it complete?") from None

@@ -1,0 +1,119 @@
+"""Images to tensors: reading, re-compression, resizing."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ltx_core.errors import InputError, MediaError
+from ltx_pipelines.utils.constants import DEFAULT_IMAGE_CRF
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def decode_image(image_path: str | Path) -> np.ndarray:
+    """A picture as uint8 (H, W, 3), upright by its EXIF orientation. Transparency is dropped, not blended.
+
+    Raises `MediaError` for a file that is no picture.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(image_path) as image:
+            upright = ImageOps.exif_transpose(image)
+            return np.array(_to_rgb(upright))
+    except FileNotFoundError:
+        raise MediaError(f"{image_path} does not exist; check the path.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise MediaError(f"{image_path} cannot be read as an image ({error}).") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        scaled = values / 257 if image.mode != "F" else values * 255
+        from PIL import Image as PILImage
+
+        image = PILImage.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    if image.mode == "RGBA":
+        red, green, blue, _ = image.split()
+        from PIL import Image as PILImage
+
+        return PILImage.merge("RGB", (red, green, blue))
+    return image.convert("RGBA").convert("RGB") if image.mode in ("P", "LA", "PA") else image.convert("RGB")
+
+
+def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
+    """The picture after one H.264 intra frame at `crf`, as video frames in training were; crf 0 leaves it.
+
+    image: uint8 (H, W, 3), cropped to even sides.
+    """
+    if crf == 0:
+        return image
+    import av
+
+    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+    if not height or not width:
+        raise InputError(f"A picture of {image.shape[1]}x{image.shape[0]} pixels cannot be compressed; use crf 0.")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        options = {"crf": str(crf), "preset": "veryfast"}
+        stream = container.add_stream("libx264", rate=1, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    buffer.seek(0)
+    with av.open(buffer) as container:
+        return next(container.decode(video=0)).to_ndarray(format="rgb24")
+
+
+def resize_and_center_crop(tensor: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Scale to cover height x width, crop the middle: (H, W, C) or (F, H, W, C) to float32 (1, C, F, h, w).
+
+    Bilinear without antialiasing, as in training. Raises `InputError` for another number of axes.
+    """
+    if tensor.dim() not in (3, 4):
+        raise InputError(f"An image has 3 axes and a video 4, not {tensor.dim()}.")
+    frames = tensor[None] if tensor.dim() == 3 else tensor
+    frames = frames.permute(0, 3, 1, 2).float()
+    source_height, source_width = frames.shape[-2:]
+    scale = max(height / source_height, width / source_width)
+    size = (math.ceil(source_height * scale), math.ceil(source_width * scale))
+    frames = torch.nn.functional.interpolate(frames, size=size, mode="bilinear", align_corners=False)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return frames[:, :, top : top + height, left : left + width].transpose(0, 1)[None]
+
+
+def resize_aspect_ratio_preserving(image: torch.Tensor, long_side: int) -> torch.Tensor:
+    """An image (H, W, C) or video (F, H, W, C), its long side scaled to `long_side`; same layout, float32."""
+    height, width = image.shape[-3:-1]
+    factor = max(height, width)
+    target = int(height * long_side / factor), int(width * long_side / factor)
+    resized = resize_and_center_crop(image, *target)[0].permute(1, 2, 3, 0)
+    return resized[0] if image.dim() == 3 else resized
+
+
+def normalize_pixels(pixels: torch.Tensor, dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
+    """0..255 to [-1, 1]."""
+    return (pixels / 127.5 - 1.0).to(device=device, dtype=dtype)
+
+
+def load_image_conditioning(
+    image_path: str | Path,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    crf: float | None = DEFAULT_IMAGE_CRF,
+) -> torch.Tensor:
+    """A picture as pixels (1, 3, 1, height, width) in [-1, 1]: re-compressed, scaled to cover, cropped."""
+    compressed = preprocess(decode_image(image_path), DEFAULT_IMAGE_CRF if crf is None else crf)
+    pixels = torch.from_numpy(np.ascontiguousarray(compressed)).float()
+    return normalize_pixels(resize_and_center_crop(pixels, height, width), dtype, device)

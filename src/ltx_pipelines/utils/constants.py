@@ -1,0 +1,111 @@
+"""Default parameters of each model generation, predefined sigmas, and the default negative prompt."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+from ltx_core.components.guiders import MultiModalGuiderParams
+from ltx_core.errors import CheckpointError
+from ltx_core.loader.checkpoint import Checkpoint
+from ltx_core.types import VIDEO_SCALE_FACTORS
+
+log = logging.getLogger(__name__)
+
+__all__ = [
+    "DEFAULT_IMAGE_CRF",
+    "DEFAULT_LORA_STRENGTH",
+    "DEFAULT_NEGATIVE_PROMPT",
+    "DISTILLED_SIGMA_VALUES",
+    "LTX_2_3_HQ_PARAMS",
+    "LTX_2_3_PARAMS",
+    "LTX_2_PARAMS",
+    "STAGE_2_DISTILLED_SIGMA_VALUES",
+    "VIDEO_LATENT_CHANNELS",
+    "VIDEO_SCALE_FACTORS",
+    "PipelineParams",
+    "detect_params",
+]
+
+DISTILLED_SIGMA_VALUES = [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0]
+STAGE_2_DISTILLED_SIGMA_VALUES = [0.909375, 0.725, 0.421875, 0.0]
+VIDEO_LATENT_CHANNELS = 128
+DEFAULT_LORA_STRENGTH = 1.0
+DEFAULT_IMAGE_CRF = 33
+DEFAULT_NEGATIVE_PROMPT = (
+    files("ltx_pipelines.utils").joinpath("default_negative_prompt.txt").read_text(encoding="utf-8")
+)
+
+
+@dataclass(frozen=True)
+class PipelineParams:
+    """Defaults of a call. Sizes in pixels: stage 1's, of which stage 2's are twice."""
+
+    num_inference_steps: int
+    video_guider_params: MultiModalGuiderParams
+    audio_guider_params: MultiModalGuiderParams
+    seed: int = 10
+    stage_1_height: int = 512
+    stage_1_width: int = 768
+    num_frames: int = 121
+    frame_rate: float = 24.0
+    default_image_crf: int = DEFAULT_IMAGE_CRF
+
+    @property
+    def stage_2_height(self) -> int:
+        return 2 * self.stage_1_height
+
+    @property
+    def stage_2_width(self) -> int:
+        return 2 * self.stage_1_width
+
+
+def _params(steps: int, stg_block: int) -> PipelineParams:
+    common = {"stg_scale": 1.0, "rescale_scale": 0.7, "modality_scale": 3.0, "stg_blocks": [stg_block]}
+    return PipelineParams(
+        num_inference_steps=steps,
+        video_guider_params=MultiModalGuiderParams(cfg_scale=3.0, **common),  # type: ignore[arg-type]
+        audio_guider_params=MultiModalGuiderParams(cfg_scale=7.0, **common),  # type: ignore[arg-type]
+    )
+
+
+LTX_2_PARAMS = _params(steps=40, stg_block=29)
+LTX_2_3_PARAMS = _params(steps=30, stg_block=28)
+LTX_2_3_HQ_PARAMS = PipelineParams(
+    num_inference_steps=15,
+    stage_1_height=544,
+    stage_1_width=960,
+    video_guider_params=MultiModalGuiderParams(cfg_scale=3.0, rescale_scale=0.45, modality_scale=3.0),
+    audio_guider_params=MultiModalGuiderParams(cfg_scale=7.0, rescale_scale=1.0, modality_scale=3.0),
+)
+# From version 2.4 images are compressed less before they are encoded.
+LTX_2_4_PARAMS = replace(LTX_2_3_PARAMS, default_image_crf=18)
+
+
+def parse_version(text: str | None) -> tuple[int, ...]:
+    """The leading whole numbers of a version: "2.3.rc1" is (2, 3); nothing readable is ()."""
+    numbers: list[int] = []
+    for part in (text or "").replace("-", ".").split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def params_for_version(version: str | None) -> PipelineParams:
+    """Defaults of the newest generation that is not newer than `version`."""
+    numbers = parse_version(version)
+    if numbers >= (2, 4):
+        return LTX_2_4_PARAMS
+    return LTX_2_3_PARAMS if numbers >= (2, 3) else LTX_2_PARAMS
+
+
+def detect_params(checkpoint_path: str | Path) -> PipelineParams:
+    """Defaults for a checkpoint, by the version in its metadata; LTX-2.0's if the file cannot be read."""
+    try:
+        return params_for_version(Checkpoint(checkpoint_path).model_version)
+    except CheckpointError as error:
+        log.warning("%s Using the defaults of LTX-2.0.", error)
+        return LTX_2_PARAMS

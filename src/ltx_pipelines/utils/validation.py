@@ -1,0 +1,120 @@
+"""Checks of what a user asks for: each says what was wrong, with the value, and what would fit."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltx_core.errors import InputError, MissingFileError
+from ltx_pipelines.utils.args import ImageConditioningInput
+
+MAX_SEED = 2**63 - 1
+
+
+def get_device() -> torch.device:
+    """A CUDA GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def assert_resolution(height: int, width: int, is_two_stage: bool) -> None:
+    """Raise `InputError` unless both sides are positive multiples of 64 (two stages) or 32."""
+    unit = 64 if is_two_stage else 32
+    for name, value in (("height", height), ("width", width)):
+        if value <= 0 or value % unit:
+            fits = " or ".join(map(str, _nearest(value, unit, 0)))
+            stages = "two-stage" if is_two_stage else "one-stage"
+            raise InputError(f"{name} is {value}; a {stages} video needs a multiple of {unit}, e.g. {fits}.")
+
+
+def check_num_frames(frames: int) -> None:
+    """Raise `InputError` unless the number of frames is 8k + 1."""
+    if frames < 1 or frames % 8 != 1:
+        fits = " or ".join(map(str, _nearest(frames, 8, 1)))
+        raise InputError(f"num_frames is {frames}; it must be a multiple of 8 plus 1, e.g. {fits}.")
+
+
+def _nearest(value: int, unit: int, offset: int) -> list[int]:
+    """The values unit * k + offset on either side of `value`."""
+    below = max((value - offset) // unit, 0) * unit + offset
+    return [v for v in (below, below + unit) if v > 0]
+
+
+def check_frame_rate(fps: float) -> None:
+    if not 0 < fps <= 1000:
+        raise InputError(f"frame_rate is {fps:g}; give frames a second, e.g. 24.")
+
+
+def check_seed(seed: int) -> None:
+    if not -MAX_SEED - 1 <= seed <= 2 * MAX_SEED + 1:
+        raise InputError(f"seed is {seed}; give a whole number between 0 and {MAX_SEED}.")
+
+
+def random_seed() -> int:
+    """A seed in [0, 2^31) from the system, leaving every generator's state alone."""
+    return secrets.randbelow(2**31)
+
+
+def check_steps(steps: int) -> None:
+    if steps < 1:
+        raise InputError(f"num_inference_steps is {steps}; use at least 1.")
+
+
+def check_strength(name: str, strength: float) -> None:
+    if not 0 <= strength <= 1:
+        raise InputError(f"{name} is {strength:g}; it must lie between 0 and 1.")
+
+
+def check_window(start: float, end: float, duration: float) -> None:
+    """Raise `InputError` for a time window that is empty or lies outside a clip of `duration` seconds."""
+    if start < 0 or start >= end:
+        raise InputError(f"The window from {start:g} s to {end:g} s is empty; start_time must be before end_time.")
+    if start >= duration:
+        raise InputError(f"The window starts at {start:g} s, after the end of the clip ({duration:.3f} s).")
+
+
+def check_images(images: Iterable[Any], num_frames: int) -> tuple[ImageConditioningInput, ...]:
+    """Images as `ImageConditioningInput` (3- and 4-tuples serve), each checked against the clip."""
+    checked = tuple(ImageConditioningInput(*image) for image in images)
+    for image in checked:
+        if not 0 <= image.frame_idx < num_frames:
+            raise InputError(
+                f"The image {image.path} is for frame {image.frame_idx}; the video has frames 0 to {num_frames - 1}."
+            )
+        check_strength(f"The strength of {image.path}", image.strength)
+        if image.crf is not None and not 0 <= image.crf <= 51:
+            raise InputError(f"The crf of {image.path} is {image.crf}; it must lie between 0 and 51.")
+        check_file(image.path)
+    return checked
+
+
+def check_file(path: str | Path) -> None:
+    """Raise `MissingFileError` unless `path` is a file."""
+    if not Path(path).is_file():
+        what = "is a folder, not a file" if Path(path).is_dir() else "does not exist"
+        raise MissingFileError(f"{path} {what}; check the path.")
+
+
+def check_output_path(path: str | Path, *, overwrite: bool = True) -> None:
+    """Raise `InputError` if the file cannot be written there."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; give the name of a file, e.g. {target / 'video.mp4'}.")
+    if target.suffix.lower() not in (".mp4", ".mov", ".mkv"):
+        raise InputError(f"{target} has no ending of a video file; use .mp4, .mov or .mkv.")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; give another name, or --overwrite.")
+    existing = next((p for p in target.absolute().parents if p.exists()), Path("/"))
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"Cannot write to {existing}; choose another folder for {target.name}.")
+
+
+def check_inputs_exist(paths: Sequence[str | Path | None]) -> None:
+    """Raise `MissingFileError` for the first of the given paths that does not exist."""
+    for path in paths:
+        if path is not None and not Path(path).exists():
+            raise MissingFileError(f"{path} does not exist; check the path.")
