@@ -23,7 +23,7 @@ class DistilledPipeline(Pipeline):
         quantization=None,
         **options: Unpack[Options],
     ) -> None:
-        options |= {"device": device, "quantization": quantization}
+        options.update(device=device, quantization=quantization)
         super().__init__(distilled_checkpoint_path, gemma_root, spatial_upsampler_path, loras, **options)
         self.loras = self.engine.distillation + self.loras
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -12,17 +13,23 @@ import torch
 from torch import nn
 
 from ltx_core.model import audio_vae, video_vae
+from ltx_core.loader import LoraSwitcher
 from ltx_core.model.upsampler import upsample_video
 from ltx_core.types import Audio
 from ltx_pipelines import memory
+from ltx_pipelines.miniature import Miniature, miniature
 from ltx_pipelines.utils.constants import PipelineParams
 from ltx_pipelines.utils.model_ledger import ModelLedger
+from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
 
 if TYPE_CHECKING:
+    from ltx_core.quantization import QuantizationPolicy
     from ltx_core.model.video_vae import AutoTiling, TilingConfig
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
     from ltx_pipelines.recipe import Enhancement, Loras
+
+log = logging.getLogger(__name__)
 
 HEADROOM = 1.15  # a component needs this multiple of its size free before it is loaded
 REMEMBERED_PROMPTS = 16
@@ -35,11 +42,39 @@ class Engine:
     turns them off). `lock` serialises work: calls from several threads queue.
     """
 
-    def __init__(self, ledger: ModelLedger) -> None:
-        self.ledger = ledger
+    def __init__(self, ledger: ModelLedger, built_in: Miniature | None = None) -> None:
+        self.ledger, self.built_in = ledger, built_in
         self.lock = threading.RLock()
         self._loaded: OrderedDict[str, nn.Module] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
+        self._switcher: LoraSwitcher | None = None
+
+    @classmethod
+    def open(
+        cls,
+        paths: ModelPaths,
+        *,
+        spatial_upsampler_path: str | Path | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        quantization: QuantizationPolicy | None = None,
+    ) -> Engine:
+        """An engine for the files of `paths`; with none at all, for the built-in model.
+
+        Opens headers at most: weights are read when they are first needed. Raises `MissingFileError` for a
+        path that does not exist.
+        """
+        place = torch.device(device) if device is not None else memory.get_device()
+        kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+        built_in = None
+        if paths == ModelPaths():
+            built_in = miniature()
+            log.info("No model was given: using the built-in miniature. Real weights: --checkpoint-path, --gemma-root.")
+            paths, spatial_upsampler_path = built_in.paths, spatial_upsampler_path or built_in.spatial_upsampler_path
+        paths.check()
+        ledger = ModelLedger(kind, place, paths=paths, quantization=quantization)
+        ledger.spatial_upsampler_path = None if spatial_upsampler_path is None else str(spatial_upsampler_path)
+        return cls(ledger, built_in)
 
     @property
     def device(self) -> torch.device:
@@ -52,7 +87,21 @@ class Engine:
     @property
     def params(self) -> PipelineParams:
         """Default sizes, steps and guidance of the checkpoint."""
-        return self.ledger.params
+        return self.embedded_params or self.ledger.params
+
+    @property
+    def embedded_params(self) -> PipelineParams | None:
+        """The built-in model's own defaults, which go before those of any pipeline; None for other models."""
+        return None if self.built_in is None else self.built_in.params
+
+    @property
+    def distillation(self) -> Loras:
+        """The LoRA that makes the built-in base model a distilled one; nothing for other models."""
+        return () if self.built_in is None else self.built_in.distilled_lora
+
+    def distilled_lora(self, given: Loras) -> Loras:
+        """The distilled LoRA to refine with: the given one, or the built-in model's."""
+        return given or self.distillation
 
     # -- verbs -------------------------------------------------------------------------------------------
 
@@ -63,7 +112,7 @@ class Engine:
         (the negative one above all) are remembered."""
         texts = list(prompts)
         if enhancement is not None:
-            encoder = self._component("multimodal_text_encoder")
+            encoder = self._component("text_encoder")
             texts[0] = generate_enhanced_prompt(encoder, texts[0], enhancement.image_path, seed=enhancement.seed)
         missing = [text for text in dict.fromkeys(texts) if text not in self._prompts]
         if missing:
@@ -81,7 +130,7 @@ class Engine:
 
     def encode_audio(self, sound: Audio) -> torch.Tensor:
         """A waveform (1, channels, samples), float32, to a normalised latent (1, C, T, mel bins)."""
-        return audio_vae.encode_audio(sound, self._component("audio_encoder")).to(self.dtype)
+        return audio_vae.encode_audio(sound, self._component("audio_encoder"))
 
     def upsample(self, latent: torch.Tensor) -> torch.Tensor:
         """A video latent to twice its height and width."""
@@ -90,7 +139,9 @@ class Engine:
     def transformer(self, loras: Loras = ()) -> nn.Module:
         """The x0-predicting transformer with exactly these LoRAs in its weights."""
         model = self._component("transformer")
-        self.ledger.switch_loras(model, loras)
+        if self._switcher is None or self._switcher.model is not model.velocity_model:
+            self._switcher = LoraSwitcher(model.velocity_model)
+        self._switcher.apply(loras)
         return model
 
     def decode_video(

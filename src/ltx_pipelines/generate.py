@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from ltx_pipelines.events import Callback, Event, tell
 from ltx_pipelines.recipe import AudioOutput, Recipe, Stage, Start, Stream
 from ltx_pipelines.sources import SourceLatents, encode_source
 from ltx_pipelines.utils.denoisers import guided_denoising_func
-from ltx_pipelines.utils.states import noise_audio_state, noise_video_state
+from ltx_pipelines.utils.states import finished, freeze, noise_audio_state, noise_video_state
 from ltx_pipelines.utils.types import PipelineComponents
 
 
@@ -33,8 +33,13 @@ class Generated(NamedTuple):
     video: VideoStream
     audio: Audio
 
-    def save(self, path: str | Path, callback: Callback | None = None) -> Path:
-        """Write an MP4 (H.264, AAC); nothing is left at `path` unless all went well."""
+    def save(
+        self, path: str | Path, callback: Callback | None = None, settings: str | None = None
+    ) -> Path:
+        """Write an MP4 (H.264, AAC); nothing is left at `path` unless all went well.
+
+        settings: JSON kept in the file's metadata, for ``ltx rerun``.
+        """
         from ltx_pipelines.media.writer import encode_video
 
         def watch(step: int) -> None:
@@ -46,7 +51,7 @@ class Generated(NamedTuple):
             self.audio,
             str(path),
             self.video.chunks,
-            settings=self.video.settings,
+            settings=settings,
             on_chunk=watch,
         )
         return Path(path)
@@ -57,7 +62,6 @@ class VideoStream(Iterator[torch.Tensor]):
 
     def __init__(self, engine: Engine, latent: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> None:
         self.fps = recipe.frame_rate
-        self.settings = recipe.settings
         self.chunks = get_video_chunks_number(recipe.stages[-1].shape.frames, recipe.tiling)
         self._engine, self._latent, self._tiling = engine, latent, recipe.tiling
         self._generator = generator
@@ -140,24 +144,15 @@ def _denoise(
     scale = 0.0 if frozen else stage.noise_scale
     audio, audio_tools = noise_audio_state(stage.shape, noiser, items, *common, scale, start)
 
-    video = _freeze(video) if stage.video.frozen else video
-    audio = _freeze(audio) if frozen else audio
+    video = freeze(video) if stage.video.frozen else video
+    audio = freeze(audio) if frozen else audio
     denoise = guided_denoising_func(engine.transformer(stage.loras), contexts, stage.guidance)
     sampler = stage.sampler
-    options = {"model_dtype": engine.dtype} if sampler.needs_dtype else {}
+    options: dict[str, Any] = {"model_dtype": engine.dtype} if sampler.needs_dtype else {}
     sigmas = stage.sigmas.to(engine.device)
-
-    def watched(video_state, audio_state, sigmas, step_index):  # type: ignore[no-untyped-def]
-        x0 = denoise(video_state, audio_state, sigmas, step_index)
-        sigma = float(sigmas[step_index])
-        run.tell(name, step=step_index, of=len(sigmas) - 1, sigma=sigma, video_x0=x0[0], audio_x0=x0[1])
-        return x0
-
-    video, audio = sampler.loop(sigmas, video, audio, sampler.stepper, watched, **options)
-    video, audio = (
-        tools.unpatchify(tools.clear_conditioning(state))
-        for tools, state in ((video_tools, video), (audio_tools, audio))
-    )
+    options |= {"callback": run.callback, "stage": name}
+    states = sampler.loop(sigmas, video, audio, sampler.stepper, denoise, **options)
+    video, audio = finished(states[0], video_tools), finished(states[1], audio_tools)
     _check_finite(name, video.latent, audio.latent)
     run.tell(name, step=len(sigmas) - 1, of=len(sigmas) - 1, result=(video, audio))
     return video, audio
@@ -167,11 +162,6 @@ def _start(
     stream: Stream, source: torch.Tensor | None, previous: torch.Tensor | None
 ) -> torch.Tensor | None:
     return {Start.NOISE: None, Start.SOURCE: source, Start.PREVIOUS: previous}[stream.start]
-
-
-def _freeze(state: LatentState) -> LatentState:
-    """A stream that is given and kept: nothing to denoise, and noise level 0 for whoever reads it."""
-    return replace(state, denoise_mask=torch.zeros_like(state.denoise_mask), frozen=True)
 
 
 def _check_finite(stage: str, *latents: torch.Tensor) -> None:

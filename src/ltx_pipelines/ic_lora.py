@@ -30,7 +30,7 @@ class ICLoraPipeline(Pipeline):
         quantization=None,
         **options: Unpack[Options],
     ) -> None:
-        options |= {"device": device, "quantization": quantization}
+        options.update(device=device, quantization=quantization)
         super().__init__(distilled_checkpoint_path, gemma_root, spatial_upsampler_path, loras, **options)
         self.reference_downscale_factor = reference_downscale_factor(self.loras)
 

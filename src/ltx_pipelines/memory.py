@@ -7,6 +7,11 @@ import gc
 import torch
 
 
+def get_device() -> torch.device:
+    """A CUDA GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that a new allocation on `device` may take, or None where the system does not tell."""
     if device.type == "cuda":

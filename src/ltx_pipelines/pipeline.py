@@ -20,6 +20,7 @@ from ltx_pipelines.recipe import Guidance, GuiderArgument, Loras, Recipe, Reques
 from ltx_pipelines.utils.constants import DEFAULT_NEGATIVE_PROMPT, PipelineParams
 from ltx_pipelines.utils.loras import as_loras
 from ltx_pipelines.utils.model_paths import ModelPaths
+from ltx_pipelines.utils.validation import check_output_path
 
 if TYPE_CHECKING:
     from ltx_pipelines.utils.args import ImageConditioningInput
@@ -50,7 +51,8 @@ class Run(TypedDict, total=False):
 
     output_path: write the result there as an MP4. callback: told of every stage and step; returning False
     cancels. sampler: "euler", "gradient-estimation" (with ge_gamma) or "res2s". denoising_loop: your own loop
-    with the signature of `euler_denoising_loop`, in place of a named sampler.
+    with the signature of `euler_denoising_loop`, in place of a named sampler. settings: JSON to keep in the
+    file. dry_run: only answer the `Recipe`, and load nothing.
     """
 
     output_path: PathArgument
@@ -58,6 +60,8 @@ class Run(TypedDict, total=False):
     sampler: str | None
     ge_gamma: float
     denoising_loop: Callable[..., Any] | None
+    settings: str | None
+    dry_run: bool
 
 
 class Pipeline:
@@ -117,9 +121,14 @@ class Pipeline:
 
     def run(self, recipe: Recipe, run: Run) -> Generated:
         """Generate, and write the file if `output_path` was given."""
-        generated = generate(self.engine, recipe, callback=run.get("callback"))
-        if (path := run.get("output_path")) is not None:
-            generated.save(path, callback=run.get("callback"))
+        if run.get("dry_run"):
+            return recipe  # type: ignore[return-value]
+        callback, path = run.get("callback"), run.get("output_path")
+        if path is not None:
+            check_output_path(path)
+        generated = generate(self.engine, recipe, callback)
+        if path is not None:
+            generated.save(path, callback, run.get("settings"))
         return generated
 
     def _sampler(self, run: Run, seed: int) -> sampling.Sampler:

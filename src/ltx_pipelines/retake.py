@@ -44,7 +44,7 @@ class RetakePipeline(Pipeline):
         quantization=None,
         **options: Unpack[Options],
     ) -> None:
-        options |= {"device": device, "quantization": quantization}
+        options.update(device=device, quantization=quantization)
         super().__init__(checkpoint_path, gemma_root, loras=loras, **options)
 
     def __call__(

@@ -13,6 +13,7 @@ from ltx_core.components.diffusion_steps import (
     Res2sDiffusionStep,
 )
 from ltx_core.errors import InputError
+from ltx_pipelines.utils.loop import Evaluate
 from ltx_pipelines.utils.samplers import (
     euler_ancestral_denoising_loop,
     euler_denoising_loop,
@@ -26,9 +27,9 @@ NOISE_SEED_OFFSET = 10_000
 
 @dataclass(frozen=True)
 class Sampler:
-    """A loop ``(sigmas, video_state, audio_state, stepper, denoise_fn) -> states`` with its step.
+    """A loop ``(sigmas, video_state, audio_state, stepper, denoise_fn, *, callback, stage) -> states`` and its step.
 
-    `needs_dtype`: the loop takes ``model_dtype``, the dtype that states have between its steps.
+    needs_dtype: the loop takes ``model_dtype``, the dtype that states have between its steps.
     """
 
     name: str
@@ -60,8 +61,17 @@ def ancestral(seed: int) -> Sampler:
 
 
 def custom(loop: Callable[..., Any]) -> Sampler:
-    """A user's own loop with the signature of the official ones, stepping by Euler."""
-    return Sampler("custom", EulerDiffusionStep(), loop)
+    """A user's own loop ``(sigmas, video_state, audio_state, stepper, denoise_fn)``, stepping by Euler."""
+
+    def watched(sigmas, video, audio, stepper, denoise_fn, callback=None, stage=""):  # type: ignore[no-untyped-def]
+        def evaluate(video_state, audio_state, sigmas, step_index):  # type: ignore[no-untyped-def]
+            at = Evaluate(denoise_fn, callback, stage, step_index, len(sigmas) - 1)
+            results = at((video_state, audio_state), sigmas, step_index)
+            return tuple(None if result is None else result.denoised for result in results)
+
+        return loop(sigmas=sigmas, video_state=video, audio_state=audio, stepper=stepper, denoise_fn=evaluate)
+
+    return Sampler("custom", EulerDiffusionStep(), watched)
 
 
 def by_name(name: str, *, seed: int, gamma: float = 2.0) -> Sampler:

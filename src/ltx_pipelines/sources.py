@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from ltx_core.errors import MediaError
-from ltx_core.model.video_vae import TilingConfig
+from ltx_core.model.video_vae import SOURCE_TILING
 from ltx_core.types import Audio, AudioLatentShape, VideoLatentShape, VideoPixelShape
 
 if TYPE_CHECKING:
     from ltx_pipelines.engine import Engine
     from ltx_pipelines.recipe import Recipe, Source
-
-# Source clips above these sizes are encoded in blended tiles (80 frames / 24, 768 px / 64).
-SOURCE_TILING = TilingConfig.for_encoding()
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,13 @@ def _clip(engine: Engine, path: str, shape: VideoPixelShape) -> SourceLatents:
     """A whole clip: its picture, and its sound (if it has any) up to the end of the picture."""
     from ltx_pipelines.utils.media_io import decode_audio_from_file, load_video_conditioning
 
-    pixels = load_video_conditioning(path, shape.height, shape.width, shape.frames, engine.dtype, engine.device)
+    duration = shape.frames / shape.fps
+    pixels = load_video_conditioning(
+        path, shape.height, shape.width, shape.frames, engine.dtype, engine.device, until=duration
+    )
     video = engine.encode_video(pixels, SOURCE_TILING)
     video = _fit(video, VideoLatentShape.from_pixel_shape(shape).frames)
-    sound = decode_audio_from_file(path, engine.device, 0.0, shape.frames / shape.fps)
+    sound = decode_audio_from_file(path, engine.device, 0.0, duration)
     if sound is None:
         return SourceLatents(video)
     audio = engine.encode_audio(sound)

@@ -12,7 +12,13 @@ from torch import nn
 
 from ltx_core import sd_ops
 from ltx_core.errors import InputError
-from ltx_core.loader import Checkpoint, LoraPathStrengthAndSDOps, LoraSwitcher, build_model
+from ltx_core.loader import (
+    Checkpoint,
+    LoraPathStrengthAndSDOps,
+    LoraSwitcher,
+    build_model,
+    component_bytes,
+)
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
 from ltx_core.model.transformer import LTXModelConfigurator, X0Model
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
@@ -88,9 +94,9 @@ class ModelLedger:
 
     def transformer(self) -> X0Model:
         """The x0-predicting transformer with the ledger's LoRAs fused."""
-        model = self._build("transformer", quantization=self.quantization)
+        model = self._build("transformer", policy=self.quantization)
         if self.loras:
-            LoraSwitcher(model, self.checkpoint(self.paths.transformer())).apply(self.loras)
+            LoraSwitcher(model).apply(self.loras)
         return X0Model(model)
 
     def video_encoder(self) -> nn.Module:
@@ -130,6 +136,15 @@ class ModelLedger:
         if key not in self._checkpoints:
             self._checkpoints[key] = Checkpoint(list(paths))
         return self._checkpoints[key]
+
+    def size_of(self, component: str) -> int:
+        """Bytes that a component takes when loaded, from the files' headers; 0 where they do not tell."""
+        made = COMPONENTS.get(component)
+        if made is None:
+            return 0
+        stored = component == "transformer" and self.quantization is not None
+        checkpoint = self.checkpoint(self.file_of(component))
+        return component_bytes(checkpoint, made.key_map, None if stored else self.dtype)
 
     def file_of(self, component: str) -> str:
         """The path of the file that holds a component."""

@@ -10,9 +10,8 @@ import torch
 
 from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier
 from ltx_core.components.protocols import DiffusionStepProtocol
-from ltx_core.types import VIDEO_SCALE_FACTORS, LatentState
-
-VIDEO_LATENT_CHANNELS = 128
+from ltx_core.types import LatentState
+from ltx_pipelines.utils.constants import VIDEO_LATENT_CHANNELS, VIDEO_SCALE_FACTORS
 
 States = tuple[LatentState | None, LatentState | None]
 """Of video and audio; None for a stream that is absent."""

@@ -8,17 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ltx_core.errors import InputError, MissingFileError
 from ltx_pipelines.utils.args import ImageConditioningInput
 
 MAX_SEED = 2**63 - 1
-
-
-def get_device() -> torch.device:
-    """A CUDA GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def assert_resolution(height: int, width: int, is_two_stage: bool) -> None:

@@ -18,10 +18,12 @@ HOP = 64  # samples between values of the envelope, 4 ms
 WINDOW = 1024  # samples of a spectrum
 STRIDE = 160  # samples between spectra, 10 ms
 SILENT = -40.0  # dB of full scale below which nothing is heard
-ATTACK = 9.0  # dB in 20 ms that make an onset
-DECAY = 7.0  # dB lost after an onset that make it a ring
+ATTACK = 8.5  # dB in 32 ms that make an onset
+FAINT = 12.0  # dB below the loudest moment at which an onset no longer counts
+STEADY = 7.5  # dB below the loudest moment at which the middle level of a sustained sound is at least
+DECAY = 5.0  # dB lost after an onset that make it a ring
 EARLY = 0.08  # seconds up to which an attack is the clip's beginning, not an onset
-RECOVERY = 0.08  # seconds after an onset before the next
+RECOVERY = 0.12  # seconds after an onset before the next
 RANGE = 32.0  # dB below the loudest moment down to which pitch is followed
 GLIDE = 0.25  # octaves that make a tone's pitch move
 SWELL = 12.0  # dB over the clip that make a tone grow or fade
@@ -81,7 +83,7 @@ def _power_spectra(wave: Tensor) -> Tensor:
 def _attacks(envelope: np.ndarray) -> list[int]:
     """Positions in the envelope at which loudness leaps up."""
     loud = np.maximum(envelope, envelope.max() - 35)
-    back, ahead = 3, 2
+    back, ahead = 4, 4
     rise = np.zeros_like(loud)
     rise[back:-ahead] = loud[back + ahead :] - loud[: -back - ahead]
     gap = int(RECOVERY * RATE / HOP)
@@ -89,7 +91,7 @@ def _attacks(envelope: np.ndarray) -> list[int]:
     for at in np.argsort(-rise):
         if rise[at] < ATTACK:
             break
-        if all(abs(at - other) > gap for other in found):
+        if loud[at : at + 8].max() > loud.max() - FAINT and all(abs(at - other) > gap for other in found):
             found.append(int(at))
     return sorted(found)
 
@@ -102,13 +104,15 @@ def _rings(envelope: np.ndarray, at: int) -> bool:
 
 def _steepest(envelope: np.ndarray, at: int) -> float:
     """Seconds of the attack near `at`: where loudness rises most, less what the window looks ahead."""
-    span = envelope[max(at - 4, 0) : at + 6]
+    span = envelope[max(at - 5, 0) : at + 6]
     step = int(np.argmax(np.diff(span)))
-    return (max(at - 4, 0) + step + 1.5) * HOP / RATE
+    return (max(at - 5, 0) + step + 1.5) * HOP / RATE
 
 
 def find_onsets(envelope: np.ndarray) -> tuple[float, ...]:
-    """Seconds at which something starts to ring; what sounds from the very beginning has no onset."""
+    """Seconds at which something starts to ring; what sounds from the very beginning, or all along, has none."""
+    if np.median(envelope[25:]) > envelope.max() - STEADY:
+        return ()
     found = (_steepest(envelope, at) for at in _attacks(envelope) if _rings(envelope, at))
     return tuple(onset for onset in found if onset > EARLY)
 

@@ -50,7 +50,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def recognises(folder: Path) -> bool:
-    return (folder / "tokens.json").is_file() and any(folder.glob("proc_*.json"))
+    return (folder / "tokens.json").is_file() and (folder / "hidden.safetensors").is_file()
 
 
 def cases(folder: Path, context: Context) -> Iterator[Case]:

@@ -34,7 +34,7 @@ class AutoDuration:
             )
 
     def num_frames(self, seconds: float, fps: float) -> int:
-        """`seconds` within the bounds as 8 k + 1 frames, rounded down where it falls between two such numbers."""
+        """`seconds` within the bounds as 8 k + 1 frames, rounded down between two such numbers."""
         low, high = round(self.min_seconds * fps), round(self.max_seconds * fps)
         wanted = min(max(round(seconds * fps), low), high)
         frames = (wanted - 1) // FRAME_STEP * FRAME_STEP + 1

@@ -176,4 +176,4 @@ def module_ops_from_gemma_root(gemma_root: str | Path) -> tuple[Any, ...]:
 
 
 def _read_prompt(name: str) -> str:
-    return files("ltx_core.text_encoders.gemma").joinpath("prompts", name).read_text(encoding="utf-8").strip()
+    return files("ltx_core.text_encoders.gemma.prompts").joinpath(name).read_text(encoding="utf-8").strip()

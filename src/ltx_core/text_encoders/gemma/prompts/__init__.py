@@ -1,0 +1,1 @@
+"""The default instructions for prompt enhancement, as text files."""
