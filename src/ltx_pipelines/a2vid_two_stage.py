@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_pipelines.conditions import Images
 from ltx_pipelines.generate import Generated
@@ -60,7 +59,7 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
             run,
             negative_prompt,
             num_inference_steps,
-            Guidance(video_guider_params or self.params.video_guider_params, MultiModalGuiderParams()),
+            Guidance(video_guider_params or self.params.video_guider_params, audio=None),
             seed=seed,
             height=height,
             width=width,

@@ -59,5 +59,5 @@ def _passes(stage: Stage) -> int:
     )
 
 
-def _params(guider: GuiderArgument, sigma: float) -> MultiModalGuiderParams:
+def _params(guider: GuiderArgument | None, sigma: float) -> MultiModalGuiderParams:
     return guider.params(sigma) if isinstance(guider, MultiModalGuiderFactory) else guider

@@ -52,10 +52,10 @@ class Stream:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Guider parameters of both modalities; a factory varies them with sigma."""
+    """Guider parameters of both modalities; a factory varies them with sigma. audio: None is unguided."""
 
     video: GuiderArgument
-    audio: GuiderArgument
+    audio: GuiderArgument | None
 
 
 @dataclass(frozen=True)

@@ -77,15 +77,17 @@ class BatchedPerturbationConfig:
         mask = self.mask(perturbation_type, block, values.device, values.dtype)
         return mask.view(-1, *[1] * (values.ndim - 1))
 
-    def keep(
-        self, perturbation_type: PerturbationType, block: int, values: torch.Tensor
-    ) -> bool | torch.Tensor:
-        """True if no sample is perturbed, False if all are (nothing to compute), else `mask_like`."""
-        if not self.any_in_batch(perturbation_type, block):
+    def keep(self, block: int, like: torch.Tensor) -> dict[PerturbationType, bool | torch.Tensor]:
+        """What block `block` keeps of each kind of attention.
+
+        True if no sample is perturbed, False if all are (nothing to compute), else `mask_like` (n, 1, 1).
+        """
+        return {kind: self._keep(kind, block, like) for kind in PerturbationType}
+
+    def _keep(self, kind: PerturbationType, block: int, like: torch.Tensor) -> bool | torch.Tensor:
+        if not self.any_in_batch(kind, block):
             return True
-        if self.all_in_batch(perturbation_type, block):
-            return False
-        return self.mask_like(perturbation_type, block, values)
+        return False if self.all_in_batch(kind, block) else self.mask_like(kind, block, like)
 
     def first_perturbed_block(self, num_blocks: int) -> int:
         """The first block in which any sample is perturbed, `num_blocks` if none is.

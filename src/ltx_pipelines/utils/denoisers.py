@@ -292,7 +292,7 @@ class _Guidance(Protocol):
     def video(self) -> MultiModalGuiderParams | MultiModalGuiderFactory: ...
 
     @property
-    def audio(self) -> MultiModalGuiderParams | MultiModalGuiderFactory: ...
+    def audio(self) -> MultiModalGuiderParams | MultiModalGuiderFactory | None: ...
 
 
 def guided_denoising_func(
@@ -308,5 +308,8 @@ def guided_denoising_func(
         return simple_denoising_func(*encodings, transformer)
     negative = contexts[1] if len(contexts) > 1 else None
     video = create_multimodal_guider_factory(guidance.video, negative.video_encoding if negative else None)
-    audio = create_multimodal_guider_factory(guidance.audio, negative.audio_encoding if negative else None)
+    if guidance.audio is None:  # unguided: it takes the positive context in every pass
+        audio = create_multimodal_guider_factory(MultiModalGuiderParams())
+    else:
+        audio = create_multimodal_guider_factory(guidance.audio, negative.audio_encoding if negative else None)
     return multi_modal_guider_factory_denoising_func(video, audio, *encodings, transformer)

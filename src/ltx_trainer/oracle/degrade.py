@@ -66,9 +66,9 @@ def through_codecs(
         out.mux(video.encode())
         out.mux(sound.encode())
     file.seek(0)
-    with av.open(file) as back:
+    with av.open(file, "r") as back:
         pictures = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in back.decode(video=0)]
     file.seek(0)
-    with av.open(file) as back:
+    with av.open(file, "r") as back:
         heard = [torch.from_numpy(frame.to_ndarray()) for frame in back.decode(audio=0)]
     return torch.stack(pictures), torch.cat(heard, dim=1)[:, : wave.shape[1]]

@@ -25,7 +25,7 @@ ALIKE = 0.8  # correlation below which a mask looks like none of the shapes
 
 @dataclass(frozen=True)
 class Blob:
-    """Where a mask is in each frame, each (F,): centre x, y from the frame's centre, area, root mean square radius.
+    """Where a mask is in each frame, each (F,): centre from the frame's centre, area, RMS radius.
 
     In (squared) shorter sides. Where nothing is, the area is 0 and the rest meaningless.
     """
@@ -70,7 +70,8 @@ def _densest(cover: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def locate(cover: Tensor) -> Blob:
     """Find the object in masks (F, H, W).
 
-    Only what lies in a window around the densest spot counts, so that specks elsewhere do not pull the centre.
+    Only what lies in a window around the densest spot counts, so that specks elsewhere do not pull the
+    centre.
     """
     height, width = cover.shape[1:]
     side = min(height, width)

@@ -36,9 +36,9 @@ BINS = torch.logspace(math.log10(150), math.log10(7000), 67)  # edges of the ban
 class Hearing:
     """What is heard.
 
-    sound: one of `SOUNDS`, or None if it fits no class. timbre: the ring's name for impacts. onsets: seconds at which
-    something rings. level: dB of full scale at the loudest moment. pitch: Hz, the median over what is heard, or None.
-    pan: loudness of right over left, in dB, in the first and last third.
+    sound: one of `SOUNDS`, or None if it fits no class. timbre: the ring's name for impacts. onsets: seconds
+    at which something rings. level: dB of full scale at the loudest moment. pitch: Hz, the median over what
+    is heard, or None. pan: loudness of right over left, in dB, in the first and last third.
     """
 
     sound: str | None
@@ -72,7 +72,7 @@ def _envelope(wave: Tensor) -> np.ndarray:
 
 
 def _power_spectra(wave: Tensor) -> Tensor:
-    """Power (T, WINDOW / 2 + 1) every STRIDE samples, summed over channels; spectrum t is centred at t * STRIDE."""
+    """Power (T, WINDOW / 2 + 1), summed over channels; spectrum t is centred at sample t * STRIDE."""
     window = torch.hann_window(WINDOW)
     spectra = torch.stft(
         wave, WINDOW, STRIDE, window=window, center=True, pad_mode="constant", return_complex=True
@@ -110,7 +110,7 @@ def _steepest(envelope: np.ndarray, at: int) -> float:
 
 
 def find_onsets(envelope: np.ndarray) -> tuple[float, ...]:
-    """Seconds at which something starts to ring; what sounds from the very beginning, or all along, has none."""
+    """Seconds at which something starts to ring; what sounds from the beginning, or all along, has none."""
     if np.median(envelope[25:]) > envelope.max() - STEADY:
         return ()
     found = (_steepest(envelope, at) for at in _attacks(envelope) if _rings(envelope, at))

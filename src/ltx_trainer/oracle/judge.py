@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,10 +49,10 @@ class Wanted:
             if stated_only
             else set(ATTRIBUTES) - ({"size"} if scene.motion in RESIZING else set())
         )
-        wanted = {name: getattr(scene, name) for name in names}
-        if "motion" in names:
-            wanted["sound"] = scene.sound
-        return cls(**wanted, onsets=truth.onsets if onsets else None)
+        values: dict[str, Any] = {name: getattr(scene, name) for name in names}
+        wanted = cls(**values)
+        sound = scene.sound if "motion" in names else wanted.sound
+        return replace(wanted, sound=sound, onsets=truth.onsets if onsets else None)
 
     @classmethod
     def read(cls, caption: str) -> Wanted:
@@ -61,12 +63,13 @@ class Wanted:
         return cls(**found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """What was seen and heard in a clip; None where nothing in the world fits.
 
-    likeness: correlation with the shape. position: (F, 2) centre as fractions of width and height, NaN where nothing is
-    seen. radius: (F,) of the shorter side. cover: (F, H, W) the object's coverage. impacts: seconds, seen.
+    likeness: correlation with the shape. position: (F, 2) centre as fractions of width and height, NaN where
+    nothing is seen. radius: (F,) of the shorter side. cover: (F, H, W) the object's coverage. impacts:
+    seconds, seen.
     """
 
     shape: str | None
@@ -95,13 +98,13 @@ class Measured:
         return self.heard.onsets
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Verdict:
-    """right: by attribute, whether what was measured is what was wanted; attributes that were left open are absent.
+    """right: by attribute, whether what was measured is what was wanted; what was left open is absent.
 
-    Besides `ATTRIBUTES` there are "synchrony" (of clips with impacts: heard and seen within 60 ms), and if onsets were
-    wanted, "onsets" and "impacts": heard, and seen, within 60 ms of them. offsets: heard minus seen, seconds, of every
-    pair within reach of each other.
+    Besides `ATTRIBUTES` there are "synchrony" (of clips with impacts: heard and seen within 60 ms), and if
+    onsets were wanted, "onsets" and "impacts": heard, and seen, within 60 ms of them. offsets: heard minus
+    seen, seconds, of every pair within reach of each other.
     """
 
     right: dict[str, bool]
@@ -114,7 +117,7 @@ class Verdict:
 
 
 def measure(frames: Tensor, fps: float, waveform: Tensor | None, rate: int) -> Measured:
-    """Measure frames uint8 (F, H, W, 3) at `fps` and float samples (C, N) or (N,) at `rate` Hz, None for no sound."""
+    """Measure frames uint8 (F, H, W, 3) at `fps` and float samples (C, N) or (N,) at `rate` Hz, or None."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not len(frames):
         raise InputError(
             f"Frames are {frames.dtype} {tuple(frames.shape)}, but must be uint8 (F, H, W, 3), F > 0."
@@ -158,7 +161,7 @@ def pair(first: Sequence[float], second: Sequence[float]) -> list[tuple[int, int
 
 
 def together(first: Sequence[float], second: Sequence[float], span: tuple[float, float]) -> bool:
-    """Whether every time in `span` has its partner within `SYNC` among the others, and there is one at all."""
+    """Whether every time in `span` has its partner within `SYNC`, and there is one at all."""
     pairs = [(i, j) for i, j in pair(first, second) if abs(first[i] - second[j]) <= SYNC]
     alone = [t for i, t in enumerate(first) if i not in {p[0] for p in pairs}]
     alone += [t for j, t in enumerate(second) if j not in {p[1] for p in pairs}]
@@ -180,7 +183,8 @@ def _expected(measured: Measured, wanted: Wanted) -> dict[str, str | None]:
 def compare(measured: Measured, wanted: Wanted, fps: float) -> Verdict:
     """Judge what was measured in a clip of `fps` frames a second.
 
-    Impacts in the last two and a half frames or the first one and a half cannot be told by eye and are not asked for.
+    Impacts in the last two and a half frames or the first one and a half cannot be told by eye and are not
+    asked for.
     """
     expected = _expected(measured, wanted)
     right = {name: getattr(measured, name) == value for name, value in expected.items()}
@@ -199,9 +203,10 @@ def compare(measured: Measured, wanted: Wanted, fps: float) -> Verdict:
 def judge(
     frames: Tensor, fps: float, waveform: Tensor | None, rate: int, wanted: Wanted | Truth | str
 ) -> Verdict:
-    """Measure a clip and compare it with what was wanted: a `Wanted`, a truth (what its caption states), or a caption.
+    """Measure a clip and compare it with a `Wanted`, a truth (what its caption states), or a caption.
 
-    frames: uint8 (F, H, W, 3); waveform: float (C, N) or (N,) in [-1, 1] at `rate` Hz, or None if there is no sound.
+    frames: uint8 (F, H, W, 3); waveform: float (C, N) or (N,) in [-1, 1] at `rate` Hz, or None if there is no
+    sound.
     """
     if isinstance(wanted, Truth):
         wanted = Wanted.of(wanted)
@@ -227,7 +232,7 @@ def judge_file(path: str | Path, wanted: Wanted | Truth | str) -> Verdict:
 
 
 def overlap(cover: Tensor, mask: Tensor) -> float:
-    """Intersection over union of two coverages (F, H, W), the mean over frames: how well an output follows a control."""
+    """Intersection over union of two coverages (F, H, W), mean over frames: does output follow control?"""
     shared = torch.minimum(cover, mask).sum(dim=(1, 2))
     return float((shared / torch.maximum(cover, mask).sum(dim=(1, 2)).clamp(min=1e-6)).mean())
 
@@ -235,9 +240,9 @@ def overlap(cover: Tensor, mask: Tensor) -> float:
 def sensible_path(measured: Measured, truth: Truth, keyframes: Sequence[int]) -> bool:
     """Whether the object goes from keyframe to keyframe sensibly.
 
-    It is there in every frame, meets the truth's place at each keyframe within 0.06, leaps in no frame more than 0.15
-    beyond the truth's largest step, and its way between two keyframes is at most 1.5 times the truth's and 0.1 longer;
-    all as fractions of the frame.
+    It is there in every frame, meets the truth's place at each keyframe within 0.06, leaps in no frame more
+    than 0.15 beyond the truth's largest step, and its way between two keyframes is at most 1.5 times the
+    truth's and 0.1 longer; all as fractions of the frame.
     """
     if np.isnan(measured.position).any():
         return False
@@ -246,5 +251,5 @@ def sensible_path(measured: Measured, truth: Truth, keyframes: Sequence[int]) ->
     true_steps = np.linalg.norm(np.diff(truth.position, axis=0), axis=1)
     met = np.linalg.norm(measured.position[indices] - truth.position[indices], axis=1).max() <= 0.06
     leaps = steps.max() > true_steps.max() + 0.15
-    ways = ((steps[a:b].sum(), true_steps[a:b].sum()) for a, b in zip(indices, indices[1:]))
+    ways = ((steps[a:b].sum(), true_steps[a:b].sum()) for a, b in pairwise(indices))
     return bool(met and not leaps and all(way <= 1.5 * true_way + 0.1 for way, true_way in ways))

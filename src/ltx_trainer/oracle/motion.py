@@ -1,4 +1,4 @@
-"""Tells what an object does from its track: the class of its motion and the moments at which it hits the floor."""
+"""Tells what an object does from its track: the class of its motion and when it hits the floor."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _swept_angle(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _lowest_frames(y: np.ndarray) -> list[int]:
-    """Frames at which the object is lowest (y greatest) between a fall and a rise, the rise of `PROMINENCE`."""
+    """Frames at which the object is lowest (y greatest) between a fall and a rise of `PROMINENCE`."""
     lows: list[int] = []
     rising, turn, low, high = False, 0, 0, 0
     for frame, value in enumerate(y):

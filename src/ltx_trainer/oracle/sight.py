@@ -1,4 +1,4 @@
-"""Separates the object of a clip from its background: colours, style, and how much of each pixel the object covers."""
+"""Separates a clip's object from its background: colours, style, and coverage of each pixel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def nearest_name(rgb: Tensor, palette: dict[str, tuple[int, int, int]]) -> str |
 
 
 def _backdrop(frames: Tensor) -> Tensor:
-    """The background's colour in each row, (3, H): the median over time of the frame's left and right edges."""
+    """The background's colour in each row, (3, H): the median over time of the left and right edges."""
     edge = max(2, frames.shape[-1] // 32)
     border = torch.cat((frames[..., :edge], frames[..., -edge:]), dim=-1)
     return border.permute(1, 2, 0, 3).flatten(2).median(dim=-1).values
@@ -63,7 +63,7 @@ def _core(distance: Tensor) -> Tensor:
 
 
 def _ink(inside: Tensor, rows: Tensor, background: str | None) -> tuple[Tensor, bool]:
-    """The object's colour (3,), by its most colourful pixels, and whether it is striped; from pixels inside (3, n)."""
+    """From pixels inside (3, n): the object's colour (3,), by the most colourful, and if it is striped."""
     inside = inside[:, :: 1 + inside.shape[1] // SAMPLE]
     chroma = inside.amax(dim=0) - inside.amin(dim=0)
     ink = inside[:, chroma >= 0.7 * chroma.quantile(0.9)].median(dim=1).values
@@ -74,7 +74,7 @@ def _ink(inside: Tensor, rows: Tensor, background: str | None) -> tuple[Tensor, 
 
 
 def _cover_plain(residual: Tensor, ink: Tensor, rows: Tensor) -> Tensor:
-    """Coverage from the mixing of two known colours: how far each pixel has gone from the backdrop to the ink."""
+    """Coverage by the mixing of two known colours: how far each pixel is from the backdrop to the ink."""
     way = (ink[:, None] - rows)[None, :, :, None]
     share = (residual * way).sum(dim=1) / way.square().sum(dim=1).clamp(min=1.0)
     return share.sub_(0.15).div_(0.7).clamp_(0, 1)

@@ -1,8 +1,8 @@
-"""Validates the oracle on ground truth: `python -m ltx_trainer.oracle.validate --clips 500` prints the tables.
+"""Validates the oracle on ground truth: `python -m ltx_trainer.oracle.validate` prints two tables.
 
-First table: how often each attribute is measured right, as rendered and after what happens to clips on their way.
-Second table: clips in which one thing was swapped and judged by their old truth: how often the swap is noticed, and how
-often everything that it should leave alone is still found right.
+First table: how often each attribute is measured right, as rendered and after what happens to clips on their
+way. Second table: clips in which one thing was swapped and judged by their old truth: how often the swap is
+noticed, and how often everything that it should leave alone is still found right.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _swap(world: World, index: int, clip: Clip, attribute: str) -> Clip | None:
 
 
 def swapped(world: World, count: int, attribute: str) -> tuple[int, int, int]:
-    """Swap `attribute` in `count` clips: in how many it is noticed, in how many the rest is right, of how many."""
+    """Swap `attribute` in `count` clips: how many are noticed, in how many the rest is right, of how many."""
     noticed = rest = of = 0
     config = world.config
     for index, clip in _clips(world, count):
@@ -210,7 +210,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--style", default="plain", choices=STYLES, help="how the clips are drawn")
     options = parser.parse_args(arguments)
     config = WorldConfig(
-        options.size, options.size, options.frames, options.fps, split="test", style=options.style
+        height=options.size,
+        width=options.size,
+        frames=options.frames,
+        fps=options.fps,
+        split="test",
+        style=options.style,
+        motions=(*MOTIONS, *("bounce",) * 3),  # impacts are harder to judge than the rest
     )
     print(report(World(config), options.clips))
 

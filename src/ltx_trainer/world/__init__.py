@@ -1,4 +1,4 @@
-"""The miniature's world: captioned audio-video clips of simple things that move and sound, with exact ground truth."""
+"""The miniature's world: captioned clips of simple things that move and sound, with exact ground truth."""
 
 from ltx_trainer.world.caption import read_caption
 from ltx_trainer.world.scene import Path, Scene

@@ -1,10 +1,10 @@
-"""Captions: varied English for a scene, with attributes left out at times, and the reading of such English."""
+"""Captions: varied English for a scene, attributes left out at times, and the reading of such English."""
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -141,6 +141,8 @@ GROUNDS = (
     ("against", "backdrop"),
 )
 
+OPENINGS = ("a video of", "a short clip of", "we see", "footage of", "this is")
+
 MENTIONED = {"shape": 0.96, "colour": 0.94, "size": 0.5, "background": 0.88, "motion": 0.94, "sound": 0.35}
 
 
@@ -149,7 +151,7 @@ def _article(words: str) -> str:
 
 
 def _choose_stated(rng: np.random.Generator, scene: Scene, still: bool) -> frozenset[str]:
-    """Which attributes the caption tells: never a still's motion, no size of what grows, no sound without motion."""
+    """Which attributes the caption tells: no motion of a still, no size of growing things, no sound alone."""
     stated = {name for name, chance in MENTIONED.items() if rng.random() < chance}
     if scene.motion in RESIZING:
         stated.discard("size")
@@ -175,7 +177,7 @@ def _arrange(rng: np.random.Generator, thing: str, finite: str, gerund: str, pla
     subject = _article(thing)
     orders = [
         f"there is {subject} {gerund} {place}",
-        f"{rng.choice(('a video of', 'a short clip of', 'we see', 'footage of', 'this is'))} {subject} {gerund} {place}",
+        f"{rng.choice(OPENINGS)} {subject} {gerund} {place}",
         f"{subject} {gerund} {place}",
         ", ".join(part for part in (thing, gerund, ground) if part),
     ]
@@ -197,7 +199,7 @@ def _finish(rng: np.random.Generator, text: str) -> str:
 
 
 def write_caption(rng: np.random.Generator, scene: Scene, still: bool = False) -> tuple[str, frozenset[str]]:
-    """A caption of `scene`, and the names of the attributes it states: shape, colour, size, background, motion, sound."""
+    """A caption of `scene`, and which of `MENTIONED`'s attributes it states."""
     stated = _choose_stated(rng, scene, still)
 
     def word(attribute: str, choices: Sequence[str]) -> str:
@@ -220,12 +222,12 @@ def write_caption(rng: np.random.Generator, scene: Scene, still: bool = False) -
 
 
 def for_testing(caption: str) -> bool:
-    """Whether a caption's wording is kept for tests: one in eight, by the CRC-32 of its letters in lower case."""
+    """Whether a caption's wording is kept for tests: one in eight, by the CRC-32 of its small letters."""
     letters = re.sub(r"[^a-z]", "", caption.lower())
     return zlib.crc32(letters.encode()) % 8 == 0
 
 
-def _first(text: str, words: dict[str, tuple[str, ...]]) -> tuple[str | None, str]:
+def _first(text: str, words: Mapping[str, tuple[str, ...]]) -> tuple[str | None, str]:
     """The key whose word or phrase is the longest found in `text`, and the text without that phrase."""
     found = [
         (len(phrase), key, match)
@@ -247,7 +249,7 @@ def _sound_words() -> dict[str, tuple[str, ...]]:
 
 
 def read_caption(text: str) -> dict[str, str]:
-    """The attributes that a caption in the words of this world states, such as {"shape": "ball", "colour": "red"}.
+    """The attributes that a caption in this world's words states: {"shape": "ball", "colour": "red", ...}.
 
     What it does not state, or says in other words, is left out.
     """

@@ -70,7 +70,7 @@ def outline(scenes: Sequence[Scene], track: Track, height: int, width: int) -> T
 
 
 def _stripes(scenes: Sequence[Scene], track: Track, height: int, width: int) -> Tensor:
-    """How much of each pixel is striped, (B, F, H, W) in [0, 1]; 0 for the clips that are not of that style."""
+    """How much of each pixel is striped, (B, F, H, W) in [0, 1]; 0 for clips of other styles."""
     striped = torch.tensor([scene.style == "striped" for scene in scenes], device=track.x.device)
 
     def paint(_: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A scene: what one clip shows, as attributes and a handful of numbers, and how such a scene is drawn by lot."""
+"""A scene: what one clip shows, as attributes and a few numbers, and how scenes are drawn by lot."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ GROWN = ((0.1, 0.11), (0.2, 0.215))  # radii between which things grow and shrin
 class Path:
     """Every motion of the world is one formula with these numbers.
 
-    Lengths are in units of the frame's shorter side, from the frame's centre, y down; times in seconds, angles in
-    radians, positive clockwise as seen.
+    Lengths are in units of the frame's shorter side, from the frame's centre, y down; times in seconds,
+    angles in radians, positive clockwise as seen.
     """
 
     x: float = 0.0
@@ -65,7 +65,7 @@ class Path:
         return tuple(self.first_impact + k * self.hop_period for k in range(first, last))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Track:
     """Where objects are: x, y, radius, angle, each (B, T), in the units of `Path`."""
 
@@ -94,7 +94,7 @@ def follow(paths: Sequence[Path], times: Tensor) -> Track:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows. `start` is the time of its first frame: 0, except for stills taken out of a motion."""
+    """What a clip shows. `start` is the time of its first frame: 0 but for stills out of a motion."""
 
     shape: str
     colour: str
@@ -121,8 +121,8 @@ class Scene:
                 )
         if not exists(self.shape, self.colour, self.background, self.motion):
             raise InputError(
-                f"A {self.colour} {self.shape} that does {self.motion!r} on {self.background} cannot be seen: choose "
-                "another background than the object's colour, and let only shapes with corners spin."
+                f"A {self.colour} {self.shape} doing {self.motion!r} on {self.background} cannot be seen: "
+                "choose another background than the object's colour, and let only shapes with corners spin."
             )
 
     @property
@@ -143,7 +143,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Stage:
-    """The room a scene has: half extents in shorter sides, seconds from first to last frame, frames per second."""
+    """The room a scene has: half extents in shorter sides, seconds from first to last frame, frame rate."""
 
     half_width: float
     half_height: float
@@ -247,7 +247,7 @@ def sample_scene(
     style: str,
     still: bool = False,
 ) -> Scene:
-    """Draw a scene whose combination is held out (`unseen`) or not; a `still` starts anywhere in its motion."""
+    """Draw a scene whose combination is held out (`unseen`) or not; a `still` starts amid its motion."""
     while True:
         motion = str(rng.choice(motions))
         shape = str(rng.choice(SHAPES))

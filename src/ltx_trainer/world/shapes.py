@@ -1,4 +1,4 @@
-"""Signed distances to the shapes, from which the renderer and the oracle's templates draw antialiased coverage."""
+"""Signed distances to the shapes, from which renderer and oracle draw antialiased coverage."""
 
 from __future__ import annotations
 
@@ -86,6 +86,7 @@ _DISTANCE = {
 def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
     """Distance from (x, y) to the edge of the upright `shape` of radius 1 around the origin; y points down.
 
-    Negative inside. Exact beside edges, a lower bound beyond corners. Same shape as x and y, which it leaves alone.
+    Negative inside. Exact beside edges, a lower bound beyond corners. Same shape as x and y, which it leaves
+    alone.
     """
     return _DISTANCE[shape](x, y)

@@ -1,4 +1,4 @@
-"""Makes a scene's sound: rings at impacts, tones that follow the object's height, hums, swells; panned with it."""
+"""Makes a scene's sound: rings at impacts, tones that follow the object's height, hums, swells."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def make_sound(
     control = torch.arange(math.ceil(seconds * CONTROL_RATE) + 2, device=device) / CONTROL_RATE
     start = torch.tensor([scene.start for scene in scenes], device=device)[:, None]
     track = follow([scene.path for scene in scenes], start + control)
-    positions = torch.arange(n, device=device, dtype=torch.float64) / rate * CONTROL_RATE
+    positions = torch.arange(n, device=device) * (CONTROL_RATE / rate)
     height = _interpolate(0.5 - track.y / (2 * stage.half_height), positions)
     wave = _tones(scenes, height, rate)
     _add_rings(wave, scenes, rate)

@@ -1,4 +1,4 @@
-"""What the world is made of: shapes, colours, sizes, motions, the sounds that belong to them, and what is held out."""
+"""What the world is made of: shapes, colours, sizes, motions, their sounds, and what is held out."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SPLITS = ("train", "test", "unseen")
 
 @dataclass(frozen=True)
 class Tone:
-    """A sustained sound: Hz at the frame's bottom, octaves from bottom to top, dB over the clip, tremolo depth."""
+    """A sustained sound: Hz at the frame's bottom, octaves up to its top, dB at both ends, tremolo depth."""
 
     pitch: float
     octaves: float = 0.0
@@ -82,7 +82,7 @@ TREMOLO_RATE = 8.0  # Hz
 
 @dataclass(frozen=True)
 class Timbre:
-    """How a shape rings when it hits the floor: (Hz, gain) partials, the strongest first, and decay in seconds."""
+    """How a shape rings when it hits the floor: (Hz, gain) of partials, strongest first; decay in seconds."""
 
     name: str
     partials: tuple[tuple[float, float], ...]
@@ -100,15 +100,15 @@ TIMBRES: dict[str, Timbre] = {
 
 
 def exists(shape: str, colour: str, background: str, motion: str) -> bool:
-    """Whether such a clip makes sense: an object must show against its background, and a turn must be seen."""
+    """Whether a clip makes sense: an object must show against its background, a turn must be seen."""
     return colour != background and not (motion == "spin" and shape in ROUND)
 
 
 def held_out(shape: str, colour: str, motion: str) -> bool:
     """Whether this combination is never shown in training.
 
-    (s + 3c + 5m) mod 11 = 4 over the positions in `SHAPES`, `COLOURS` and `MOTIONS`. A linear rule keeps it fair:
-    each pair of attributes lacks at most one value of the third, so every pair is seen in training.
+    (s + 3c + 5m) mod 11 = 4 over the positions in `SHAPES`, `COLOURS` and `MOTIONS`. A linear rule keeps it
+    fair: each pair of attributes lacks at most one value of the third, so every pair is seen in training.
     """
     s, c, m = SHAPES.index(shape), list(COLOURS).index(colour), MOTIONS.index(motion)
     return (s + 3 * c + 5 * m) % 11 == 4

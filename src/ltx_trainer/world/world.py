@@ -23,11 +23,13 @@ STILL_DURATION = 1.0  # seconds of motion out of which a single frame is taken
 class WorldConfig:
     """The format of the clips and which part of the world they come from.
 
-    height, width: pixels. frames: 8k + 1. fps: frames per second. sample_rate: Hz, stereo.
-    seed: another seed, another endless supply. split: "train" and "test" show the same combinations in other
-    wordings, "unseen" only combinations that training never shows. style: "plain", "striped" or "inverted".
-    motions: those to draw from. Scenes do not depend on height and width but for their ratio, so that worlds of two
-    sizes show the same clips.
+    height, width: pixels. Scenes depend on their ratio only, so worlds of two sizes show the same clips.
+    frames: 8k + 1; 1 gives stills, taken amid a motion. fps: frames per second. sample_rate: Hz, stereo.
+    seed: another seed, another endless supply.
+    split: "train" and "test" show the same combinations in different wordings, "unseen" shows only
+    combinations of shape, colour and motion that training never shows, in the wordings of "test".
+    style: "plain", "striped" or "inverted".
+    motions: those to draw from; a motion that is listed twice comes twice as often.
     """
 
     height: int = 128
@@ -80,14 +82,14 @@ class WorldConfig:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Truth:
     """What is exactly so in a clip.
 
-    scene: the attributes and the path. caption: what is said of it, and `stated`: which of shape, colour, size,
-    background, motion, sound it says. Per frame, as float32 arrays: `position` (F, 2), the centre as fractions of
-    width and height; `radius` (F,), a fraction of the shorter side; `angle` (F,), radians clockwise.
-    onsets: seconds at which something hits the floor and rings.
+    scene: the attributes and the path. caption: what is said of it, and `stated`: which of shape, colour,
+    size, background, motion, sound it says. Per frame, as float32 arrays: `position` (F, 2), the centre as
+    fractions of width and height; `radius` (F,), a fraction of the shorter side; `angle` (F,), radians
+    clockwise. onsets: seconds at which something hits the floor and rings.
     """
 
     scene: Scene
@@ -99,7 +101,7 @@ class Truth:
     onsets: tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """video uint8 (F, H, W, 3), audio float32 (2, N) in [-1, 1], and what is true of them."""
 
@@ -109,6 +111,7 @@ class Clip:
 
     @property
     def caption(self) -> str:
+        """What is said of the clip."""
         return self.truth.caption
 
     def keyframes(self, indices: Sequence[int]) -> Tensor:
@@ -116,7 +119,7 @@ class Clip:
         return self.video[list(indices)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """B clips: video uint8 (B, F, H, W, 3), audio float32 (B, 2, N), and their truths."""
 
@@ -126,6 +129,7 @@ class Batch:
 
     @property
     def captions(self) -> list[str]:
+        """What is said of each clip."""
         return [truth.caption for truth in self.truths]
 
     def __len__(self) -> int:
@@ -174,10 +178,10 @@ class World:
         )
 
     def change(self, truth: Truth, index: int = 0, **attributes: str) -> Truth:
-        """The same scene with other `attributes` (shape, colour, size, background, motion, style), recaptioned.
+        """The scene with other `attributes` (shape, colour, size, background, motion, style), recaptioned.
 
-        The path stays as it is unless the shape, size or motion changes. Raises InputError if such a scene is not
-        in the world.
+        The path stays as it is unless the shape, size or motion changes. Raises InputError if such a scene is
+        not in the world.
         """
         rng = np.random.default_rng((self.config.seed, len(SPLITS), index))
         scene = replace(truth.scene, **attributes)  # type: ignore[arg-type]
@@ -218,7 +222,7 @@ class World:
         return coverage(scenes, self._track(scenes, self.device), self.config.height, self.config.width)
 
     def outlines(self, truths: Sequence[Truth]) -> Tensor:
-        """The control video for outline -> video: the object's edge, white on black, uint8 (B, F, H, W, 3)."""
+        """The control for outline -> video: the object's edge, white on black, uint8 (B, F, H, W, 3)."""
         scenes = [truth.scene for truth in truths]
         lines = outline(scenes, self._track(scenes, self.device), self.config.height, self.config.width)
         return lines.mul_(255).round_().to(torch.uint8)[..., None].expand(*lines.shape, 3).contiguous()
