@@ -28,8 +28,8 @@ def decode_audio_from_file(
         if stream is None:
             return None
         rate = stream.rate
-        if start_time > 0:
-            container.seek(int(start_time / stream.time_base), stream=stream)
+        # Also to 0: decoders that prime themselves (AAC) start differently after a seek, and the reference seeks.
+        container.seek(int(start_time / stream.time_base), stream=stream)
         end = None if not max_duration else start_time + max_duration
         pieces, first = _decode(container, stream, start_time, end)
     if not pieces:

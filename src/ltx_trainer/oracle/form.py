@@ -20,6 +20,7 @@ WINDOW = 0.34  # half side of the square around the object in which pixels count
 PATCH = 32  # pixels a side of the normalised view
 SPAN = 2.2  # half side of the normalised view, in root mean square radii of the mask
 STEP = math.radians(6)  # between the angles of templates
+STRAYED = 0.35  # share of the mask elsewhere from which on there is more than one object
 ALIKE = 0.8  # correlation below which a mask looks like none of the shapes
 
 
@@ -27,16 +28,19 @@ ALIKE = 0.8  # correlation below which a mask looks like none of the shapes
 class Blob:
     """Where a mask is in each frame, each (F,): centre from the frame's centre, area, RMS radius.
 
-    In (squared) shorter sides. Where nothing is, the area is 0 and the rest meaningless.
+    In (squared) shorter sides. stray: the area of what lies elsewhere in the frame, as a share of `area`.
+    Where nothing is, the area is 0 and the rest meaningless.
     """
 
     x: Tensor
     y: Tensor
     area: Tensor
     spread: Tensor
+    stray: Tensor
 
     @property
     def present(self) -> Tensor:
+        """In which frames there is an object, (F,) bool."""
         return self.area > 0
 
 
@@ -86,7 +90,8 @@ def locate(cover: Tensor) -> Blob:
         cx, cy = (row @ x) / total, (column @ y) / total
     variance = (row @ x.square()) / total - cx.square() + (column @ y.square()) / total - cy.square()
     area = total / side**2
-    return Blob(cx, cy, torch.where(area > PRESENT, area, 0.0), variance.clamp(min=1e-6).sqrt())
+    stray = cover.sum(dim=(1, 2)) / total - 1
+    return Blob(cx, cy, torch.where(area > PRESENT, area, 0.0), variance.clamp(min=1e-6).sqrt(), stray)
 
 
 def normalised_view(cover: Tensor, blob: Blob) -> Tensor:
@@ -136,7 +141,7 @@ def _angles(views: Tensor, shape: str) -> np.ndarray:
 
 
 def recognise(cover: Tensor, blob: Blob) -> Form:
-    """Name the shape that the masks (F, H, W) show over the frames in which `blob` is present."""
+    """Name the one shape that the masks (F, H, W) show over the frames in which `blob` is present."""
     frames = len(cover)
     seen = blob.present
     if not seen.any():
@@ -149,4 +154,5 @@ def recognise(cover: Tensor, blob: Blob) -> Form:
     shape = SHAPES[best]
     radius = (blob.area / AREA[shape]).sqrt().double().numpy()
     likeness = float(scores[best])
-    return Form(shape if likeness >= ALIKE else None, likeness, radius, _angles(views, shape))
+    one = likeness >= ALIKE and bool(blob.stray[seen].median() < STRAYED)
+    return Form(shape if one else None, likeness, radius, _angles(views, shape))

@@ -57,7 +57,7 @@ class Wanted:
     @classmethod
     def read(cls, caption: str) -> Wanted:
         """What a caption in the words of the world asks for."""
-        found = read_caption(caption)
+        found: dict[str, Any] = dict(read_caption(caption))
         if "motion" in found:
             found["sound"] = SOUND_OF[found["motion"]]
         return cls(**found)

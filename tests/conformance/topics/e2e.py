@@ -84,6 +84,11 @@ def _value(value: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> Any:
         return tuple(items) if is_pair else items
     if not isinstance(value, dict):
         return value
+    if value["type"] == "TilingConfig":
+        return _tiling(value)
+    if value["type"] == "MultiModalGuiderFactory.from_dict":
+        bins = {sigma: MultiModalGuiderParams(**params) for sigma, params in value["bins"]}
+        return MultiModalGuiderFactory.from_dict(bins)
     fields = {key: _value(item, folder, tensors) for key, item in value.items() if key != "type"}
     match value["type"]:
         case "tensor":
@@ -93,13 +98,8 @@ def _value(value: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> Any:
         case "LoraPathStrengthAndSDOps":
             fields["sd_ops"] = LTXV_LORA_COMFY_RENAMING_MAP
             return LoraPathStrengthAndSDOps(**fields)
-        case "TilingConfig":
-            return _tiling(value)
         case "MultiModalGuiderParams":
             return MultiModalGuiderParams(**fields)
-        case "MultiModalGuiderFactory.from_dict":
-            bins = {sigma: MultiModalGuiderParams(**params) for sigma, params in value["bins"]}
-            return MultiModalGuiderFactory.from_dict(bins)
     raise ValueError(f"unknown argument type {value['type']!r}")
 
 

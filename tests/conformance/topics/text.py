@@ -84,16 +84,16 @@ def _encoder(root: Path, dtype: torch.dtype, device: torch.device) -> GemmaTextE
 def _gemma(
     folder: Path, context: Context, dtype: torch.dtype = torch.float32, name: str | None = None
 ) -> GemmaTextEncoder:
-    """The text encoder beside the goldens: the folder that a case names, or the only one there is."""
-    root = folder / name if name else next(path.parent for path in _gemma_files(folder))
-    return _encoder(root, dtype, context.device)
+    """The text encoder that a case names, or else the one beside the goldens."""
+    return _encoder(folder / name if name else _gemma_root(folder), dtype, context.device)
 
 
-def _gemma_files(folder: Path) -> Iterator[Path]:
-    """A file directly in each Gemma folder, or in its parent, if the folder is spread over sub-folders."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and any(path.rglob("tokenizer.json")):
-            yield path / "here"
+def _gemma_root(folder: Path) -> Path:
+    """The first sub-folder that holds a tokenizer and weights, if need be in sub-folders; else `folder`."""
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if all(any(path.rglob(pattern)) for pattern in ("tokenizer.json", "model*.safetensors")):
+            return path
+    return folder
 
 
 def _processor(path: Path, context: Context, dtype: torch.dtype = torch.float32) -> EmbeddingsProcessor:

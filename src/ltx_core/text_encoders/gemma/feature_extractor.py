@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ltx_core.errors import InputError
 
@@ -66,13 +67,13 @@ def _check_side(padding_side: str) -> None:
         raise InputError(f"padding_side is {padding_side!r}; expected 'left' or 'right'.")
 
 
-def _project(features: torch.Tensor, projection: nn.Module, hidden_states: HiddenStates) -> torch.Tensor:
+def _project(features: torch.Tensor, projection: Any, hidden_states: HiddenStates) -> torch.Tensor:
     """The linear `projection` of features (B, T, D * L).
 
     Raises `InputError` if the checkpoint's projection was made for another text encoder.
     """
-    weight = getattr(projection, "weight", None)
-    if weight is not None and weight.shape[-1] != features.shape[-1]:
+    weight = projection.weight
+    if not is_lazy(weight) and weight.shape[-1] != features.shape[-1]:
         layers = _layers(hidden_states)
         raise InputError(
             f"The text encoder gives {len(layers)} hidden states of width {layers[0].shape[-1]}, "
@@ -138,7 +139,7 @@ class FeatureExtractorV2(nn.Module):
         normed = norm_and_concat_per_token_rms(hidden_states, attention_mask)
 
         def features(projection: Any) -> torch.Tensor:
-            scale = math.sqrt(projection.weight.shape[0] / dim)
+            scale = math.sqrt(projection.out_features / dim)
             return _project(normed * scale, projection, hidden_states)
 
         audio = self.audio_aggregate_embed

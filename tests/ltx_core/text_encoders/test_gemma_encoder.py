@@ -1,0 +1,231 @@
+"""The text encoder: tokens, hidden states against transformers' own, folders in all layouts, bad folders."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ltx_core.errors import CheckpointError, InputError, MissingFileError, UnsupportedConfigError
+from ltx_core.text_encoders.gemma import (
+    GemmaTextEncoder,
+    GemmaTextEncoderConfigurator,
+    load_text_encoder,
+    module_ops_from_gemma_root,
+)
+from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX
+from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
+
+TEXT = "A red ball is rolling, then “quiet” 雨."
+
+
+# Tokens
+
+
+def test_tokens_are_padded_left_and_begin_with_bos(encoder):
+    entries = encoder.tokenizer.tokenize_with_weights(f"  {TEXT}\n")["gemma"]
+    ids, mask = zip(*entries)
+    count = sum(mask)
+    assert len(entries) == 1024
+    assert mask == (0,) * (1024 - count) + (1,) * count
+    assert ids[-count] == 2
+    assert list(ids[-count:]) == encoder.tokenizer.token_ids(TEXT)
+    assert set(ids[:-count]) == {0}
+
+
+def test_word_ids_are_appended(gemma_root):
+    tokenizer = LTXVGemmaTokenizer(gemma_root, max_length=4)
+    entries = tokenizer.tokenize_with_weights("a", return_word_ids=True)["gemma"]
+    assert [entry[1:] for entry in entries] == [(0, 0), (0, 1), (1, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("text", ["", " \n\t "])
+def test_blank_text_is_bos_alone(encoder, text):
+    assert encoder.tokenizer.token_ids(text) == [2]
+
+
+def test_long_text_keeps_bos_and_the_beginning(gemma_root):
+    tokenizer, longer = LTXVGemmaTokenizer(gemma_root, 16), LTXVGemmaTokenizer(gemma_root, 1024)
+    assert tokenizer.token_ids(TEXT * 50) == longer.token_ids(TEXT * 50)[:16]
+
+
+def test_tokenizer_without_bos_is_refused(gemma_root, tmp_path):
+    folder = shutil.copytree(gemma_root, tmp_path / "gemma")
+    for name, key in (("tokenizer_config.json", "bos_token"), ("special_tokens_map.json", "bos_token")):
+        content = json.loads((folder / name).read_text())
+        content[key] = None
+        (folder / name).write_text(json.dumps(content))
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="no <bos>"):
+        LTXVGemmaTokenizer(folder)
+
+
+# Hidden states
+
+
+@torch.no_grad()
+def reference_states(folder: Path, encoder: GemmaTextEncoder, text: str, dtype=torch.float32):
+    """transformers' hidden states of the prompt padded to 1024."""
+    from transformers import Gemma3ForConditionalGeneration
+
+    model = Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+    ids, mask = zip(*encoder.tokenizer.tokenize_with_weights(text)["gemma"])
+    output = model.model(
+        torch.tensor([ids]), attention_mask=torch.tensor([mask]), output_hidden_states=True, use_cache=False
+    )
+    return output.hidden_states, torch.tensor([mask])
+
+
+@pytest.mark.parametrize("text", [TEXT, "", "the sea " * 60])
+def test_states_are_those_of_the_padded_prompt(gemma_root, encoder, text):
+    expected, mask = reference_states(gemma_root, encoder, text)
+    states, got_mask = encoder.encode(text)
+    assert torch.equal(got_mask, mask)
+    assert [state.shape for state in states] == [(1, 1024, 64)] * 5
+    for got, want in zip(states, expected):
+        torch.testing.assert_close(got[mask == 1], want[mask == 1], rtol=1e-5, atol=1e-5)
+
+
+def test_valid_states_are_the_end_of_the_padded_ones(encoder):
+    states, mask, length = encoder.encode_valid(TEXT)
+    padded, full_mask = encoder.encode(TEXT)
+    count = len(encoder.tokenizer.token_ids(TEXT))
+    assert (length, mask.shape, mask.sum().item()) == (1024, (1, 64), count)
+    assert full_mask.sum().item() == count
+    assert all(torch.equal(a, b[:, -64:]) for a, b in zip(states, padded))
+    assert not states[0].requires_grad
+
+
+def test_bfloat16_embeddings_use_the_rounded_scale(gemma_root):
+    encoder = load_text_encoder(gemma_root, dtype=torch.bfloat16)
+    model = encoder.model.model.language_model
+    assert model.embed_tokens.weight.dtype == torch.bfloat16
+    assert model.embed_tokens.embed_scale.dtype == torch.float32
+    assert all(b.dtype == torch.float32 for name, b in model.named_buffers() if "inv_freq" in name)
+    states, _, _ = encoder.encode_valid("a")
+    expected = model.embed_tokens.weight[2] * torch.tensor(8.0, dtype=torch.bfloat16)
+    assert torch.equal(states[0][0, 62], expected)
+
+
+# Folders
+
+
+def test_only_the_language_model_is_read(encoder):
+    assert encoder.model.model.vision_tower is None
+    assert encoder.model.lm_head.weight is encoder.model.model.language_model.embed_tokens.weight
+    assert not encoder.training
+    assert not any(p.requires_grad or p.is_meta for p in encoder.parameters())
+    assert not any(buffer.is_meta for buffer in encoder.buffers())
+
+
+def test_vision_tower_is_read_when_asked_for(gemma_root):
+    encoder = load_text_encoder(gemma_root, with_vision=True)
+    names = {name for name, p in encoder.named_parameters() if "vision_tower" in name or "projector" in name}
+    assert len(names) == 23
+    assert not any(t.is_meta for t in (*encoder.parameters(), *encoder.buffers()))
+
+
+def renamed_layout(source: Path, folder: Path) -> Path:
+    """The same model with the key names that newer transformers save, in two shards, over sub-folders."""
+    tensors = load_file(source / "model.safetensors")
+    new = {}
+    for key, value in tensors.items():
+        if key.startswith("language_model.model."):
+            key = key.replace("language_model.model.", "model.language_model.", 1)
+        else:
+            key = "model." + key.replace("vision_model.", "")
+        new[key] = value
+    (folder / "text_encoder").mkdir()
+    (folder / "tokenizer").mkdir()
+    names = sorted(new)
+    for index, part in enumerate((names[:20], names[20:])):
+        path = folder / "text_encoder" / f"model-0000{index + 1}-of-00002.safetensors"
+        save_file({name: new[name] for name in part}, path)
+    shutil.copy(source / "config.json", folder / "text_encoder")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(source / name, folder / "tokenizer")
+    return folder
+
+
+def test_newer_keys_shards_and_sub_folders_give_the_same(gemma_root, encoder, tmp_path):
+    other = load_text_encoder(renamed_layout(gemma_root, tmp_path), "cpu", torch.float32, with_vision=True)
+    expected = encoder.encode_valid(TEXT)[0]
+    assert all(torch.equal(a, b) for a, b in zip(other.encode_valid(TEXT)[0], expected))
+    assert other.model.model.vision_tower is not None
+    assert other.processor.size == (56, 56)
+
+
+@pytest.mark.parametrize(
+    ("remove", "pattern"),
+    [
+        ("model.safetensors", r"'model\*\.safetensors'"),
+        ("tokenizer.json", "'tokenizer.model' or 'tokenizer.json'"),
+        ("config.json", "'config.json'"),
+    ],
+)
+def test_missing_file_is_named(gemma_root, tmp_path, remove, pattern):
+    folder = shutil.copytree(gemma_root, tmp_path / "gemma")
+    (folder / remove).unlink()
+    with pytest.raises(FileNotFoundError, match=pattern) as caught:
+        load_text_encoder(folder)
+    assert isinstance(caught.value, MissingFileError)
+    assert str(folder) in str(caught.value)
+
+
+def test_missing_folder_and_file_for_folder(gemma_root, tmp_path):
+    with pytest.raises(MissingFileError, match="does not exist"):
+        load_text_encoder(tmp_path / "nowhere")
+    with pytest.raises(MissingFileError, match="is a file"):
+        load_text_encoder(gemma_root / "model.safetensors")
+
+
+def test_missing_tensor_is_named(gemma_root, tmp_path):
+    folder = shutil.copytree(gemma_root, tmp_path / "gemma")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["language_model.model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj"):
+        load_text_encoder(folder)
+
+
+def test_another_kind_of_model_is_refused(gemma_root, tmp_path):
+    folder = shutil.copytree(gemma_root, tmp_path / "gemma")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    with pytest.raises(UnsupportedConfigError, match=r"config.json.*'llama'"):
+        load_text_encoder(folder)
+
+
+def test_published_configuration():
+    config = GEMMA3_CONFIG_FOR_LTX.to_dict()
+    assert (config["text_config"]["hidden_size"], config["eos_token_id"]) == (3840, [1, 106])
+    assert config["text_config"]["rope_scaling"] == {"factor": 8.0, "rope_type": "linear"}
+    with torch.device("meta"):
+        model = GemmaTextEncoderConfigurator.from_config({}).model
+    assert model.model.language_model.embed_tokens.weight.shape == (262208, 3840)
+    assert len(model.model.language_model.layers) == 48
+    assert model.model.multi_modal_projector.mm_input_projection_weight.shape == (1152, 3840)
+
+
+def test_module_ops_give_tokenizer_and_processor(gemma_root):
+    from ltx_core.text_encoders.gemma import GEMMA_MODEL_OPS
+
+    config = json.loads((gemma_root / "config.json").read_text())
+    with torch.device("meta"):
+        encoder = GemmaTextEncoderConfigurator.from_config(config)
+    for operation in (*module_ops_from_gemma_root(gemma_root), GEMMA_MODEL_OPS):
+        assert operation.matcher(encoder)
+        assert not operation.matcher(torch.nn.Linear(1, 1))
+        operation.mutator(encoder)
+    assert encoder.tokenizer.max_length == 1024
+    assert encoder.processor.size == (56, 56)
+    assert not any(buffer.is_meta for buffer in encoder.buffers())
+
+
+def test_encoder_without_tokenizer_says_so():
+    with pytest.raises(InputError, match="no tokenizer"):
+        GemmaTextEncoder().encode("a")
