@@ -147,7 +147,8 @@ def _fixpoint(
     """`start` after `iterations` of x <- middle - factor * (estimate - x), in closed form."""
     if iterations == 0:
         return start
-    limit = (middle - factor * estimate) / (1 - factor)
+    # The estimate may be bfloat16: times a number it would be rounded to that again.
+    limit = (middle - factor * estimate.to(middle.dtype)) / (1 - factor)
     return limit + factor**iterations * (start - limit)
 
 
