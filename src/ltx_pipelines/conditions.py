@@ -97,8 +97,9 @@ class ReferenceVideo:
             latent=latent, downscale_factor=self.downscale, strength=self.strength
         )
         if self.mask is not None:
+            frames, rows, columns = latent.shape[2:]
             strength = 1.0 if self.attention is None else self.attention
-            mask = downsample_mask(self.mask.to(encoding.device), tuple(latent.shape[2:])) * strength
+            mask = downsample_mask(self.mask.to(encoding.device), (frames, rows, columns)) * strength
             return [ConditioningItemAttentionStrengthWrapper(item, mask)]
         if self.attention is not None and self.attention < 1.0:
             return [ConditioningItemAttentionStrengthWrapper(item, self.attention)]

@@ -3,9 +3,19 @@
 from collections.abc import Sequence
 
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
+from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.conditions import Images
 from ltx_pipelines.generate import Generated
-from ltx_pipelines.pipeline import LoraArgument, Options, PathArgument, Pipeline, Run, Unpack, entry_point
+from ltx_pipelines.pipeline import (
+    Device,
+    LoraArgument,
+    Options,
+    PathArgument,
+    Pipeline,
+    Run,
+    Unpack,
+    entry_point,
+)
 from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
 from ltx_pipelines.utils.args import ImageConditioningInput
 
@@ -19,12 +29,19 @@ class DistilledPipeline(Pipeline):
         gemma_root: PathArgument = None,
         spatial_upsampler_path: PathArgument = None,
         loras: LoraArgument = (),
-        device=None,
-        quantization=None,
+        device: Device = None,
+        quantization: QuantizationPolicy | None = None,
         **options: Unpack[Options],
     ) -> None:
-        options.update(device=device, quantization=quantization)
-        super().__init__(distilled_checkpoint_path, gemma_root, spatial_upsampler_path, loras, **options)
+        super().__init__(
+            distilled_checkpoint_path,
+            gemma_root,
+            spatial_upsampler_path,
+            loras,
+            device,
+            quantization,
+            **options,
+        )
         self.loras = self.engine.distillation + self.loras
 
     def __call__(

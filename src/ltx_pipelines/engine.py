@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ltx_core.model import audio_vae, video_vae
 from ltx_core.loader import LoraSwitcher
+from ltx_core.loader.streaming import check_mode
+from ltx_core.model import audio_vae, video_vae
 from ltx_core.model.upsampler import upsample_video
 from ltx_core.types import Audio
 from ltx_pipelines import memory
@@ -24,14 +25,13 @@ from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
 
 if TYPE_CHECKING:
+    from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
     from ltx_core.quantization import QuantizationPolicy
-    from ltx_core.model.video_vae import AutoTiling, TilingConfig
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
     from ltx_pipelines.recipe import Enhancement, Loras
 
 log = logging.getLogger(__name__)
 
-HEADROOM = 1.15  # a component needs this multiple of its size free before it is loaded
 REMEMBERED_PROMPTS = 16
 
 
@@ -42,8 +42,10 @@ class Engine:
     turns them off). `lock` serialises work: calls from several threads queue.
     """
 
-    def __init__(self, ledger: ModelLedger, built_in: Miniature | None = None) -> None:
-        self.ledger, self.built_in = ledger, built_in
+    def __init__(
+        self, ledger: ModelLedger, built_in: Miniature | None = None, offload: str | None = None
+    ) -> None:
+        self.ledger, self.built_in, self.offload = ledger, built_in, offload
         self.lock = threading.RLock()
         self._loaded: OrderedDict[str, nn.Module] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
@@ -58,23 +60,32 @@ class Engine:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         quantization: QuantizationPolicy | None = None,
+        offload: str | None = None,
     ) -> Engine:
         """An engine for the files of `paths`; with none at all, for the built-in model.
 
-        Opens headers at most: weights are read when they are first needed. Raises `MissingFileError` for a
-        path that does not exist.
+        offload: where blocks of large models rest: "none" on the device, "cpu" or "disk"; None chooses by the
+        memory at hand. Opens headers at most: weights are read when they are first needed.
+        Raises `MissingFileError` for a path that does not exist.
         """
         place = torch.device(device) if device is not None else memory.get_device()
         kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         built_in = None
         if paths == ModelPaths():
             built_in = miniature()
-            log.info("No model was given: using the built-in miniature. Real weights: --checkpoint-path, --gemma-root.")
-            paths, spatial_upsampler_path = built_in.paths, spatial_upsampler_path or built_in.spatial_upsampler_path
+            log.info(
+                "No model was given: using the built-in miniature. Real weights: --checkpoint-path, --gemma-root."
+            )
+            paths, spatial_upsampler_path = (
+                built_in.paths,
+                spatial_upsampler_path or built_in.spatial_upsampler_path,
+            )
         paths.check()
         ledger = ModelLedger(kind, place, paths=paths, quantization=quantization)
-        ledger.spatial_upsampler_path = None if spatial_upsampler_path is None else str(spatial_upsampler_path)
-        return cls(ledger, built_in)
+        ledger.spatial_upsampler_path = (
+            None if spatial_upsampler_path is None else str(spatial_upsampler_path)
+        )
+        return cls(ledger, built_in, None if offload is None else check_mode(offload))
 
     @property
     def device(self) -> torch.device:
@@ -113,17 +124,24 @@ class Engine:
         texts = list(prompts)
         if enhancement is not None:
             encoder = self._component("text_encoder")
-            texts[0] = generate_enhanced_prompt(encoder, texts[0], enhancement.image_path, seed=enhancement.seed)
+            texts[0] = generate_enhanced_prompt(
+                encoder, texts[0], enhancement.image_path, seed=enhancement.seed
+            )
         missing = [text for text in dict.fromkeys(texts) if text not in self._prompts]
         if missing:
-            encoder, processor = self._component("text_encoder"), self._component("gemma_embeddings_processor")
+            encoder, processor = (
+                self._component("text_encoder"),
+                self._component("gemma_embeddings_processor"),
+            )
             self._prompts.update(zip(missing, encode_texts(missing, encoder, processor)))
         found = [self._prompts[text] for text in texts]
         while len(self._prompts) > REMEMBERED_PROMPTS:
             self._prompts.popitem(last=False)
         return found
 
-    def encode_video(self, pixels: torch.Tensor, tiling: TilingConfig | None = None) -> torch.Tensor:
+    def encode_video(
+        self, pixels: torch.Tensor, tiling: TilingConfig | TileSizeConfig | None = None
+    ) -> torch.Tensor:
         """Pixels (1, 3, F, H, W) in [-1, 1] to a normalised latent (1, C, F', H', W')."""
         encoder = self._component("video_encoder")
         return encoder(pixels) if tiling is None else encoder.tiled_encode(pixels, tiling)
@@ -134,7 +152,9 @@ class Engine:
 
     def upsample(self, latent: torch.Tensor) -> torch.Tensor:
         """A video latent to twice its height and width."""
-        return upsample_video(latent[:1], self._component("video_encoder"), self._component("spatial_upsampler"))
+        return upsample_video(
+            latent[:1], self._component("video_encoder"), self._component("spatial_upsampler")
+        )
 
     def transformer(self, loras: Loras = ()) -> nn.Module:
         """The x0-predicting transformer with exactly these LoRAs in its weights."""
@@ -156,11 +176,24 @@ class Engine:
 
     # -- memory ------------------------------------------------------------------------------------------
 
+    def memory_policy(self, names: Sequence[str]) -> memory.MemoryPolicy:
+        """Where the components of these names would rest, if nothing else were loaded."""
+        free = memory.available_bytes(self.device)
+        if free is not None:
+            free += sum(self.ledger.size_of(name) for name in self._loaded)
+        sizes = {name: self.ledger.size_of(name) for name in names}
+        return memory.choose_policy(sizes, self.device, free, self.offload)
+
     def _component(self, name: str) -> Any:
         """The component, loaded if it is not."""
         if name not in self._loaded:
-            self._make_room(int(self.ledger.size_of(name) * HEADROOM))
-            self._loaded[name] = getattr(self.ledger, name)()
+            size = self.ledger.size_of(name)
+            offload = self.memory_policy([name]).offload[name]
+            self._make_room(
+                int(size * memory.HEADROOM) // (1 if offload == "none" else memory.STREAMED_SHARE)
+            )
+            options = {"offload": offload} if name in memory.STREAMABLE else {}
+            self._loaded[name] = getattr(self.ledger, name)(**options)
         self._loaded.move_to_end(name)
         return self._loaded[name]
 

@@ -33,9 +33,7 @@ class Generated(NamedTuple):
     video: VideoStream
     audio: Audio
 
-    def save(
-        self, path: str | Path, callback: Callback | None = None, settings: str | None = None
-    ) -> Path:
+    def save(self, path: str | Path, callback: Callback | None = None, settings: str | None = None) -> Path:
         """Write an MP4 (H.264, AAC); nothing is left at `path` unless all went well.
 
         settings: JSON kept in the file's metadata, for ``ltx rerun``.
@@ -60,7 +58,9 @@ class Generated(NamedTuple):
 class VideoStream(Iterator[torch.Tensor]):
     """A lazy video. When it has been read to the end, reading it again decodes again, to the same frames."""
 
-    def __init__(self, engine: Engine, latent: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> None:
+    def __init__(
+        self, engine: Engine, latent: torch.Tensor, recipe: Recipe, generator: torch.Generator
+    ) -> None:
         self.fps = recipe.frame_rate
         self.chunks = get_video_chunks_number(recipe.stages[-1].shape.frames, recipe.tiling)
         self._engine, self._latent, self._tiling = engine, latent, recipe.tiling
@@ -158,9 +158,7 @@ def _denoise(
     return video, audio
 
 
-def _start(
-    stream: Stream, source: torch.Tensor | None, previous: torch.Tensor | None
-) -> torch.Tensor | None:
+def _start(stream: Stream, source: torch.Tensor | None, previous: torch.Tensor | None) -> torch.Tensor | None:
     return {Start.NOISE: None, Start.SOURCE: source, Start.PREVIOUS: previous}[stream.start]
 
 

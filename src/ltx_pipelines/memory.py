@@ -1,8 +1,10 @@
-"""How much memory a device has to spare, and giving it back. The only place that asks a GPU about memory."""
+"""Where weights rest, by what a device has to spare. The only place that asks a GPU about memory."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -30,3 +32,52 @@ def cleanup_memory() -> None:
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+HEADROOM = 1.15  # a component needs this multiple of its size: its activations want room too
+STREAMED_SHARE = 4  # a streamed component has at most about 1/4 of itself on the device
+STREAMABLE = ("transformer", "text_encoder")
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """Where the weights of each component rest while it is in use, and a sentence that says so.
+
+    free: bytes that components may take, None where the system does not tell. offload: by component, "none",
+    "cpu" or "disk".
+    """
+
+    free: int | None
+    offload: Mapping[str, str]
+    sentence: str
+
+
+def choose_policy(
+    sizes: Mapping[str, int], device: torch.device, free: int | None, asked: str | None = None
+) -> MemoryPolicy:
+    """The policy for components of `sizes` bytes: `asked` for, or what fits, the quickest first."""
+    offload = {name: _offload(name, size, device, free, asked) for name, size in sizes.items()}
+    streamed = [f"{name} from {where}" for name, where in offload.items() if where != "none"]
+    total = sum(size // (1 if offload[name] == "none" else STREAMED_SHARE) for name, size in sizes.items())
+    sentences = [f"Streamed block by block: {', '.join(streamed)}."] if streamed else []
+    largest = max((name for name in sizes if offload[name] == "none"), key=lambda n: sizes[n], default=None)
+    if free is None or total * HEADROOM <= free:
+        sentences.append("Fits: what is loaded stays loaded between stages and calls.")
+    elif largest is None or sizes[largest] * HEADROOM <= free:
+        sentences.append("Fits: components take turns, so stages and calls load some of them again.")
+    else:
+        sentences.append(f"Does not fit: {largest} alone is too large; use --offload cpu, or --quantization.")
+    return MemoryPolicy(free, offload, " ".join(sentences))
+
+
+def _offload(name: str, size: int, device: torch.device, free: int | None, asked: str | None) -> str:
+    if name not in STREAMABLE:
+        return "none"
+    if asked is not None:
+        # On a CPU the weights are in main memory anyway.
+        return "none" if asked == "cpu" and device.type == "cpu" else asked
+    if free is None or size * HEADROOM <= free:
+        return "none"
+    host = available_bytes(torch.device("cpu"))
+    fits_host = device.type != "cpu" and (host is None or size * HEADROOM <= host)
+    return "cpu" if fits_host else "disk"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ltx_pipelines.utils.args import ImageConditioningInput
 
 PathArgument = str | Path | None
+Device = torch.device | str | None
 LoraArgument = Iterable[LoraPathStrengthAndSDOps | tuple | str]
 
 
@@ -35,15 +36,13 @@ class Options(TypedDict, total=False):
     dtype: of all models and latents; bfloat16 on a GPU, float32 on a CPU, unless given.
     model_paths: a `ModelPaths` in place of checkpoint_path and gemma_root.
     engine: share another pipeline's engine (its weights stay loaded) instead of making one.
-    offload: "none", "cpu" or "disk": where transformer blocks wait while they are not computing.
+    offload: "none", "cpu" or "disk": where blocks wait while they are not computing; by the memory if None.
     """
 
-    device: torch.device | str | None
-    quantization: QuantizationPolicy | None
     dtype: torch.dtype | None
     model_paths: ModelPaths | None
     engine: Engine | None
-    offload: str
+    offload: str | None
 
 
 class Run(TypedDict, total=False):
@@ -76,16 +75,24 @@ class Pipeline:
         gemma_root: PathArgument = None,
         spatial_upsampler_path: PathArgument = None,
         loras: LoraArgument = (),
-        model_paths: ModelPaths | None = None,
-        engine: Engine | None = None,
-        **options: Any,
+        device: Device = None,
+        quantization: QuantizationPolicy | None = None,
+        **options: Unpack[Options],
     ) -> None:
         self.loras: Loras = as_loras(loras)
-        self.engine = engine or Engine.open(
-            model_paths or ModelPaths.from_arguments(checkpoint_path=checkpoint_path, gemma_root=gemma_root),
+        self.engine = options.get("engine") or Engine.open(
+            options.get("model_paths")
+            or ModelPaths.from_arguments(checkpoint_path=checkpoint_path, gemma_root=gemma_root),
             spatial_upsampler_path=spatial_upsampler_path,
-            **options,
+            device=device,
+            dtype=options.get("dtype"),
+            quantization=quantization,
+            offload=options.get("offload"),
         )
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Generated:
+        """Generate; each pipeline says with which arguments."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +122,9 @@ class Pipeline:
             "num_frames": params.num_frames,
             "frame_rate": params.frame_rate,
         }
-        values = defaults | {name: value for name, value in given.items() if value is not None or name == "tiling"}
+        values = defaults | {
+            name: value for name, value in given.items() if value is not None or name == "tiling"
+        }
         sampler = self._sampler(run, values["seed"])
         return Request(prompt=prompt, stages=self.stages, sampler=sampler, **values)
 
@@ -208,7 +217,7 @@ class GuidedPipeline(Pipeline):
         )
 
 
-def entry_point(name: str) -> Callable[[list[str] | None], int]:
+def entry_point(name: str) -> Callable[..., int]:
     """The `main` of a pipeline's module, for ``python -m ltx_pipelines.<name>``."""
 
     def main(argv: list[str] | None = None) -> int:

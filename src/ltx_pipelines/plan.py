@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
-from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
-from ltx_core.guidance.plan import passes_per_step
+import torch
+
+from ltx_core.components.guiders import MultiModalGuider, MultiModalGuiderFactory, MultiModalGuiderParams
+from ltx_core.guidance.plan import plan_passes
 from ltx_core.types import AudioLatentShape, VideoLatentShape
-from ltx_pipelines import memory
-from ltx_pipelines.engine import HEADROOM, Engine
-from ltx_pipelines.recipe import GuiderArgument, Recipe, Stage
+from ltx_pipelines.engine import Engine
+from ltx_pipelines.recipe import AudioOutput, GuiderArgument, Recipe, Stage
 
 GIB = 1024**3
+UNGUIDED = MultiModalGuiderParams()
 
 
 def describe_plan(engine: Engine, recipe: Recipe) -> str:
     """Tokens, passes and memory of `recipe` on `engine`, as lines to print."""
     lines = [f"device {engine.device}, {str(engine.dtype).removeprefix('torch.')}"]
     lines += [_stage_line(number, stage) for number, stage in enumerate(recipe.stages, start=1)]
-    sizes = {name: engine.ledger.size_of(name) for name in engine.ledger.components(recipe)}
-    lines += [f"{name:<28}{size / GIB:8.2f} GiB" for name, size in sizes.items()]
-    free = memory.available_bytes(engine.device)
-    largest, total = max(sizes.values()), sum(sizes.values())
-    if free is None:
-        return "\n".join(lines)
-    lines.append(f"{'free now':<28}{free / GIB:8.2f} GiB")
-    if total * HEADROOM <= free:
-        lines.append("Fits: everything stays loaded between stages and calls.")
-    elif largest * HEADROOM <= free:
-        lines.append("Fits: components take turns, so stages and calls load some of them again.")
-    else:
-        lines.append("Does not fit: use --offload cpu (or disk) or --quantization fp8-cast.")
-    return "\n".join(lines)
+    lines += [f"{name:<28}{_gib(engine.ledger.size_of(name))}" for name in components(recipe)]
+    policy = engine.memory_policy(components(recipe))
+    if policy.free is not None:
+        lines.append(f"{'free now':<28}{_gib(policy.free)}")
+    return "\n".join([*lines, policy.sentence])
+
+
+def components(recipe: Recipe) -> list[str]:
+    """Names of the components that `recipe` runs, in the order of their first use."""
+    source, conditioned = recipe.source, any(stage.video.conditions for stage in recipe.stages)
+    names = []
+    if conditioned or len(recipe.stages) > 1 or (source and source.video_path):
+        names.append("video_encoder")
+    if source:
+        names.append("audio_encoder")
+    names += ["text_encoder", "gemma_embeddings_processor", "transformer"]
+    if len(recipe.stages) > 1:
+        names.append("spatial_upsampler")
+    if recipe.audio_output is not AudioOutput.SOURCE:
+        names += ["audio_decoder", "vocoder"]
+    return [*names, "video_decoder"]
+
+
+def passes(stage: Stage) -> int:
+    """Transformer passes of a whole stage, skipped steps counted as none."""
+    sigmas = stage.sigmas.tolist()[:-1]
+    return sum(_passes_at(stage, step, sigma) for step, sigma in enumerate(sigmas)) * (
+        stage.sampler.passes_per_step
+    )
+
+
+def _passes_at(stage: Stage, step: int, sigma: float) -> int:
+    if stage.guidance is None:
+        return 1
+    empty = torch.empty(0)  # stands for a negative context
+    video, audio = (
+        MultiModalGuider(_params(given, sigma), negative_context=empty)
+        for given in (stage.guidance.video, stage.guidance.audio)
+    )
+    enabled = (not video.should_skip_step(step), not audio.should_skip_step(step))
+    return len(plan_passes((video, audio), enabled))
+
+
+def _params(guider: GuiderArgument | None, sigma: float) -> MultiModalGuiderParams:
+    if guider is None:
+        return UNGUIDED
+    return guider.params(sigma) if isinstance(guider, MultiModalGuiderFactory) else guider
 
 
 def _stage_line(number: int, stage: Stage) -> str:
@@ -37,27 +72,14 @@ def _stage_line(number: int, stage: Stage) -> str:
     video = VideoLatentShape.from_pixel_shape(shape).token_count()
     appended = sum(condition.tokens(shape) for condition in stage.video.conditions)
     audio = AudioLatentShape.from_video_pixel_shape(shape).token_count()
-    steps = len(stage.sigmas) - 1
-    passes = _passes(stage)
+    more = f" + {appended} conditioning" if appended else ""
+    steps, loras = len(stage.sigmas) - 1, len(stage.loras)
     return (
-        f"stage {number}: {shape.width}x{shape.height}, {shape.frames} frames at {shape.fps:g}/s, "
-        f"{video}{f' + {appended}' if appended else ''} video and {audio} audio tokens, "
-        f"{steps} {stage.sampler.name} steps, {passes} transformer passes, "
-        f"{len(stage.loras)} LoRAs"
+        f"stage {number}: {shape.width}x{shape.height}, {shape.frames} frames at {shape.fps:g}/s; "
+        f"{video}{more} video and {audio} audio tokens; {steps} {stage.sampler.name} steps, "
+        f"{passes(stage)} transformer passes; {loras} LoRA{'' if loras == 1 else 's'}"
     )
 
 
-def _passes(stage: Stage) -> int:
-    """Transformer passes of a whole stage: per evaluation one, and one more for each kind of guidance in use."""
-    sigmas = stage.sigmas.tolist()[:-1]
-    if stage.guidance is None:
-        return len(sigmas) * stage.sampler.passes_per_step
-    video, audio = stage.guidance.video, stage.guidance.audio
-    return sum(
-        passes_per_step(_params(video, sigma), _params(audio, sigma), step) * stage.sampler.passes_per_step
-        for step, sigma in enumerate(sigmas)
-    )
-
-
-def _params(guider: GuiderArgument | None, sigma: float) -> MultiModalGuiderParams:
-    return guider.params(sigma) if isinstance(guider, MultiModalGuiderFactory) else guider
+def _gib(size: int) -> str:
+    return f"{size / GIB:9.2f} GiB"

@@ -5,10 +5,20 @@ from pathlib import Path
 
 from ltx_core.conditioning import TemporalRegionMask
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
+from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.conditions import Window
 from ltx_pipelines.generate import Generated
 from ltx_pipelines.media.video import probe_video
-from ltx_pipelines.pipeline import LoraArgument, Options, PathArgument, Pipeline, Run, Unpack, entry_point
+from ltx_pipelines.pipeline import (
+    Device,
+    LoraArgument,
+    Options,
+    PathArgument,
+    Pipeline,
+    Run,
+    Unpack,
+    entry_point,
+)
 from ltx_pipelines.recipe import (
     Guidance,
     GuiderArgument,
@@ -40,12 +50,11 @@ class RetakePipeline(Pipeline):
         checkpoint_path: PathArgument = None,
         gemma_root: PathArgument = None,
         loras: LoraArgument = (),
-        device=None,
-        quantization=None,
+        device: Device = None,
+        quantization: QuantizationPolicy | None = None,
         **options: Unpack[Options],
     ) -> None:
-        options.update(device=device, quantization=quantization)
-        super().__init__(checkpoint_path, gemma_root, loras=loras, **options)
+        super().__init__(checkpoint_path, gemma_root, None, loras, device, quantization, **options)
 
     def __call__(
         self,
@@ -77,7 +86,8 @@ class RetakePipeline(Pipeline):
         params = self.params
         steps = params.num_inference_steps if num_inference_steps is None else num_inference_steps
         guidance = Guidance(
-            video_guider_params or params.video_guider_params, audio_guider_params or params.audio_guider_params
+            video_guider_params or params.video_guider_params,
+            audio_guider_params or params.audio_guider_params,
         )
         request = self.request(
             prompt,

@@ -61,7 +61,9 @@ def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLate
         source.audio_path, engine.device, source.audio_start_time, source.audio_max_duration
     )
     if sound is None:
-        raise MediaError(f"{source.audio_path} has no sound at {source.audio_start_time:g} s; choose another file.")
+        raise MediaError(
+            f"{source.audio_path} has no sound at {source.audio_start_time:g} s; choose another file."
+        )
     missing = round(shape.frames / shape.fps * sound.sampling_rate) - sound.waveform.shape[-1]
     padded = torch.nn.functional.pad(sound.waveform, (0, max(missing, 0)))
     audio = engine.encode_audio(Audio(padded, sound.sampling_rate))

@@ -1,7 +1,16 @@
 """Text or image to video in one guided stage at full size."""
 
+from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.conditions import Images
-from ltx_pipelines.pipeline import GuidedPipeline, Options, PathArgument, entry_point
+from ltx_pipelines.pipeline import (
+    Device,
+    GuidedPipeline,
+    LoraArgument,
+    Options,
+    PathArgument,
+    Unpack,
+    entry_point,
+)
 from ltx_pipelines.recipe import Recipe, Request, guided_stage
 
 
@@ -14,15 +23,21 @@ class TI2VidOneStagePipeline(GuidedPipeline):
     stages = 1
 
     def __init__(
-        self, checkpoint_path: PathArgument = None, gemma_root: PathArgument = None, loras=(), **options: Options
+        self,
+        checkpoint_path: PathArgument = None,
+        gemma_root: PathArgument = None,
+        loras: LoraArgument = (),
+        device: Device = None,
+        quantization: QuantizationPolicy | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(checkpoint_path, gemma_root, loras=loras, **options)
+        super().__init__(checkpoint_path, gemma_root, None, loras, device, quantization, **options)
 
     def recipe(self, request: Request) -> Recipe:
         return request.recipe(guided_stage(request, Images(request.images), self.loras))
 
 
-main = entry_point(__name__)
+main = entry_point("ti2vid_one_stage")
 
 if __name__ == "__main__":
     raise SystemExit(main())

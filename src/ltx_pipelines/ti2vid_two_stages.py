@@ -1,7 +1,16 @@
 """Text or image to video in two stages: guided at half size, upsampled, refined at full size."""
 
+from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.conditions import Images
-from ltx_pipelines.pipeline import GuidedPipeline, LoraArgument, Options, PathArgument, Unpack, entry_point
+from ltx_pipelines.pipeline import (
+    Device,
+    GuidedPipeline,
+    LoraArgument,
+    Options,
+    PathArgument,
+    Unpack,
+    entry_point,
+)
 from ltx_pipelines.recipe import AudioOutput, Recipe, Request, guided_stage, refinement
 from ltx_pipelines.utils.loras import as_loras
 
@@ -20,8 +29,8 @@ class TI2VidTwoStagesPipeline(GuidedPipeline):
         spatial_upsampler_path: PathArgument = None,
         gemma_root: PathArgument = None,
         loras: LoraArgument = (),
-        device=None,
-        quantization=None,
+        device: Device = None,
+        quantization: QuantizationPolicy | None = None,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -29,8 +38,8 @@ class TI2VidTwoStagesPipeline(GuidedPipeline):
             gemma_root,
             spatial_upsampler_path,
             loras,
-            device=device,
-            quantization=quantization,
+            device,
+            quantization,
             **options,
         )
         self.distilled_lora = self.engine.distilled_lora(as_loras(distilled_lora))

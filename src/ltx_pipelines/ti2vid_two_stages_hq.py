@@ -1,12 +1,19 @@
 """Two stages in high quality: second-order sampling, the distilled LoRA at a strength of its own in each."""
 
-
 import torch
 
 from ltx_core.types import VideoLatentShape
 from ltx_pipelines.conditions import Images
 from ltx_pipelines.pipeline import LoraArgument, PathArgument, entry_point
-from ltx_pipelines.recipe import AudioOutput, Loras, Recipe, Request, guided_stage, refinement, scheduled_sigmas
+from ltx_pipelines.recipe import (
+    AudioOutput,
+    Loras,
+    Recipe,
+    Request,
+    guided_stage,
+    refinement,
+    scheduled_sigmas,
+)
 from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams
 
@@ -35,7 +42,9 @@ class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
 
     def recipe(self, request: Request) -> Recipe:
         images = Images(request.images)
-        latent = torch.empty(VideoLatentShape.from_pixel_shape(request.first_shape).to_torch_shape(), device="meta")
+        latent = torch.empty(
+            VideoLatentShape.from_pixel_shape(request.first_shape).to_torch_shape(), device="meta"
+        )
         sigmas = scheduled_sigmas(request.steps, latent)
         first = guided_stage(request, images, self._loras(0), sigmas)
         second = refinement(request, first, images, self._loras(1))

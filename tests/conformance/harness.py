@@ -54,7 +54,9 @@ def errors(got: torch.Tensor, want: torch.Tensor) -> tuple[float, float]:
     return (rel if math.isfinite(rel) else math.inf), (top if math.isfinite(top) else math.inf)
 
 
-def _check(name: str, got: torch.Tensor, want: torch.Tensor, verdict: Callable[[float, float], bool], rule: str) -> Check:
+def _check(
+    name: str, got: torch.Tensor, want: torch.Tensor, verdict: Callable[[float, float], bool], rule: str
+) -> Check:
     if tuple(got.shape) != tuple(want.shape):
         return Check(name, False, f"shape {tuple(got.shape)}, expected {tuple(want.shape)}")
     rel, top = errors(got, want)

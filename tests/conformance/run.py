@@ -85,15 +85,25 @@ def run_folder(folder: Path, context: Context, only: list[str]) -> dict[str, int
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--device", default="cpu", help="where our implementation runs (default: cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="the goldens were recorded with one (default: 1)")
-    parser.add_argument("--only", action="append", default=[], metavar="WORD", help="cases whose key has WORD")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="the goldens were recorded with one (default: 1)"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="WORD", help="cases whose key has WORD"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    context, failed, total = Context(torch.device(args.device)), False, {"PASS": 0, "FAIL": 0, "superseded": 0}
+    context, failed, total = (
+        Context(torch.device(args.device)),
+        False,
+        {"PASS": 0, "FAIL": 0, "superseded": 0},
+    )
     for folder in args.folders:
         if not folder.is_dir():
             print(f"{folder}: not a folder", file=sys.stderr)

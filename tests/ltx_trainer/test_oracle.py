@@ -32,7 +32,7 @@ def test_right_on_ground_truth(condition: str) -> None:
 
 @pytest.mark.parametrize("size", [(96, 160), (160, 96)])
 def test_right_in_other_formats(size: tuple[int, int]) -> None:
-    config = replace(CONFIG, height=size[0], width=size[1], frames=25, fps=24.0, sample_rate=48_000)
+    config = replace(CONFIG, height=size[0], width=size[1], frames=25, fps=16.0, sample_rate=48_000)
     scores = accuracy(World(config), 12)
     assert all(right == of for right, of in scores.values()), scores
 
@@ -86,7 +86,7 @@ def test_nothing_is_seen_where_nothing_is(kind: str) -> None:
     if kind == "still noise":
         one = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8, generator=generator)
         frames = one.expand(17, -1, -1, -1)
-    measured = measure(frames, 16.0, None, 16_000)
+    measured = measure(frames, CONFIG.fps, None, 16_000)
     assert measured.shape is None
     assert measured.motion is None or kind != "blank"
     assert measured.sound == "silence"
@@ -99,15 +99,15 @@ def test_two_objects_are_not_one() -> None:
     )
     clip = world.render([truth])[0]
     double = torch.where(torch.arange(64)[None, None, :, None] < 32, clip.video, clip.video.flip(2))
-    assert measure(clip.video, 16.0, None, 16_000).shape == truth.scene.shape
-    assert measure(double, 16.0, None, 16_000).shape is None
+    assert measure(clip.video, CONFIG.fps, None, 16_000).shape == truth.scene.shape
+    assert measure(double, CONFIG.fps, None, 16_000).shape is None
 
 
 def test_an_object_that_vanishes_has_no_motion() -> None:
     world = World(replace(CONFIG, motions=("left",)))
     video = world.clip(0).video.clone()
     video[8:] = video[8:, :, :1].clone()
-    measured = measure(video, 16.0, None, 16_000)
+    measured = measure(video, CONFIG.fps, None, 16_000)
     assert measured.motion is None
     assert np.isnan(measured.position[8:]).all()
 
@@ -117,7 +117,7 @@ def test_measured_place_and_cover_follow_the_truth() -> None:
     batch = world.batch(range(10))
     masks = world.masks(batch.truths)
     for clip, mask in zip((batch[k] for k in range(10)), masks):
-        measured = measure(clip.video, 16.0, clip.audio, 16_000)
+        measured = measure(clip.video, CONFIG.fps, clip.audio, 16_000)
         np.testing.assert_allclose(measured.position, clip.truth.position, atol=0.01)
         np.testing.assert_allclose(measured.radius, clip.truth.radius, rtol=0.06)
         assert overlap(measured.cover, mask) > 0.85
@@ -129,8 +129,8 @@ def test_senseless_paths_are_told() -> None:
     clip, other = world.clip(0), world.change(world.truth(0), motion="up")
     jumping = clip.video.clone()
     jumping[4:12] = world.render([other])[0].video[4:12]
-    assert not sensible_path(measure(jumping, 16.0, None, 16_000), clip.truth, (0, -1))
-    assert not sensible_path(measure(clip.video.flip(0), 16.0, None, 16_000), clip.truth, (0, -1))
+    assert not sensible_path(measure(jumping, CONFIG.fps, None, 16_000), clip.truth, (0, -1))
+    assert not sensible_path(measure(clip.video.flip(0), CONFIG.fps, None, 16_000), clip.truth, (0, -1))
 
 
 @pytest.mark.parametrize("fps", [12.0, 16.0, 24.0, 25.0])
@@ -187,8 +187,8 @@ def test_given_impacts_can_be_asked_for() -> None:
     clip = World(BOUNCING).clip(1)
     right = Wanted(motion="bounce", onsets=clip.truth.onsets)
     wrong = replace(right, onsets=tuple(onset + 0.15 for onset in clip.truth.onsets))
-    good = judge(clip.video, 16.0, clip.audio, 16_000, right).right
-    bad = judge(clip.video, 16.0, clip.audio, 16_000, wrong).right
+    good = judge(clip.video, CONFIG.fps, clip.audio, 16_000, right).right
+    bad = judge(clip.video, CONFIG.fps, clip.audio, 16_000, wrong).right
     assert good["onsets"]
     assert good["impacts"]
     assert not bad["onsets"]
@@ -198,10 +198,10 @@ def test_given_impacts_can_be_asked_for() -> None:
 
 def test_codecs_keep_time() -> None:
     clip = World(BOUNCING).clip(0)
-    frames, wave = through_codecs(clip.video, 16.0, clip.audio, 16_000)
+    frames, wave = through_codecs(clip.video, CONFIG.fps, clip.audio, 16_000)
     assert frames.shape == clip.video.shape
     assert wave.shape == clip.audio.shape
-    offsets = judge(frames, 16.0, wave, 16_000, Wanted(motion="bounce")).offsets
+    offsets = judge(frames, CONFIG.fps, wave, 16_000, Wanted(motion="bounce")).offsets
     assert offsets
     assert max(map(abs, offsets)) < 0.03
 
@@ -214,7 +214,7 @@ def test_files_can_be_judged(tmp_path) -> None:
     world = World(replace(BOUNCING, height=128, width=128))
     clip = world.clip(2)
     path = tmp_path / "clip.mp4"
-    media.encode_video(clip.video, 16, types.Audio(clip.audio, 16_000), str(path), 1)
+    media.encode_video(clip.video, 24, types.Audio(clip.audio, 16_000), str(path), 1)
     verdict = judge_file(path, clip.truth)
     assert verdict.all_right, verdict.right
     assert max(map(abs, verdict.offsets)) < 0.03
@@ -231,7 +231,7 @@ def test_files_can_be_judged(tmp_path) -> None:
 )
 def test_bad_frames_are_refused(frames: torch.Tensor) -> None:
     with pytest.raises(InputError, match="must be uint8"):
-        measure(frames, 16.0, None, 16_000)
+        measure(frames, CONFIG.fps, None, 16_000)
 
 
 def test_the_tables_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,15 @@ from ltx_core.loader.build import build_model, component_bytes
 from ltx_core.loader.builder import LoRAAdaptableProtocol, ModelBuilderProtocol, SingleGPUModelBuilder
 from ltx_core.loader.checkpoint import Checkpoint
 from ltx_core.loader.describe import FileDescription, describe
-from ltx_core.loader.lora import LoraPathStrengthAndSDOps, LoraStateDictWithStrength, apply_loras
+from ltx_core.loader.fuse import LoraStateDictWithStrength, apply_loras
+from ltx_core.loader.lora import LoraMatch, LoraPathStrengthAndSDOps
 from ltx_core.loader.module_ops import ModuleOps
 from ltx_core.loader.save import save_checkpoint
 from ltx_core.loader.sd_ops import (
     LTXV_LORA_COMFY_RENAMING_MAP,
     ContentMatching,
     ContentReplacement,
+    KeyValueOperation,
     KeyValueOperationResult,
     SDKeyValueOperation,
     SDOps,
@@ -24,8 +26,8 @@ from ltx_core.loader.state_dict import (
     StateDictLoader,
     StateDictRegistry,
 )
+from ltx_core.loader.streaming import stream_model
 from ltx_core.loader.switch import LoraSwitcher
-from ltx_core.sd_ops import KeyValueOperation
 
 __all__ = [
     "LTXV_LORA_COMFY_RENAMING_MAP",
@@ -37,6 +39,7 @@ __all__ = [
     "KeyValueOperation",
     "KeyValueOperationResult",
     "LoRAAdaptableProtocol",
+    "LoraMatch",
     "LoraPathStrengthAndSDOps",
     "LoraStateDictWithStrength",
     "LoraSwitcher",
@@ -56,4 +59,5 @@ __all__ = [
     "component_bytes",
     "describe",
     "save_checkpoint",
+    "stream_model",
 ]

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ltx_core.errors import CheckpointError, ConfigError
-from ltx_core.loader.checkpoint import Checkpoint
-from ltx_core.quantization import QuantizationPolicy
+from ltx_core.loader.checkpoint import Checkpoint, TensorInfo
+from ltx_core.quantization.fp8 import FP8_DTYPES, ScaledLinear, dequantize
+from ltx_core.quantization.policy import NO_POLICY, QuantizationPolicy, scale_linears
 from ltx_core.sd_ops import SDOps
 
-NO_POLICY = QuantizationPolicy()
+Fill = Callable[["Filling", "torch.device | str"], nn.Module]
+EVERYTHING = SDOps("everything").with_matching()
+
+
+class TensorSource(Protocol):
+    """What a module can be filled from: a `Checkpoint`, or a state dict behind the same methods."""
+
+    @property
+    def path(self) -> Any: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def info(self, key: str) -> TensorInfo: ...
+
+    def read(self, key: str, device: torch.device | str = "cpu") -> torch.Tensor: ...
+
+
+class Stored(NamedTuple):
+    """Where a tensor of a component comes from: its key in the file, and its shape after all operations."""
+
+    key: str
+    shape: tuple[int, ...]
 
 
 def build_model(
@@ -24,82 +47,195 @@ def build_model(
     device: torch.device | str,
     dtype: torch.dtype | None = None,
     policy: QuantizationPolicy | None = None,
+    fill: Fill | None = None,
 ) -> nn.Module:
     """A module in eval mode on `device`, without gradients, its floating tensors in `dtype`.
 
-    configurator: a class with ``from_config(config)``. dtype None keeps the file's dtypes. Layers that the
-    file stores as fp8 with a ``weight_scale`` are widened, unless `policy` keeps them.
-    Raises `ConfigError` or `CheckpointError` naming file, key and shapes where the file does not fit.
+    configurator: a class with ``from_config(config)``, or a module on the meta device. dtype None keeps the
+    file's dtypes. Layers that the file stores as fp8 with a ``weight_scale`` are widened, unless `policy`
+    keeps them. fill: how the tensors get in; `resident`, or `stream_model` for one that does not fit the
+    device. Raises `ConfigError` or `CheckpointError` naming file, key and shapes where the file does not
+    fit the configuration.
     """
     try:
-        with torch.device("meta"):
-            model = configurator.from_config(checkpoint.config)
-        return fill_model(model, checkpoint, sd_ops, device, dtype, policy)
+        if isinstance(configurator, nn.Module):
+            model = configurator
+        else:
+            with torch.device("meta"):
+                model = configurator.from_config(checkpoint.config)
+        return (fill or resident)(prepare(model, checkpoint, sd_ops, dtype, policy), device)
     except ConfigError as error:
-        raise type(error)(f"{checkpoint.path}: {error}") from None
+        bare = "" if checkpoint.config else "the file carries no model configuration, so it is no model; "
+        raise type(error)(f"{checkpoint.path}: {bare}{error}") from None
 
 
 def fill_model(
     model: nn.Module,
-    checkpoint: Checkpoint,
+    checkpoint: TensorSource,
     sd_ops: SDOps | None,
     device: torch.device | str,
     dtype: torch.dtype | None = None,
     policy: QuantizationPolicy | None = None,
 ) -> nn.Module:
     """Give a module on the meta device its tensors from `checkpoint`, each read once into its final place."""
-    policy = policy or NO_POLICY
-    names = component_keys(checkpoint, sd_ops)
-    scales = {name.removesuffix("_scale"): key for name, key in names.items() if name.endswith(".weight_scale")}
-    policy.prepare(model, [name.removesuffix(".weight") for name in scales])
+    return resident(prepare(model, checkpoint, sd_ops, dtype, policy), device)
+
+
+def resident(filling: Filling, device: torch.device | str) -> nn.Module:
+    """The module with all its tensors on `device`."""
+    for name, tensor in filling.tensors(device):
+        assign(filling.model, name, tensor)
+    return filling.model.to(device).eval().requires_grad_(False)
+
+
+def prepare(
+    model: nn.Module,
+    checkpoint: TensorSource,
+    sd_ops: SDOps | None,
+    dtype: torch.dtype | None = None,
+    policy: QuantizationPolicy | None = None,
+) -> Filling:
+    """Change a module on the meta device as `policy` asks, and find and check its tensors, reading none."""
+    policy, key_map = policy or NO_POLICY, sd_ops or EVERYTHING
+    key_map = key_map if policy.sd_ops is None else key_map.chain(policy.sd_ops)
+    found = find_tensors(checkpoint, key_map)
+    scales = weight_scales(checkpoint, found)
+    for operation in policy.module_ops:
+        model = operation.mutator(model) if operation.matcher(model) else model
+    kept = _keep_scaled(model, checkpoint, found, scales) if policy.scaled_mm else set()
     wanted = model.state_dict(keep_vars=True)
-    check_tensors(checkpoint, names, wanted)
-    for name in names.keys() & wanted.keys():
-        scale = checkpoint.read(scales[name], device) if name in scales else None
-        as_is = scale is not None or policy is not NO_POLICY
-        tensor = checkpoint.read(names[name], device, None if as_is else dtype)
-        assign(model, name, policy.convert(name, tensor, scale, dtype))
-    return model.to(device).eval().requires_grad_(False)
+    check_tensors(checkpoint, found, wanted)
+    keys = {name: found[name].key for name in wanted if name in found}
+    widened = torch.bfloat16 if policy.sd_ops is not None else dtype or torch.bfloat16
+    return Filling(model, checkpoint, key_map, keys, scales, kept, dtype, widened)
 
 
-def component_keys(checkpoint: Checkpoint, sd_ops: SDOps | None) -> dict[str, str]:
-    """Name inside the component -> key in the file, for all keys that `sd_ops` keeps."""
-    if sd_ops is None:
-        return {key: key for key in checkpoint}
-    nothing = torch.empty(0)
-    names: dict[str, str] = {}
+@dataclass(frozen=True)
+class Filling:
+    """A module on the meta device, and how each of its tensors is made from a file.
+
+    keys: name in the module -> key in the file. scales: key of an fp8 weight -> key of its scale. kept: keys
+    that stay as they are in the file. dtype: of floating tensors, None as in the file; key-value operations
+    see the file's dtype, and what they return in another one keeps that. widened: dtype of widened fp8.
+    """
+
+    model: nn.Module
+    source: TensorSource
+    key_map: SDOps
+    keys: Mapping[str, str]
+    scales: Mapping[str, str]
+    kept: Collection[str]
+    dtype: torch.dtype | None
+    widened: torch.dtype
+
+    def tensors(
+        self, device: torch.device | str, prefixes: tuple[str, ...] = ("",)
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor on `device`) of all tensors whose name begins with one of `prefixes`, file by file."""
+        names = {name for name in self.keys if name.startswith(prefixes)}
+        keys = {self.keys[name] for name in names}
+        for key in self.source if prefixes == ("",) else sorted(keys):
+            if key not in keys:
+                continue
+            # Tensors made in inference mode could not take another LoRA outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                made = [pair for pair in self._made_from(key, device) if pair[0] in names]
+            yield from made
+
+    def _made_from(self, key: str, device: torch.device | str) -> Iterator[tuple[str, torch.Tensor]]:
+        tensor = self.source.read(key, device)
+        if key in self.scales and key not in self.kept:
+            tensor = dequantize(tensor, self.source.read(self.scales[key], device), self.widened)
+        for name, value in self.key_map.apply_to_key_value(self.key_map.apply_to_key(key) or key, tensor):
+            cast = self.dtype is not None and value.is_floating_point() and value.dtype is tensor.dtype
+            yield name, value.to(self.dtype) if cast and key not in self.kept else value
+
+
+def find_tensors(checkpoint: TensorSource, sd_ops: SDOps | None) -> dict[str, Stored]:
+    """Name inside the component -> where it is stored, for all keys that `sd_ops` keeps."""
+    key_map, found = sd_ops or EVERYTHING, {}
     for key in checkpoint:
-        renamed = sd_ops.apply_to_key(key)
+        renamed = key_map.apply_to_key(key)
         if renamed is not None:
-            names |= {result.new_key: key for result in sd_ops.apply_to_key_value(renamed, nothing)}
-    return names
+            info = checkpoint.info(key)
+            outline = torch.empty(info.shape, dtype=info.dtype, device="meta")
+            for name, value in key_map.apply_to_key_value(renamed, outline):
+                found[name] = Stored(key, tuple(value.shape))
+    return found
+
+
+def weight_scales(checkpoint: TensorSource, found: Mapping[str, Stored]) -> dict[str, str]:
+    """Key of an fp8 weight -> key of its ``weight_scale``.
+
+    Raises `CheckpointError` for a scale that is not one number.
+    """
+    scales = {}
+    for name, weight in found.items():
+        scale = found.get(f"{name}_scale") if name.endswith(".weight") else None
+        if scale is None or checkpoint.info(weight.key).dtype not in FP8_DTYPES:
+            continue
+        if checkpoint.info(scale.key).numel != 1:
+            raise CheckpointError(
+                f"{checkpoint.path}: {scale.key} has shape {checkpoint.info(scale.key).shape}; "
+                "only fp8 weights with one scale for the whole tensor are supported."
+            )
+        scales[weight.key] = scale.key
+    return scales
+
+
+def _keep_scaled(
+    model: nn.Module, checkpoint: TensorSource, found: Mapping[str, Stored], scales: Mapping[str, str]
+) -> set[str]:
+    """Make `ScaledLinear` of the layers that the file stores as scaled e4m3; the keys that stay as they are.
+
+    Raises `ConfigError` if there is none, or if one lacks the static scale of its input.
+    """
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and f"{name}.weight" in found
+        and found[f"{name}.weight"].key in scales
+        and checkpoint.info(found[f"{name}.weight"].key).dtype is torch.float8_e4m3fn
+    ]
+    if not layers:
+        raise ConfigError("no layer is stored as fp8 with a weight_scale; use fp8-cast for this file.")
+    bare = [name for name in layers if f"{name}.input_scale" not in found]
+    if bare:
+        raise ConfigError(
+            f"{len(bare)} of {len(layers)} fp8 layers ({bare[0]}, ...) have no input_scale, which "
+            "fp8-scaled-mm needs; use fp8-cast for this file."
+        )
+    scale_linears(model, layers)
+    return {found[f"{name}.{part}"].key for name in layers for part in ("weight", *ScaledLinear.SCALES)}
 
 
 def check_tensors(
-    checkpoint: Checkpoint, names: Mapping[str, str], wanted: Mapping[str, torch.Tensor]
+    checkpoint: TensorSource, found: Mapping[str, Stored], wanted: Mapping[str, torch.Tensor]
 ) -> None:
     """Raise `CheckpointError` if the file lacks a tensor of the component or has one of another shape."""
     # A buffer that already has a value is a constant which files may leave out.
-    missing = [name for name, tensor in wanted.items() if name not in names and tensor.is_meta]
+    missing = [name for name, tensor in wanted.items() if name not in found and tensor.is_meta]
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise CheckpointError(
-            f"{checkpoint.path} lacks {len(missing)} of the {len(wanted)} tensors of this component ({shown}); "
-            "it holds another kind of model, or is incomplete."
+            f"{checkpoint.path} lacks {len(missing)} of the {len(wanted)} tensors of this component "
+            f"({shown}); it holds another kind of model, or is incomplete."
         )
     for name, tensor in wanted.items():
-        if is_lazy(tensor):  # the shape is the file's
+        if name not in found or is_lazy(tensor):  # a lazy layer takes its shape from the file
             continue
-        found, expected = checkpoint.info(names[name]).shape, tuple(tensor.shape)
-        if found != expected:
+        key, shape = found[name]
+        if shape != tuple(tensor.shape):
             raise CheckpointError(
-                f"{checkpoint.path}: {names[name]} has shape {found}, the configuration asks for {expected}."
+                f"{checkpoint.path}: {key} has shape {shape}, "
+                f"the configuration asks for {tuple(tensor.shape)}."
             )
 
 
 def component_bytes(checkpoint: Checkpoint, sd_ops: SDOps | None, dtype: torch.dtype | None) -> int:
     """Memory of a component in `dtype` (None: as in the file), told from the header."""
-    infos = [checkpoint.info(key) for key in component_keys(checkpoint, sd_ops).values()]
+    infos = [checkpoint.info(stored.key) for stored in find_tensors(checkpoint, sd_ops).values()]
     if dtype is None:
         return sum(info.nbytes for info in infos)
     return sum(info.numel for info in infos) * dtype.itemsize

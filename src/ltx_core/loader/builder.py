@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from ltx_core.loader.build import fill_model
-from ltx_core.loader.checkpoint import Checkpoint
+from ltx_core.loader.build import TensorSource, fill_model
+from ltx_core.loader.checkpoint import Checkpoint, TensorInfo
 from ltx_core.loader.lora import LoraPathStrengthAndSDOps
 from ltx_core.loader.module_ops import ModuleOps
 from ltx_core.loader.state_dict import (
     DummyRegistry,
+    Paths,
     Registry,
     SafetensorsModelStateDictLoader,
     StateDict,
@@ -21,6 +24,8 @@ from ltx_core.loader.state_dict import (
 )
 from ltx_core.loader.switch import LoraSwitcher
 from ltx_core.sd_ops import LTXV_LORA_COMFY_RENAMING_MAP, SDOps
+
+CPU = torch.device("cpu")
 
 
 class ModelBuilderProtocol(Protocol):
@@ -35,6 +40,23 @@ class LoRAAdaptableProtocol(Protocol):
     def lora(self, path: str, strength: float = 1.0, sd_ops: SDOps | None = None) -> Any: ...
 
 
+class _InMemory:
+    """A state dict with the methods of a checkpoint; what is read from it is a copy."""
+
+    def __init__(self, path: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.path, self._tensors = path, tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def info(self, key: str) -> TensorInfo:
+        tensor = self._tensors[key]
+        return TensorInfo(tensor.dtype, tuple(tensor.shape), tensor.nbytes, Path(self.path))
+
+    def read(self, key: str, device: torch.device | str = "cpu") -> torch.Tensor:
+        return self._tensors[key].to(device, copy=True)
+
+
 @dataclass(frozen=True)
 class SingleGPUModelBuilder:
     """Builds one model on one device from its file(s), with module operations and LoRAs."""
@@ -46,19 +68,21 @@ class SingleGPUModelBuilder:
     loras: tuple[LoraPathStrengthAndSDOps, ...] = ()
     model_loader: StateDictLoader = field(default_factory=SafetensorsModelStateDictLoader)
     registry: Registry = field(default_factory=DummyRegistry)
-    lora_load_device: torch.device = torch.device("cpu")
+    lora_load_device: torch.device = CPU
 
     def lora(self, path: str, strength: float = 1.0, sd_ops: SDOps | None = None) -> SingleGPUModelBuilder:
         """The same builder with one more LoRA."""
         one = LoraPathStrengthAndSDOps(path, strength, sd_ops or LTXV_LORA_COMFY_RENAMING_MAP)
         return replace(self, loras=(*self.loras, one))
 
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.model_path)
+    @property
+    def first_path(self) -> str:
+        """The file that carries the configuration."""
+        return self.model_path[0] if isinstance(self.model_path, tuple | list) else self.model_path
 
     def model_config(self) -> dict[str, Any]:
         """The configuration in the first file's metadata."""
-        return self.checkpoint().config
+        return self.model_loader.metadata(self.first_path)
 
     def meta_model(self, config: dict[str, Any], module_ops: tuple[ModuleOps, ...]) -> nn.Module:
         """The module without weights, changed by every operation that matches it."""
@@ -69,7 +93,9 @@ class SingleGPUModelBuilder:
                 model = operation.mutator(model)
         return model
 
-    def load_sd(self, paths: Any, registry: Registry, device: Any, sd_ops: SDOps | None = None) -> StateDict:
+    def load_sd(
+        self, paths: Paths, registry: Registry, device: Any = None, sd_ops: SDOps | None = None
+    ) -> StateDict:
         """The renamed state dict, from the registry if it has it."""
         kept = registry.get(paths, sd_ops)
         if kept is None:
@@ -78,10 +104,19 @@ class SingleGPUModelBuilder:
         return kept
 
     def build(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> nn.Module:
-        """The module in eval mode on `device` (default CPU) in `dtype` (default: as in the file)."""
-        checkpoint = self.checkpoint()
-        model = self.meta_model(checkpoint.config, self.module_ops)
-        fill_model(model, checkpoint, self.model_sd_ops, device or "cpu", dtype)
+        """The module in eval mode on `device` (default CPU) in `dtype` (default: as in the file).
+
+        With a registry that keeps nothing each tensor goes from the file straight into its place; otherwise
+        the registry's state dict is filled first, and copied from.
+        """
+        model = self.meta_model(self.model_config(), self.module_ops)
+        direct = isinstance(self.registry, DummyRegistry)
+        if direct and type(self.model_loader) is SafetensorsModelStateDictLoader:
+            source: TensorSource = Checkpoint(self.model_path)
+            model = fill_model(model, source, self.model_sd_ops, device or CPU, dtype)
+        else:
+            state = self.load_sd(self.model_path, self.registry, CPU, self.model_sd_ops)
+            model = fill_model(model, _InMemory(self.first_path, state.sd), None, device or CPU, dtype)
         if any(lora.strength for lora in self.loras):
             LoraSwitcher(model).apply(self.loras)
         return model

@@ -1,8 +1,9 @@
-"""Opened weights files: the header at once, tensors when asked for, memory-mapped; errors in one sentence."""
+"""Opened weights files: the header at once, tensors when asked for; errors in one sentence."""
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,61 +12,73 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ltx_core.errors import CheckpointError, MissingFileError
 
-# The dtype codes of the safetensors format.
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+# The dtype codes of the safetensors format, as far as this version of PyTorch has them.
+_CODES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "C64": "complex64",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
-FOREIGN_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".pickle", ".gguf")
+DTYPES: dict[str, torch.dtype] = {code: getattr(torch, n) for code, n in _CODES.items() if hasattr(torch, n)}
+
+# What files that are often taken for safetensors files begin with.
+FOREIGN_STARTS = {
+    b"PK\x03\x04": "is a PyTorch pickle (.ckpt, .pt or .bin); convert it to .safetensors first",
+    b"\x80": "is a pickle (.ckpt, .pt or .bin); convert it to .safetensors first",
+    b"GGUF": "is a GGUF file, which is not supported; use the .safetensors file",
+    b"version ": "is a Git LFS pointer and not the file itself; download it with `git lfs pull`",
+}
+HEADER_LIMIT = 100_000_000  # bytes, of the format
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as the header states it."""
+    """A tensor as the header states it, and where it lies: `nbytes` from `offset` on in `file`."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     nbytes: int
     file: Path
+    offset: int = 0
 
     @property
     def numel(self) -> int:
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
 
 class Checkpoint:
     """One safetensors file, or several that together hold one model (later files override earlier ones).
 
-    Opening reads headers only. `bytes_read` counts what `read` has taken from disk.
+    Opening reads headers only; `read` takes single tensors straight into memory of their own, so that
+    building a model never holds more of the file than one tensor. `bytes_read` counts what it has taken.
     Raises `MissingFileError` or `CheckpointError`, naming the file, for anything that is no such file.
     """
 
     def __init__(self, paths: str | Path | Iterable[str | Path]) -> None:
         given = [paths] if isinstance(paths, str | Path) else list(paths)
+        if not given:
+            raise CheckpointError("No weights file was given; pass the path of a .safetensors file.")
         self.paths = tuple(Path(path).expanduser() for path in given)
         self.bytes_read = 0
         headers = [read_header(path) for path in self.paths]
-        self.metadata: dict[str, str] = dict(headers[0].get("__metadata__") or {})
-        self._infos = {
-            key: _info(path, key, entry)
-            for path, header in zip(self.paths, headers)
-            for key, entry in header.items()
-            if key != "__metadata__"
-        }
+        self.metadata: dict[str, str] = headers[0].metadata
+        self._infos = {key: info for header in headers for key, info in header.tensors.items()}
 
     def __repr__(self) -> str:
         return f"Checkpoint({', '.join(map(str, self.paths))})"
@@ -82,9 +95,12 @@ class Checkpoint:
         if text is None:
             return {}
         try:
-            return json.loads(text)
+            config = json.loads(text)
         except ValueError as error:
             raise CheckpointError(f"{self.path}: its config is not valid JSON ({error}).") from None
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{self.path}: its config is {text[:40]!r}, expected a JSON object.")
+        return config
 
     @property
     def model_version(self) -> str | None:
@@ -99,8 +115,11 @@ class Checkpoint:
     def __iter__(self) -> Iterator[str]:
         return iter(self._infos)
 
+    def __len__(self) -> int:
+        return len(self._infos)
+
     def info(self, key: str) -> TensorInfo:
-        """Dtype and shape of a tensor, from the header."""
+        """Dtype, shape and place of a tensor, from the header."""
         if key not in self._infos:
             raise CheckpointError(f"{self.path} has no tensor {key!r}.")
         return self._infos[key]
@@ -110,63 +129,94 @@ class Checkpoint:
     ) -> torch.Tensor:
         """One tensor on `device`; a floating one is cast to `dtype` if given. Owns its memory."""
         info = self.info(key)
-        try:
-            tensor = self._open(info.file).get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{info.file}: cannot read {key!r} ({error}).") from None
-        self.bytes_read += info.nbytes
         target = dtype if dtype is not None and info.dtype.is_floating_point else info.dtype
-        moved = tensor.to(device=device, dtype=target)
-        # On the CPU without a cast this is still the file's mapped memory.
-        return moved.clone() if moved.data_ptr() == tensor.data_ptr() and moved.numel() else moved
-
-    def _open(self, path: Path) -> Any:
-        if path not in self._handles:
-            self._handles[path] = safe_open(str(path), framework="pt", device="cpu")
-        return self._handles[path]
-
-    @cached_property
-    def _handles(self) -> dict[Path, Any]:
-        return {}
+        tensor = _read(key, info)
+        self.bytes_read += info.nbytes
+        # Moved before it is cast: a GPU casts faster than the CPU does.
+        return tensor.to(device).to(target)
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, checked against the file's length."""
-    if not path.exists():
-        raise MissingFileError(f"{path} does not exist; check the path.")
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the .safetensors file in it.")
-    size = path.stat().st_size
-    if size == 0:
-        raise CheckpointError(f"{path} is empty; download it again.")
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if not 2 <= length <= size - 8:
-            raise CheckpointError(_foreign(path))
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            raise CheckpointError(_foreign(path)) from None
-    if not isinstance(header, dict):
-        raise CheckpointError(_foreign(path))
-    ends = (e["data_offsets"][1] for k, e in header.items() if k != "__metadata__")
-    expected = 8 + length + max(ends, default=0)
+def _read(key: str, info: TensorInfo) -> torch.Tensor:
+    memory = torch.empty(info.nbytes, dtype=torch.uint8)
+    rest = memory.numpy().data
+    try:
+        with info.file.open("rb", buffering=0) as file:
+            file.seek(info.offset)
+            while rest:  # one call of the system reads 2 GiB at most
+                taken = file.readinto(rest)
+                if not taken:
+                    raise CheckpointError(
+                        f"{info.file} ends inside {key!r}; it has changed since it was opened."
+                    )
+                rest = rest[taken:]
+    except OSError as error:
+        raise CheckpointError(f"{info.file}: cannot read {key!r} ({error.strerror}).") from None
+    return memory.view(info.dtype).reshape(info.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the tensors of a safetensors file."""
+
+    metadata: dict[str, str]
+    tensors: dict[str, TensorInfo]
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file, checked against itself and against the file's length."""
+    size, start, text = _read_start(path)
+    data_start = 8 + len(text)
+    try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__", None) or {}
+        texts = {str(key): str(value) for key, value in metadata.items()}
+        tensors = {key: _info(path, key, entry, data_start) for key, entry in entries.items()}
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise CheckpointError(_foreign(path, start)) from None
+    expected = max((info.offset + info.nbytes for info in tensors.values()), default=data_start)
     if size < expected:
         raise CheckpointError(
             f"{path} is truncated: {size} bytes, its header promises {expected}; download it again."
         )
-    return header
+    return Header(texts, tensors)
 
 
-def _info(path: Path, key: str, entry: dict[str, Any]) -> TensorInfo:
-    start, end = entry["data_offsets"]
-    if entry["dtype"] not in DTYPES:
-        raise CheckpointError(f"{path}: {key!r} has dtype {entry['dtype']}, which is not supported.")
-    return TensorInfo(DTYPES[entry["dtype"]], tuple(entry["shape"]), end - start, path)
+def _read_start(path: Path) -> tuple[int, bytes, bytes]:
+    """Size of a file, its first 8 bytes, and the header text whose length they state."""
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist; check the path.")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the .safetensors file in it.")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            text = file.read(length) if 2 <= length <= min(size - 8, HEADER_LIMIT) else b""
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
+    if size == 0:
+        raise CheckpointError(f"{path} is empty; download it again.")
+    return size, start, text
 
 
-def _foreign(path: Path) -> str:
-    if path.suffix.lower() in FOREIGN_ENDINGS:
-        return f"{path} is a {path.suffix} file; only .safetensors files are read. Convert it first."
+def _info(path: Path, key: str, entry: dict[str, Any], data_start: int) -> TensorInfo:
+    """One entry of a header; TypeError, KeyError or ValueError if it is not of the format's form."""
+    code, shape, (start, end) = entry["dtype"], tuple(map(int, entry["shape"])), entry["data_offsets"]
+    if code not in DTYPES:
+        raise CheckpointError(f"{path}: {key!r} has dtype {code}, which is not supported.")
+    dtype = DTYPES[code]
+    if start < 0 or min(shape, default=0) < 0 or end - start != math.prod(shape) * dtype.itemsize:
+        raise CheckpointError(
+            f"{path} is damaged: {key!r} of shape {shape} in {code} cannot take {end - start} bytes."
+        )
+    return TensorInfo(dtype, shape, end - start, path, data_start + start)
+
+
+def _foreign(path: Path, start: bytes) -> str:
+    for begin, what in FOREIGN_STARTS.items():
+        if start.startswith(begin):
+            return f"{path} {what}."
     return f"{path} is not a safetensors file, or is damaged; download it again."

@@ -1,18 +1,29 @@
-"""What a weights file is, told from its header alone."""
+"""What a weights file is, told from its header: kind, version, components, sizes, LoRA and fp8 layout."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ltx_core import sd_ops
 from ltx_core.errors import CheckpointError
-from ltx_core.loader.build import component_keys
-from ltx_core.loader.checkpoint import Checkpoint
+from ltx_core.loader.build import find_tensors
+from ltx_core.loader.checkpoint import Checkpoint, TensorInfo
+from ltx_core.loader.lora import ALPHA_ENDING, DOWN_ENDINGS, KOHYA_PREFIXES, UP_ENDINGS, adapter_alpha
+from ltx_core.quantization.fp8 import FP8_DTYPES
 
-COMPONENTS = {
+MODEL, LORA, IC_LORA, UPSAMPLER, GEMMA, UNKNOWN = (
+    "model",
+    "LoRA",
+    "IC-LoRA",
+    "latent upsampler",
+    "Gemma text encoder",
+    "unknown",
+)
+MODEL_COMPONENTS = {
     "transformer": sd_ops.LTXV_MODEL_COMFY_RENAMING_MAP,
     "text projection and connectors": sd_ops.EMBEDDINGS_PROCESSOR_KEY_OPS,
     "video encoder": sd_ops.VAE_ENCODER_COMFY_KEYS_FILTER,
@@ -20,47 +31,103 @@ COMPONENTS = {
     "audio encoder": sd_ops.AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER,
     "audio decoder": sd_ops.AUDIO_VAE_DECODER_COMFY_KEYS_FILTER,
     "vocoder": sd_ops.VOCODER_COMFY_KEYS_FILTER,
+    "duration head": sd_ops.DURATION_HEAD_KEY_OPS,
+}
+GEMMA_COMPONENTS = {
+    "language model": sd_ops.GEMMA_LANGUAGE_MODEL_KEYS,
+    "vision tower": sd_ops.GEMMA_VISION_TOWER_KEYS,
+    "vision projector": sd_ops.GEMMA_PROJECTOR_KEYS,
 }
 LORA_NAMINGS = {
-    "Kohya": ("lora_unet_", "lora_transformer_", "lycoris_"),
+    "Kohya": KOHYA_PREFIXES,
     "PEFT": ("base_model.model.",),
     "diffusers": ("transformer.",),
     "checkpoint": ("model.diffusion_model.",),
     "ComfyUI": ("diffusion_model.",),
 }
+UPSAMPLER_FACTS = ("spatial_upsample", "temporal_upsample", "spatial_scale", "rational_resampler")
+# The tensors of a distilled model look like those of a full one: only names tell.
+VARIANTS = {"distilled": "distilled", "dev": "full"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large something is in the file."""
+
+    parameters: int
+    nbytes: int
+
+    @classmethod
+    def of(cls, infos: Iterable[TensorInfo]) -> Size:
+        given = list(infos)
+        return cls(sum(info.numel for info in given), sum(info.nbytes for info in given))
+
+    def __str__(self) -> str:
+        return f"{self.parameters:>16,} parameters {self.nbytes / 2**20:>12,.1f} MiB"
+
+
+@dataclass(frozen=True)
+class LoraDescription:
+    """What a LoRA is made of.
+
+    naming: who names modules so, and what the halves of a pair are called. modules: how many pairs it has.
+    ranks, alphas: the distinct ones. Strength 1 means ``up @ down``, times alpha / rank where the naming
+    defines an alpha. reference_downscale_factor: of an IC-LoRA, how much smaller its reference clips are.
+    """
+
+    naming: str
+    modules: int
+    ranks: tuple[int, ...]
+    alphas: tuple[float, ...] = ()
+    reference_downscale_factor: str | None = None
 
 
 @dataclass(frozen=True)
 class FileDescription:
-    """kind: "model", "LoRA", "IC-LoRA", "latent upsampler", "Gemma text encoder" or "unknown".
+    """What a file is.
 
-    components: name -> number of parameters. dtypes: name -> number of tensors. notes: further facts.
+    kind: "model", "LoRA", "IC-LoRA", "latent upsampler", "Gemma text encoder" or "unknown".
+    variant: "distilled" or "full" where the file's name tells, else None. total: of all tensors.
+    dtypes: name -> number of tensors. components: name -> size. fp8: how 8-bit weights are stored, or None.
+    lora: for LoRAs. notes: further facts.
     """
 
     path: Path
     kind: str
     model_version: str | None
-    parameters: int
-    nbytes: int
+    variant: str | None
+    total: Size
     dtypes: dict[str, int]
-    components: dict[str, int] = field(default_factory=dict)
+    components: dict[str, Size] = field(default_factory=dict)
+    fp8: str | None = None
+    lora: LoraDescription | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         version = f", version {self.model_version}" if self.model_version else ""
-        lines = [
-            f"{self.path}: {self.kind}{version}",
-            f"  {self.parameters:,} parameters, {self.nbytes / 2**20:,.1f} MiB, "
-            + ", ".join(f"{count} x {dtype}" for dtype, count in self.dtypes.items()),
-        ]
-        lines += [f"  {name:<32}{count:>16,}" for name, count in self.components.items()]
-        lines += [f"  {name}: {value}" for name, value in self.notes.items()]
+        variant = f", {self.variant} (by its name)" if self.variant else ""
+        facts: dict[str, Any] = {"stored as": ", ".join(f"{n} x {dtype}" for dtype, n in self.dtypes.items())}
+        if self.fp8:
+            facts["fp8"] = self.fp8
+        if self.lora:
+            facts |= {
+                "naming": self.lora.naming,
+                "modules": self.lora.modules,
+                "rank": _listed(self.lora.ranks),
+            }
+            facts |= {"alpha": _listed(self.lora.alphas)} if self.lora.alphas else {}
+            factor = self.lora.reference_downscale_factor
+            facts |= {} if factor is None else {"reference_downscale_factor": factor}
+        lines = [f"{self.path}: {self.kind}{version}{variant}"]
+        lines += [f"  {name:<32}{size}" for name, size in [*self.components.items(), ("in all", self.total)]]
+        lines += [f"  {name}: {value}" for name, value in (facts | self.notes).items()]
         return "\n".join(lines)
 
 
 def describe(path: str | Path) -> FileDescription:
     """Describe a .safetensors file, or a folder with the shards of a Gemma text encoder.
 
+    Only headers are read, and the alphas of a LoRA, a number each.
     Raises `MissingFileError` or `CheckpointError` for anything else.
     """
     given = Path(path).expanduser()
@@ -68,63 +135,92 @@ def describe(path: str | Path) -> FileDescription:
     if not shards:
         raise CheckpointError(f"{path} is a folder without .safetensors files.")
     checkpoint = Checkpoint(shards)
+    kind = _kind(checkpoint)
+    if given.is_dir() and kind != GEMMA:
+        raise CheckpointError(f"{path} is a folder, but not of a Gemma text encoder; give one of its files.")
     infos = [checkpoint.info(key) for key in checkpoint]
-    kind, components, notes = _kind(checkpoint)
     return FileDescription(
         path=given,
         kind=kind,
         model_version=checkpoint.model_version,
-        parameters=sum(info.numel for info in infos),
-        nbytes=sum(info.nbytes for info in infos),
+        variant=_variant(given, kind),
+        total=Size.of(infos),
         dtypes=dict(Counter(str(info.dtype).removeprefix("torch.") for info in infos)),
-        components=components,
-        notes=notes,
+        components=_components(checkpoint, kind),
+        fp8=_fp8_layout(checkpoint),
+        lora=_lora(checkpoint) if kind in (LORA, IC_LORA) else None,
+        notes=_notes(checkpoint, kind),
     )
 
 
-def _kind(checkpoint: Checkpoint) -> tuple[str, dict[str, int], dict[str, Any]]:
-    keys = list(checkpoint)
-    if any(".lora_" in key for key in keys):
-        return _lora(checkpoint)
-    if any(key.startswith(("language_model.", "model.language_model.")) for key in keys):
-        return "Gemma text encoder", {}, {}
+def _kind(checkpoint: Checkpoint) -> str:
+    if any(key.endswith((*DOWN_ENDINGS, *UP_ENDINGS)) for key in checkpoint):
+        return IC_LORA if "reference_downscale_factor" in checkpoint.metadata else LORA
     if "initial_conv.weight" in checkpoint:
-        names = ("spatial_upsample", "temporal_upsample", "spatial_scale", "rational_resampler")
-        return "latent upsampler", {}, {name: checkpoint.config[name] for name in names if name in checkpoint.config}
-    components = _components(checkpoint)
-    if not components:
-        return "unknown", {}, {"first keys": ", ".join(keys[:3])}
-    scaled = sum(key.endswith(".weight_scale") for key in keys)
-    notes: dict[str, Any] = {"fp8 layers with a scale": scaled} if scaled else {}
-    return "model", components, notes
+        return UPSAMPLER
+    if "gemma_config" in checkpoint.metadata or _components(checkpoint, GEMMA):
+        return GEMMA
+    return MODEL if _components(checkpoint, MODEL) else UNKNOWN
 
 
-def _components(checkpoint: Checkpoint) -> dict[str, int]:
-    counts = {}
-    for name, key_map in COMPONENTS.items():
-        keys = component_keys(checkpoint, key_map).items()
-        # The connectors share the transformer's prefix.
-        own = [key for inside, key in keys if name != "transformer" or "embeddings_connector." not in inside]
-        own = [key for key in own if "per_channel_statistics" not in key or len(own) > 2]
-        if own:
-            counts[name] = sum(checkpoint.info(key).numel for key in own)
-    return counts
+def _variant(path: Path, kind: str) -> str | None:
+    words = path.stem.lower().replace("_", "-").split("-")
+    known = (variant for word, variant in VARIANTS.items() if word in words)
+    return next(known, None) if kind in (MODEL, LORA) else None
 
 
-def _lora(checkpoint: Checkpoint) -> tuple[str, dict[str, int], dict[str, Any]]:
-    keys = list(checkpoint)
-    downs = [key for key in keys if key.endswith((".lora_A.weight", ".lora_down.weight", ".lora_A.default.weight"))]
-    ranks = Counter(checkpoint.info(key).shape[0] for key in downs)
-    naming = next((name for name, starts in LORA_NAMINGS.items() if downs and downs[0].startswith(starts)), "bare")
-    notes: dict[str, Any] = {
-        "modules": len(downs),
-        "rank": ", ".join(map(str, sorted(ranks))) or "none",
-        "naming": naming,
-    }
-    alphas = {checkpoint.read(key).item() for key in keys if key.endswith(".alpha")}
-    if alphas:
-        notes["alpha"] = ", ".join(f"{alpha:g}" for alpha in sorted(alphas))
-    factor = checkpoint.metadata.get("reference_downscale_factor")
-    if factor is not None:
-        notes["reference_downscale_factor"] = factor
-    return ("IC-LoRA" if factor is not None else "LoRA"), {}, notes
+def _components(checkpoint: Checkpoint, kind: str) -> dict[str, Size]:
+    """Sizes of the components that the file holds at least one tensor of their own of."""
+    maps: Mapping[str, sd_ops.SDOps] = {MODEL: MODEL_COMPONENTS, GEMMA: GEMMA_COMPONENTS}.get(kind, {})
+    sizes = {}
+    for component, key_map in maps.items():
+        keys = {stored.key for stored in find_tensors(checkpoint, key_map).values()}
+        if component == "transformer":  # the connectors share its prefix
+            keys = {key for key in keys if "embeddings_connector." not in key}
+        if any(".per_channel_statistics." not in key for key in keys):  # encoder and decoder share these
+            sizes[component] = Size.of(checkpoint.info(key) for key in keys)
+    return sizes
+
+
+def _fp8_layout(checkpoint: Checkpoint) -> str | None:
+    layers = [
+        key.removesuffix(".weight")
+        for key in checkpoint
+        if key.endswith(".weight") and checkpoint.info(key).dtype in FP8_DTYPES
+    ]
+    scaled = [name for name in layers if f"{name}.weight_scale" in checkpoint]
+    static = [name for name in scaled if f"{name}.input_scale" in checkpoint]
+    if any(key.endswith(".weight_scale_2") for key in checkpoint):
+        return "NVFP4, which is not supported"
+    if scaled:
+        inputs = "input scales" if len(static) == len(scaled) else "no input scales"
+        return f"{len(scaled)} layers with weight scales and {inputs}"
+    return f"{len(layers)} layers without scales" if layers else None
+
+
+def _lora(checkpoint: Checkpoint) -> LoraDescription:
+    downs = [key for key in checkpoint if key.endswith(DOWN_ENDINGS)]
+    first = downs[0] if downs else ""
+    prefix = next((name for name, starts in LORA_NAMINGS.items() if first.startswith(starts)), "bare")
+    halves = "lora_down, lora_up" if ".lora_down." in first else "lora_A, lora_B"
+    alphas = {float(checkpoint.read(key).item()) for key in checkpoint if key.endswith(ALPHA_ENDING)}
+    stated = adapter_alpha(checkpoint)
+    return LoraDescription(
+        naming=f"{prefix} ({halves})",
+        modules=len(downs),
+        ranks=tuple(sorted({checkpoint.info(key).shape[0] for key in downs})),
+        alphas=tuple(sorted(alphas | ({stated} if stated is not None else set()))),
+        reference_downscale_factor=checkpoint.metadata.get("reference_downscale_factor"),
+    )
+
+
+def _notes(checkpoint: Checkpoint, kind: str) -> dict[str, Any]:
+    if kind == UPSAMPLER:
+        return {name: checkpoint.config[name] for name in UPSAMPLER_FACTS if name in checkpoint.config}
+    if kind == UNKNOWN:
+        return {"first keys": ", ".join(list(checkpoint)[:3]) or "none"}
+    return {}
+
+
+def _listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers) or "none"

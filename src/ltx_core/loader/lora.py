@@ -1,9 +1,10 @@
-"""LoRA files: their namings, which weights they touch, and fusing them exactly as the reference does."""
+"""LoRA files: their namings, which weights of a model they touch, and their low-rank pairs."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,24 +12,19 @@ import torch
 
 from ltx_core.errors import CheckpointError
 from ltx_core.loader.checkpoint import Checkpoint
-from ltx_core.loader.state_dict import StateDict
-from ltx_core.quantization.fp8 import FP8_DTYPES, requantize_scaled, to_fp8
 from ltx_core.sd_ops import LTXV_LORA_COMFY_RENAMING_MAP, SDOps
 
 log = logging.getLogger(__name__)
 
-# What other tools put before a module's name, the longest first.
-PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "model.", "transformer.")
+Shape = tuple[int, ...]
+
+# What tools put before a module's name, in the order in which it may pile up.
+PREFIXES = ("base_model.model.", "model.", "diffusion_model.", "transformer.")
 KOHYA_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
-PARTS = {
-    ".lora_A.weight": "A",
-    ".lora_B.weight": "B",
-    ".lora_A.default.weight": "A",
-    ".lora_B.default.weight": "B",
-    ".lora_down.weight": "A",
-    ".lora_up.weight": "B",
-    ".alpha": "alpha",
-}
+DOWN_ENDINGS = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
+UP_ENDINGS = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight")
+ALPHA_ENDING = ".alpha"
+PARTS = dict.fromkeys(DOWN_ENDINGS, "down") | dict.fromkeys(UP_ENDINGS, "up") | {ALPHA_ENDING: "alpha"}
 
 
 class LoraPathStrengthAndSDOps(NamedTuple):
@@ -39,86 +35,6 @@ class LoraPathStrengthAndSDOps(NamedTuple):
     sd_ops: SDOps = LTXV_LORA_COMFY_RENAMING_MAP
 
 
-class LoraStateDictWithStrength(NamedTuple):
-    """A LoRA in memory with its strength."""
-
-    state_dict: StateDict
-    strength: float
-
-
-@dataclass(frozen=True)
-class LoraKeys:
-    """Where the parts of one module's LoRA are in a file. `scaled`: alpha / rank multiplies the strength."""
-
-    down: str
-    up: str
-    alpha: str | None = None
-
-
-@dataclass(frozen=True)
-class LoraMatch:
-    """How a LoRA file fits a model: module name -> keys, and the module names that fit nothing."""
-
-    path: str
-    modules: dict[str, LoraKeys]
-    unmatched: tuple[str, ...]
-
-    def check(self, targets: Collection[str]) -> None:
-        """Raise `CheckpointError` if nothing fits; warn, with counts and examples, if something does not."""
-        total = len(self.modules) + len(self.unmatched)
-        if not self.modules:
-            ours = ", ".join(sorted(targets)[:2])
-            theirs = ", ".join(self.unmatched[:2]) or "no LoRA pairs at all"
-            raise CheckpointError(
-                f"{self.path} matches no weight of this model; it is a LoRA for another one, or no LoRA. "
-                f"It has: {theirs}. The model has: {ours}."
-            )
-        if self.unmatched:
-            log.warning(
-                "%s: %d of %d modules match no weight and are left out (%s).",
-                self.path,
-                len(self.unmatched),
-                total,
-                ", ".join(self.unmatched[:3]),
-            )
-
-
-def match_lora(path: str, keys: Iterable[str], targets: Collection[str], sd_ops: SDOps | None = None) -> LoraMatch:
-    """Sort the keys of a LoRA file by the modules (names without ``.weight``) of `targets`.
-
-    Understands ComfyUI (``diffusion_model.``), bare, PEFT and diffusers (``transformer.``,
-    ``base_model.model.``) and Kohya (``lora_unet_`` with underscores, ``lora_down`` / ``lora_up``) names.
-    Alpha counts where the naming defines it (``lora_down`` / ``lora_up``), not beside ``lora_A`` / ``lora_B``.
-    """
-    flat = {target.replace(".", "_"): target for target in targets}
-    found: dict[str, dict[str, str]] = {}
-    for key in keys:
-        renamed = key if sd_ops is None else sd_ops.apply_to_key(key)
-        suffix = next((s for s in PARTS if renamed is not None and renamed.endswith(s)), None)
-        if renamed is None or suffix is None:
-            continue
-        module = _module_name(renamed.removesuffix(suffix), targets, flat)
-        found.setdefault(module, {})[PARTS[suffix]] = key
-    modules, unmatched = {}, []
-    for module, parts in found.items():
-        if module in targets and "A" in parts and "B" in parts:
-            alpha = parts.get("alpha") if parts["A"].endswith(".lora_down.weight") else None
-            modules[module] = LoraKeys(parts["A"], parts["B"], alpha)
-        else:
-            unmatched.append(module)
-    return LoraMatch(path, modules, tuple(unmatched))
-
-
-def _module_name(name: str, targets: Collection[str], flat: Mapping[str, str]) -> str:
-    for prefix in PREFIXES:
-        if name not in targets:
-            name = name.removeprefix(prefix)
-    for prefix in KOHYA_PREFIXES:
-        if name.startswith(prefix):
-            return flat.get(name.removeprefix(prefix), name)
-    return name
-
-
 class Pair(NamedTuple):
     """One low-rank update: ``scale * up @ down`` with down (rank, in), up (out, rank)."""
 
@@ -127,84 +43,156 @@ class Pair(NamedTuple):
     scale: float
 
 
-def _pair(keys: LoraKeys, read: Callable[[str], torch.Tensor], strength: float) -> Pair:
-    down, up = read(keys.down), read(keys.up)
-    factor = 1.0 if keys.alpha is None else read(keys.alpha).item() / down.shape[0]
-    return Pair(down, up, strength * factor)
+@dataclass(frozen=True)
+class LoraKeys:
+    """Where the parts of one module's LoRA are in a file.
+
+    alpha: alpha / rank multiplies the strength; the key of a tensor with one number, the number, or None.
+    """
+
+    down: str
+    up: str
+    alpha: str | float | None = None
+
+    def pair(self, read: Callable[[str], torch.Tensor], strength: float) -> Pair:
+        """The update at this strength."""
+        down, up, alpha = read(self.down), read(self.up), self.alpha
+        number = read(alpha).item() if isinstance(alpha, str) else alpha
+        return Pair(down, up, strength if number is None else strength * number / down.shape[0])
+
+
+@dataclass(frozen=True)
+class LoraMatch:
+    """How a LoRA file fits a model.
+
+    modules: module name -> keys in the file. unmatched: names in the file that are no module of the model, or
+    have half a pair only. ignored: keys that are no part of a pair (DoRA scales, full differences).
+    """
+
+    path: str
+    modules: dict[str, LoraKeys]
+    unmatched: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def check(self, targets: Iterable[str]) -> None:
+        """Raise `CheckpointError` if nothing fits; warn, with counts and examples, if something does not."""
+        left_out = self.unmatched + self.ignored
+        if not self.modules:
+            ours, theirs = ", ".join(sorted(targets)[:2]), ", ".join(left_out[:2]) or "no tensors"
+            raise CheckpointError(
+                f"{self.path} matches no weight of this model; it is a LoRA for another one, or no LoRA. "
+                f"It has: {theirs}. The model has: {ours}."
+            )
+        if left_out:
+            log.warning(
+                "%s: %d modules are used; %d match no weight or are incomplete and %d keys are no part of a "
+                "LoRA pair: these are left out (%s%s).",
+                self.path,
+                len(self.modules),
+                len(self.unmatched),
+                len(self.ignored),
+                ", ".join(left_out[:3]),
+                ", ..." if len(left_out) > 3 else "",
+            )
+
+
+def match_lora(
+    path: str,
+    shapes: Mapping[str, Shape],
+    targets: Mapping[str, Shape],
+    sd_ops: SDOps | None = None,
+    alpha: float | None = None,
+) -> LoraMatch:
+    """Sort the keys of a LoRA, given with their shapes, by the modules it touches.
+
+    targets: module name (without ``.weight``) -> weight shape (out, in).
+
+    Understands the official naming (``lora_A`` / ``lora_B``, bare or after ``diffusion_model.``), PEFT and
+    diffusers (``base_model.model.``, ``transformer.``), checkpoint names (``model.diffusion_model.``),
+    ``lora_down`` / ``lora_up``, and Kohya (``lora_unet_`` with underscores).
+    A tensor ``.alpha`` beside a pair, or else `alpha`, scales it by alpha / rank - except in the official
+    naming, where the reference gives it no effect.
+
+    Raises `CheckpointError` where a pair does not make a weight of its module's shape.
+    """
+    flat = {target.replace(".", "_"): target for target in targets}
+    found: dict[str, dict[str, str]] = {}
+    ignored = []
+    for key in shapes:
+        renamed = key if sd_ops is None else sd_ops.apply_to_key(key)
+        if renamed is None:
+            continue
+        ending = next((ending for ending in PARTS if renamed.endswith(ending)), None)
+        if ending is None:
+            ignored.append(key)
+        else:
+            found.setdefault(renamed.removesuffix(ending), {})[PARTS[ending]] = key
+    modules, unmatched = {}, []
+    for name, parts in found.items():
+        module, is_official = _module(name, targets, flat)
+        if module is None or "down" not in parts or "up" not in parts:
+            unmatched.append(name)
+            continue
+        is_official &= ".lora_A." in parts["down"]
+        modules[module] = LoraKeys(
+            parts["down"], parts["up"], None if is_official else parts.get("alpha", alpha)
+        )
+        _check_shapes(path, module, shapes[parts["down"]], shapes[parts["up"]], targets[module])
+    return LoraMatch(path, modules, tuple(unmatched), tuple(ignored))
+
+
+def _module(name: str, targets: Mapping[str, Shape], flat: Mapping[str, str]) -> tuple[str | None, bool]:
+    """The module that a name in a LoRA file means, or None; and whether the name is an official one."""
+    bare = name.removeprefix("diffusion_model.")
+    if bare in targets:
+        return bare, True
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    if name in targets:
+        return name, False
+    for prefix in KOHYA_PREFIXES:
+        if name.startswith(prefix):
+            return flat.get(name.removeprefix(prefix)), False
+    return None, False
+
+
+def _check_shapes(path: str, module: str, down: Shape, up: Shape, weight: Shape) -> None:
+    if len(down) == len(up) == 2 and up[1] == down[0] and (up[0], down[1]) == weight:
+        return
+    raise CheckpointError(
+        f"{path}: the pair of {module} has shapes {down} and {up}, the model's weight is {weight}; "
+        "this LoRA was made for another model."
+    )
 
 
 class LoraFile:
-    """A LoRA opened against a model: its pairs are read when a weight asks for them."""
+    """A LoRA opened against a model: a pair is read when it is first asked for, then kept on the CPU."""
 
-    def __init__(self, lora: LoraPathStrengthAndSDOps, targets: Collection[str]) -> None:
-        self.strength = lora.strength
-        self.checkpoint = Checkpoint(lora.path)
-        self.match = match_lora(str(lora.path), self.checkpoint, targets, lora.sd_ops)
+    def __init__(self, path: str, targets: Mapping[str, Shape], sd_ops: SDOps | None = None) -> None:
+        self.checkpoint = checkpoint = Checkpoint(path)
+        shapes = {key: checkpoint.info(key).shape for key in checkpoint}
+        self.match = match_lora(str(path), shapes, targets, sd_ops, adapter_alpha(checkpoint))
         self.match.check(targets)
         self._pairs: dict[str, Pair] = {}
 
-    def pair(self, module: str, device: torch.device) -> Pair | None:
-        """The update of `module`, or None if this LoRA does not touch it. Read once, then kept on the CPU."""
-        if module not in self.match.modules:
-            return None
+    def pair(self, module: str, strength: float, device: torch.device) -> Pair:
+        """The update of one of the modules in `match`, on `device`."""
         if module not in self._pairs:
-            self._pairs[module] = _pair(self.match.modules[module], self.checkpoint.read, self.strength)
+            self._pairs[module] = self.match.modules[module].pair(self.checkpoint.read, 1.0)
         down, up, scale = self._pairs[module]
-        return Pair(down.to(device), up.to(device), scale)
+        return Pair(down.to(device), up.to(device), strength * scale)
 
 
-def lora_delta(pairs: Sequence[Pair], dtype: torch.dtype) -> torch.Tensor:
-    """The sum of updates in `dtype`: each product in its LoRA's own dtype, cast, then summed in one go."""
-    products = [torch.matmul(pair.up * pair.scale, pair.down).to(dtype) for pair in pairs]
-    return products[0] if len(products) == 1 else torch.stack(products).sum(dim=0)
-
-
-def fuse(
-    weight: torch.Tensor,
-    pairs: Sequence[Pair],
-    dtype: torch.dtype | None = None,
-    scale: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(weight with the updates fused, its new fp8 scale or None).
-
-    dtype: of the result, default the weight's. scale: the ``weight_scale`` of a scaled fp8 weight.
-    fp8 results are rounded to nearest, from bfloat16 without and from float32 with a scale.
-    """
-    target = dtype or weight.dtype
-    compute = torch.bfloat16 if target in FP8_DTYPES else target
-    delta = lora_delta(pairs, compute)
-    if scale is not None:
-        return requantize_scaled(weight.float() * scale + delta.float(), weight.dtype)
-    base = weight.to(torch.bfloat16) if weight.dtype in FP8_DTYPES else weight
-    fused = delta + base
-    return (to_fp8(fused, target) if target in FP8_DTYPES else fused.to(target)), None
-
-
-def apply_loras(
-    model_sd: StateDict,
-    lora_sd_and_strengths: Sequence[LoraStateDictWithStrength],
-    dtype: torch.dtype | None = None,
-    destination_sd: StateDict | None = None,
-) -> StateDict:
-    """`model_sd` with LoRAs fused, the rest cast to `dtype` if given; written to `destination_sd` if given.
-
-    LoRA keys are as after `LTXV_LORA_COMFY_RENAMING_MAP`. The tensors of `model_sd` are not changed.
-    """
-    targets = {key.removesuffix(".weight") for key in model_sd.sd if key.endswith(".weight")}
-    matches = [match_lora("LoRA", lora.state_dict.sd, targets) for lora in lora_sd_and_strengths]
-    result = {} if destination_sd is None else destination_sd.sd
-    for key, value in model_sd.sd.items():
-        module = key.removesuffix(".weight")
-        pairs = [
-            _pair(match.modules[module], lambda k, lora=lora: lora.state_dict.sd[k].to(value.device), lora.strength)
-            for lora, match in zip(lora_sd_and_strengths, matches)
-            if key.endswith(".weight") and module in match.modules
-        ]
-        if pairs:
-            scale = model_sd.sd.get(f"{module}.weight_scale")
-            result[key], new_scale = fuse(value, pairs, None if scale is not None else dtype, scale)
-            if new_scale is not None:
-                result[f"{module}.weight_scale"] = new_scale
-        elif key not in result:
-            result[key] = value.to(dtype) if dtype and value.dtype not in FP8_DTYPES else value.clone()
-    return StateDict.of(result, model_sd.device)
+def adapter_alpha(checkpoint: Checkpoint) -> float | None:
+    """The ``lora_alpha`` that diffusers writes into the metadata and PEFT into adapter_config.json beside."""
+    text = checkpoint.metadata.get("lora_adapter_metadata")
+    beside = checkpoint.path.with_name("adapter_config.json")
+    try:
+        if text is None and beside.is_file():
+            text = beside.read_text(encoding="utf-8")
+        settings = json.loads(text or "{}")
+        alphas = {float(v) for key, v in settings.items() if key.rpartition(".")[2] == "lora_alpha"}
+    except (OSError, ValueError, TypeError, AttributeError):
+        log.warning("%s: the PEFT settings cannot be read; alpha is taken to be the rank.", checkpoint.path)
+        return None
+    return alphas.pop() if len(alphas) == 1 else None

@@ -1,16 +1,5 @@
-"""A named change to a module before it gets its weights."""
+"""The official import path of `ltx_core.module_ops`."""
 
-from __future__ import annotations
+from ltx_core.module_ops import ModuleOps
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-from torch import nn
-
-
-class ModuleOps(NamedTuple):
-    """`mutator` is applied to a module on the meta device if `matcher` says so."""
-
-    name: str
-    matcher: Callable[[nn.Module], bool]
-    mutator: Callable[[nn.Module], nn.Module]
+__all__ = ["ModuleOps"]

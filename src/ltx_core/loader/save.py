@@ -11,13 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
+_STATISTICS = "per_channel_statistics."
+
+
+def _autoencoder(part: str, prefix: str) -> tuple[tuple[str, str], ...]:
+    """Encoder and decoder share their statistics, which stand beside them."""
+    return (_STATISTICS, f"{prefix}.{_STATISTICS}"), ("", f"{prefix}.{part}.")
+
+
 # Component -> (prefix of its keys in the module, prefix in the file), the longest first.
 OFFICIAL_PREFIXES: dict[str, tuple[tuple[str, str], ...]] = {
     "transformer": (("", "model.diffusion_model."),),
-    "video_encoder": (("per_channel_statistics.", "vae.per_channel_statistics."), ("", "vae.encoder.")),
-    "video_decoder": (("per_channel_statistics.", "vae.per_channel_statistics."), ("", "vae.decoder.")),
-    "audio_encoder": (("per_channel_statistics.", "audio_vae.per_channel_statistics."), ("", "audio_vae.encoder.")),
-    "audio_decoder": (("per_channel_statistics.", "audio_vae.per_channel_statistics."), ("", "audio_vae.decoder.")),
+    "video_encoder": _autoencoder("encoder", "vae"),
+    "video_decoder": _autoencoder("decoder", "vae"),
+    "audio_encoder": _autoencoder("encoder", "audio_vae"),
+    "audio_decoder": _autoencoder("decoder", "audio_vae"),
     "vocoder": (("", "vocoder."),),
     "embeddings_processor": (
         ("feature_extractor.", "text_embedding_projection."),

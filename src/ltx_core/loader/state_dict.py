@@ -50,7 +50,7 @@ class SafetensorsStateDictLoader:
     """Reads safetensors files; tensors keep the file's dtype."""
 
     def metadata(self, path: str) -> dict[str, Any]:
-        raise NotImplementedError("Plain state dicts have no configuration; use SafetensorsModelStateDictLoader.")
+        raise NotImplementedError("State dicts have no configuration; use SafetensorsModelStateDictLoader.")
 
     def load(self, path: Paths, sd_ops: SDOps | None = None, device: Any = None) -> StateDict:
         """The tensors that `sd_ops` keeps, renamed, on `device` (default CPU); later files override."""
@@ -81,11 +81,11 @@ class DuplicateError(LTXError):
 class Registry(Protocol):
     """Keeps state dicts between builds."""
 
-    def add(self, paths: Iterable[str], sd_ops: SDOps | None, state_dict: StateDict) -> None: ...
+    def add(self, paths: Paths, sd_ops: SDOps | None, state_dict: StateDict) -> None: ...
 
-    def pop(self, paths: Iterable[str], sd_ops: SDOps | None) -> StateDict | None: ...
+    def pop(self, paths: Paths, sd_ops: SDOps | None) -> StateDict | None: ...
 
-    def get(self, paths: Iterable[str], sd_ops: SDOps | None) -> StateDict | None: ...
+    def get(self, paths: Paths, sd_ops: SDOps | None) -> StateDict | None: ...
 
     def clear(self) -> None: ...
 
@@ -93,13 +93,13 @@ class Registry(Protocol):
 class DummyRegistry:
     """Keeps nothing."""
 
-    def add(self, paths: Iterable[str], sd_ops: SDOps | None, state_dict: StateDict) -> None:
+    def add(self, paths: Paths, sd_ops: SDOps | None, state_dict: StateDict) -> None:
         return None
 
-    def pop(self, paths: Iterable[str], sd_ops: SDOps | None) -> StateDict | None:
+    def pop(self, paths: Paths, sd_ops: SDOps | None) -> StateDict | None:
         return None
 
-    def get(self, paths: Iterable[str], sd_ops: SDOps | None) -> StateDict | None:
+    def get(self, paths: Paths, sd_ops: SDOps | None) -> StateDict | None:
         return None
 
     def clear(self) -> None:
@@ -113,18 +113,19 @@ class StateDictRegistry:
         self._kept: dict[str, StateDict] = {}
         self._lock = threading.Lock()
 
-    def add(self, paths: Iterable[str], sd_ops: SDOps | None, state_dict: StateDict) -> None:
+    def add(self, paths: Paths, sd_ops: SDOps | None, state_dict: StateDict) -> None:
         key = _identity(paths, sd_ops)
         with self._lock:
             if key in self._kept:
-                raise DuplicateError(f"The registry already has {', '.join(map(str, paths))} under this key map.")
+                named = ", ".join(map(str, _listed(paths)))
+                raise DuplicateError(f"The registry already has {named} under this key map.")
             self._kept[key] = state_dict
 
-    def pop(self, paths: Iterable[str], sd_ops: SDOps | None) -> StateDict | None:
+    def pop(self, paths: Paths, sd_ops: SDOps | None) -> StateDict | None:
         with self._lock:
             return self._kept.pop(_identity(paths, sd_ops), None)
 
-    def get(self, paths: Iterable[str], sd_ops: SDOps | None) -> StateDict | None:
+    def get(self, paths: Paths, sd_ops: SDOps | None) -> StateDict | None:
         with self._lock:
             return self._kept.get(_identity(paths, sd_ops))
 
@@ -133,9 +134,12 @@ class StateDictRegistry:
             self._kept.clear()
 
 
-def _identity(paths: Iterable[str], sd_ops: SDOps | None) -> str:
-    given = [paths] if isinstance(paths, str | Path) else paths
-    parts = [str(Path(path).resolve()) for path in given]
+def _listed(paths: Paths) -> list[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
+def _identity(paths: Paths, sd_ops: SDOps | None) -> str:
+    parts = [str(Path(path).resolve()) for path in _listed(paths)]
     if sd_ops is not None:
         parts.append(sd_ops.name)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,69 +1,118 @@
-"""Switching the LoRAs of a built model in place: nothing is read again, and clean weights come back exactly."""
+"""Switching the LoRAs of a built model in place: nothing is read again, clean weights come back exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from ltx_core.loader.lora import LoraFile, LoraPathStrengthAndSDOps, Pair, fuse
+from ltx_core.loader.fuse import fuse
+from ltx_core.loader.lora import LoraFile, LoraMatch, LoraPathStrengthAndSDOps
+from ltx_core.quantization.fp8 import ScaledLinear
+from ltx_core.sd_ops import SDOps
 
-Clean = tuple[torch.Tensor, torch.Tensor | None]
+FileKey = tuple[str, SDOps]
+Loras = tuple[LoraPathStrengthAndSDOps, ...]
+
+
+class Weight(NamedTuple):
+    """A layer's weight, and its scale if it is a scaled fp8 one."""
+
+    value: torch.Tensor
+    scale: torch.Tensor | None
+
+    def on(self, device: torch.device | str, copy: bool = False) -> Weight:
+        scale = None if self.scale is None else self.scale.to(device, copy=copy)
+        return Weight(self.value.to(device, copy=copy), scale)
 
 
 class LoraSwitcher:
     """Owns the LoRA set of one model.
 
-    The clean weights of the layers that any set has touched are kept on the CPU, so that the weights of a
-    set are always fused from them: equal, bit for bit, to those of a fresh build with that set.
+    The clean weights of the layers that any set has touched are kept on the CPU, and the weights of a set are
+    always fused from them: equal, bit for bit, to those of a fresh build with that set. LoRA files of the
+    current and of the previous set stay in memory, so that going back and forth between two reads nothing.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._targets = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        self._clean: dict[str, Clean] = {}
-        self._files: dict[LoraPathStrengthAndSDOps, LoraFile] = {}
-        self._current: tuple[LoraPathStrengthAndSDOps, ...] = ()
+        self._layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+        self._clean: dict[str, Weight] = {}
+        self._fused: dict[
+            str, Loras | None
+        ] = {}  # what each touched layer holds; None: unknown, a write failed
+        self._files: dict[FileKey, LoraFile] = {}
+        self._current: set[FileKey] = set()
+        if streamer := getattr(model, "streamer", None):
+            streamer.dress = self._dress
 
+    @torch.inference_mode(False)
     @torch.no_grad()
-    def apply(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> None:
+    def apply(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> tuple[LoraMatch, ...]:
         """Make the weights those of exactly this set, in this order; an empty one restores the clean model.
 
-        Raises `CheckpointError`, before anything changes, for a LoRA file that does not fit the model.
+        LoRAs of strength 0 are not opened. Returns how each of the others fits the model.
+        Raises `CheckpointError`, before anything changes, for a LoRA file that does not fit.
         """
         wanted = tuple(lora for lora in loras if lora.strength != 0)
-        if wanted == self._current:
-            return
         files = [self._open(lora) for lora in wanted]
-        touched = {name for lora in (*self._current, *wanted) for name in self._files[lora].match.modules}
-        for name in sorted(touched):
-            layer = self.model.get_submodule(name)
-            device = layer.weight.device
-            pairs = [pair for file in files if (pair := file.pair(name, device)) is not None]
-            self._write(layer, *self._fused(name, layer, pairs))
-        self._current = wanted
+        plan: dict[str, Loras] = dict.fromkeys(self._fused, ())
+        for lora, file in zip(wanted, files):
+            for name in file.match.modules:
+                plan[name] = (*plan.get(name, ()), lora)
+        for name, recipe in plan.items():
+            if self._fused.get(name, ()) != recipe:
+                self._bring(name, recipe)
+        self._forget({_key(lora) for lora in wanted})
+        return tuple(file.match for file in files)
 
     def _open(self, lora: LoraPathStrengthAndSDOps) -> LoraFile:
-        if lora not in self._files:
-            self._files[lora] = LoraFile(lora, self._targets)
-        return self._files[lora]
+        key = _key(lora)
+        if key not in self._files:
+            targets = {name: tuple(layer.weight.shape) for name, layer in self._layers.items()}
+            self._files[key] = LoraFile(lora.path, targets, lora.sd_ops)
+        return self._files[key]
 
-    def _fused(self, name: str, layer: nn.Module, pairs: list[Pair]) -> Clean:
+    def _forget(self, used: set[FileKey]) -> None:
+        """Let go of the files that neither this set nor the one before it uses."""
+        if used != self._current:
+            self._files = {key: f for key, f in self._files.items() if key in used | self._current}
+            self._current = used
+
+    def _bring(self, name: str, recipe: Loras) -> None:
+        """Fuse exactly `recipe` into one layer."""
+        layer = self._layers[name]
+        if layer.weight.is_meta:  # a block that rests on disk: `_dress` fuses whenever it is read
+            self._fused[name] = recipe
+            return
+        held = Weight(layer.weight, layer.weight_scale if isinstance(layer, ScaledLinear) else None)
         if name not in self._clean:
-            scale = getattr(layer, "weight_scale", None)
-            self._clean[name] = (_keep(layer.weight), None if scale is None else _keep(scale))
-        device = layer.weight.device
-        weight, scale = (None if t is None else t.to(device) for t in self._clean[name])
-        assert weight is not None
-        return fuse(weight, pairs, scale=scale) if pairs else (weight, scale)
+            self._clean[name] = held.on("cpu", copy=True)
+        is_clean = self._fused.get(name, ()) == ()
+        new = held if is_clean else self._clean[name].on(held.value.device)
+        if recipe:
+            new = self._with(name, recipe, new)
+        self._fused[name] = None
+        held.value.copy_(new.value)
+        if held.scale is not None and new.scale is not None:
+            held.scale.copy_(new.scale)
+        self._fused[name] = recipe
 
-    @staticmethod
-    def _write(layer: nn.Module, weight: torch.Tensor, scale: torch.Tensor | None) -> None:
-        layer.weight.copy_(weight)
-        if scale is not None:
-            layer.weight_scale.copy_(scale)
+    def _with(self, name: str, recipe: Loras, clean: Weight) -> Weight:
+        pairs = [self._open(lora).pair(name, lora.strength, clean.value.device) for lora in recipe]
+        return Weight(*fuse(clean.value, pairs, scale=clean.scale))
+
+    def _dress(self, tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors of a block that was just read from disk, with the current set fused in."""
+        for name, recipe in self._fused.items():
+            weight, scale = (f"{name}.{part}".removeprefix(prefix) for part in ("weight", "weight_scale"))
+            if recipe and weight in tensors and self._layers[name].weight.is_meta:
+                new = self._with(name, recipe, Weight(tensors[weight], tensors.get(scale)))
+                tensors |= {weight: new.value} | ({} if new.scale is None else {scale: new.scale})
+        return tensors
 
 
-def _keep(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
+def _key(lora: LoraPathStrengthAndSDOps) -> FileKey:
+    return str(lora.path), lora.sd_ops

@@ -10,7 +10,10 @@ FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 def to_fp8(x: torch.Tensor, dtype: torch.dtype = torch.float8_e4m3fn) -> torch.Tensor:
     """Round to nearest even, saturating at the largest finite value (448 for e4m3fn)."""
+    if x.dtype is dtype:
+        return x
     limit = torch.finfo(dtype).max
+    x = x.float() if x.dtype in FP8_DTYPES else x
     return x.clamp(-limit, limit).to(dtype)
 
 
@@ -44,17 +47,19 @@ class CastLinear(nn.Linear):
 class ScaledLinear(nn.Linear):
     """A linear layer with fp8 weights (out, in), a weight scale, and a static input scale.
 
-    y = round(input_scale * weight_scale * (q(x) @ W^T)) + bias. Uses PyTorch's scaled matmul where the device
-    has it, else the same sum on widened operands.
+    y = round(input_scale * weight_scale * (q(x) @ W^T)) + bias, for x (..., in). Uses PyTorch's scaled matmul
+    where the device has it, else the same sum on widened operands.
     """
+
+    SCALES = ("weight_scale", "input_scale")
 
     weight_scale: torch.Tensor
     input_scale: torch.Tensor
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
-        self.register_buffer("weight_scale", torch.ones((), dtype=torch.float32))
-        self.register_buffer("input_scale", torch.ones((), dtype=torch.float32))
+        for buffer in self.SCALES:
+            self.register_buffer(buffer, torch.ones((), dtype=torch.float32))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q = quantize_activation(x, self.input_scale).reshape(-1, x.shape[-1])
@@ -80,7 +85,10 @@ def scaled_matmul(
 
 
 def has_scaled_matmul(q: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether `torch._scaled_mm` serves: a GPU of compute capability 8.9, sides in multiples of 16."""
+    """Whether `torch._scaled_mm` serves: a GPU of compute capability 8.9, sides in multiples of 16.
+
+    Elsewhere the float32 product of the widened operands is exact but slow: there fp8-cast serves better.
+    """
     if q.device.type != "cuda" or dtype is torch.float32:
         return False
     fits = q.shape[1] % 16 == 0 and weight.shape[0] % 16 == 0

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ltx_core.errors import ConfigError
-from ltx_core.quantization.fp8 import CastLinear, ScaledLinear, dequantize, to_fp8
+from ltx_core.module_ops import ModuleOps
+from ltx_core.quantization.fp8 import CastLinear, ScaledLinear, to_fp8
 from ltx_core.sd_ops import KeyValueOperationResult, SDOps
-
-if TYPE_CHECKING:
-    from ltx_core.loader.module_ops import ModuleOps
 
 # Linear layers of the blocks that fp8-cast stores in 8 bits, weights and biases both.
 CAST_PREFIX = "transformer_blocks."
 CAST_LAYERS = (".to_q", ".to_k", ".to_v", ".to_out.0", "ff.net.0.proj", "ff.net.2")
-CAST_SUFFIXES = tuple(f"{layer}.{part}" for layer in CAST_LAYERS for part in ("weight", "bias"))
-
-
-def is_cast(name: str) -> bool:
-    """Whether fp8-cast stores the tensor of this name (inside the transformer) in 8 bits."""
-    return name.startswith(CAST_PREFIX) and name.endswith(CAST_SUFFIXES)
 
 
 def _downcast(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
@@ -34,74 +23,10 @@ def _downcast(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
 
 def _cast_map() -> SDOps:
     ops = SDOps("TRANSFORMER_LINEAR_DOWNCAST_MAP")
-    for suffix in CAST_SUFFIXES:
-        ops = ops.with_kv_operation(_downcast, key_prefix=CAST_PREFIX, key_suffix=suffix)
+    for layer in CAST_LAYERS:
+        for part in ("weight", "bias"):
+            ops = ops.with_kv_operation(_downcast, key_prefix=CAST_PREFIX, key_suffix=f"{layer}.{part}")
     return ops
-
-
-# To be chained after the transformer's key map; alone it keeps no key.
-TRANSFORMER_LINEAR_DOWNCAST_MAP = _cast_map()
-
-
-class Mode(Enum):
-    """How linear layers hold and use their weights."""
-
-    NONE = "none"
-    CAST = "fp8-cast"
-    SCALED = "fp8-scaled-mm"
-
-
-@dataclass(frozen=True)
-class QuantizationPolicy:
-    """What becomes of a transformer's weights while they are loaded.
-
-    Make one with `fp8_cast` (half the memory, any checkpoint, any device) or `fp8_scaled_mm` (also faster
-    on GPUs with fp8 units; needs an fp8 checkpoint). sd_ops and module_ops are the reference's fields.
-    """
-
-    sd_ops: SDOps | None = None
-    module_ops: tuple[ModuleOps, ...] = ()
-    mode: Mode = Mode.NONE
-
-    @classmethod
-    def fp8_cast(cls) -> QuantizationPolicy:
-        """Block weights rest as e4m3 and are widened for each call."""
-        from ltx_core.quantization.module_ops import UPCAST_DURING_INFERENCE
-
-        return cls(TRANSFORMER_LINEAR_DOWNCAST_MAP, (UPCAST_DURING_INFERENCE,), Mode.CAST)
-
-    @classmethod
-    def fp8_scaled_mm(cls) -> QuantizationPolicy:
-        """Layers that the file stores as e4m3 with a ``weight_scale`` multiply in 8 bits."""
-        return cls(mode=Mode.SCALED)
-
-    def prepare(self, model: nn.Module, scaled: Collection[str]) -> None:
-        """Give the layers of a module on the meta device the class that this policy asks for.
-
-        scaled: names of the layers that the file stores as fp8 with a scale.
-        Raises `ConfigError` where fp8-scaled-mm finds none.
-        """
-        if self.mode is Mode.CAST:
-            upcast_linears(model)
-        elif self.mode is Mode.SCALED:
-            if not scaled:
-                raise ConfigError("no layer is stored as fp8 with a weight_scale; use fp8-cast for this file.")
-            for name in scaled:
-                _make_scaled(model.get_submodule(name))
-
-    def convert(
-        self, name: str, tensor: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype | None
-    ) -> torch.Tensor:
-        """What to store for the tensor `name`, read as `tensor` with the ``weight_scale`` `scale` (or None)."""
-        if scale is not None:
-            if self.mode is Mode.SCALED:
-                return tensor
-            tensor = dequantize(tensor, scale, torch.bfloat16 if self.mode is Mode.CAST else dtype or torch.bfloat16)
-        if self.mode is Mode.CAST and is_cast(name):
-            return to_fp8(tensor)
-        if dtype is None or not tensor.is_floating_point() or name.endswith("_scale"):
-            return tensor
-        return tensor.to(dtype)
 
 
 def upcast_linears(model: nn.Module) -> nn.Module:
@@ -112,8 +37,61 @@ def upcast_linears(model: nn.Module) -> nn.Module:
     return model
 
 
-def _make_scaled(layer: nn.Module) -> None:
-    assert isinstance(layer, nn.Linear)
-    layer.__class__ = ScaledLinear
-    for buffer in ("weight_scale", "input_scale"):
-        layer.register_buffer(buffer, torch.empty((), dtype=torch.float32, device="meta"))
+def scale_linears(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Make the linear layers of these names multiply in 8 bits; their scales are still to be filled."""
+    for name in names:
+        layer = model.get_submodule(name)
+        layer.__class__ = ScaledLinear
+        for buffer in ScaledLinear.SCALES:
+            layer.register_buffer(buffer, torch.empty((), dtype=torch.float32, device="meta"))
+    return model
+
+
+def _has_linears(model: nn.Module) -> bool:
+    return any(type(module) is nn.Linear for module in model.modules())
+
+
+# To be chained after the transformer's key map; alone it keeps no key.
+TRANSFORMER_LINEAR_DOWNCAST_MAP = _cast_map()
+UPCAST_DURING_INFERENCE = ModuleOps("upcast_fp8_during_linear_forward", _has_linears, upcast_linears)
+
+# Imports that official callers know and that have nothing to do here: scaled weights rest as (out, in), and
+# `fill_model` finds their layers in the file.
+FP8_TRANSPOSE_SD_OPS = SDOps("fp8_transpose_weights")
+FP8_PREPARE_MODULE_OPS = ModuleOps("fp8_prepare_for_loading", lambda model: False, lambda model: model)
+
+
+class UpcastWithStochasticRounding(ModuleOps):
+    """The official variant of `UPCAST_DURING_INFERENCE`; here the same: `seed` has no effect."""
+
+    def __new__(cls, seed: int = 0) -> UpcastWithStochasticRounding:
+        return super().__new__(cls, *UPCAST_DURING_INFERENCE)
+
+
+@dataclass(frozen=True)
+class QuantizationPolicy:
+    """What becomes of a transformer's weights while they are loaded.
+
+    Make one with `fp8_cast` (half the memory, any checkpoint, any device) or `fp8_scaled_mm` (also faster
+    on GPUs with fp8 units; needs an fp8 checkpoint).
+
+    sd_ops: chained after the component's key map. module_ops: applied to the module before it is filled.
+    scaled_mm: layers that the file stores as e4m3 with scales keep them, instead of being widened.
+    """
+
+    sd_ops: SDOps | None = None
+    module_ops: tuple[ModuleOps, ...] = ()
+    scaled_mm: bool = False
+
+    @classmethod
+    def fp8_cast(cls) -> QuantizationPolicy:
+        """Block weights rest as e4m3 and are widened for each call. Scaled fp8 files are widened first."""
+        return cls(TRANSFORMER_LINEAR_DOWNCAST_MAP, (UPCAST_DURING_INFERENCE,))
+
+    @classmethod
+    def fp8_scaled_mm(cls) -> QuantizationPolicy:
+        """Layers that the file stores as e4m3 with a ``weight_scale`` multiply in 8 bits."""
+        return cls(scaled_mm=True)
+
+
+NO_POLICY = QuantizationPolicy()

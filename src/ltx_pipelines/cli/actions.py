@@ -37,7 +37,9 @@ class _Appending(argparse.Action):
         try:
             item = self.item(given)
         except ValueError:
-            parser.error(f"{option_string} takes {self.usage}; {' '.join(given)!r} has something else for a number")
+            parser.error(
+                f"{option_string} takes {self.usage}; {' '.join(given)!r} has something else for a number"
+            )
         earlier = getattr(namespace, self.dest, None) or []
         setattr(namespace, self.dest, [*earlier, item])
 
@@ -78,7 +80,7 @@ class MaskAction(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        path, strength = values or ("", "")
+        path, strength = map(str, list(values or ("", "")))
         try:
             number = float(strength)
         except ValueError:
@@ -96,7 +98,8 @@ class QuantizationAction(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        name, *rest = [str(value) for value in values or ()]
+        given = [str(value) for value in list(values or [""])]
+        name, rest = given[0], given[1:]
         if name not in ("fp8-cast", "fp8-scaled-mm"):
             parser.error(f"{option_string} is {name!r}; choose fp8-cast or fp8-scaled-mm")
         if len(rest) > (name == "fp8-scaled-mm"):

@@ -21,18 +21,35 @@ from ltx_pipelines.utils.constants import (
     PipelineParams,
 )
 
-GUIDED = ("ti2vid_two_stages", "ti2vid_two_stages_hq", "ti2vid_one_stage", "keyframe_interpolation", "a2vid_two_stage")
+GUIDED = (
+    "ti2vid_two_stages",
+    "ti2vid_two_stages_hq",
+    "ti2vid_one_stage",
+    "keyframe_interpolation",
+    "a2vid_two_stage",
+)
 DISTILLED = ("distilled", "ic_lora")
-WITH_DISTILLED_LORA = ("ti2vid_two_stages", "ti2vid_two_stages_hq", "keyframe_interpolation", "a2vid_two_stage")
+WITH_DISTILLED_LORA = (
+    "ti2vid_two_stages",
+    "ti2vid_two_stages_hq",
+    "keyframe_interpolation",
+    "a2vid_two_stage",
+)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Adds defaults to the help, but not the long negative prompt's, nor none."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, [], False) or action.dest == "negative_prompt":
+        unsaid = action.default in (None, []) or isinstance(action.default, bool)
+        if unsaid or action.dest == "negative_prompt":
             return action.help
         return super()._get_help_string(action)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        if action.dest.endswith(("path", "root")):
+            return "PATH"
+        return {int: "N", float: "X"}.get(action.type, "TEXT")  # type: ignore[arg-type]
 
 
 def build_parser(
@@ -52,9 +69,7 @@ def build_parser(
     )
     _model_flags(parser, name, require_paths)
     _request_flags(parser, name, params)
-    if name in GUIDED:
-        _guidance_flags(parser, params)
-    elif name == "retake":
+    if name in GUIDED or name == "retake":
         _guidance_flags(parser, params)
     _mode_flags(parser, name)
     _running_flags(parser)
@@ -88,7 +103,12 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> 
                 default=strength,
                 help=f"strength of the distilled LoRA in stage {stage}",
             )
-    lora: dict[str, Any] = {"action": LoraAction, "nargs": "+", "metavar": ("PATH", "STRENGTH"), "default": []}
+    lora: dict[str, Any] = {
+        "action": LoraAction,
+        "nargs": "+",
+        "metavar": ("PATH", "STRENGTH"),
+        "default": [],
+    }
     group.add_argument("--lora", help="a LoRA, with an optional strength; may be repeated", **lora)
     if name == "retake":
         group.add_argument("--loras", nargs="*", default=[], metavar="PATH", help="LoRAs at strength 1")
@@ -112,7 +132,9 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
     group.add_argument("--output-path", required=True, type=path_type, help="the .mp4 to write")
     seed = 42 if name == "retake" else params.seed
     group.add_argument("--seed", type=int, default=seed, help="same seed and settings, same video")
-    group.add_argument("--enhance-prompt", action="store_true", help="let the text encoder write the prompt out")
+    group.add_argument(
+        "--enhance-prompt", action="store_true", help="let the text encoder write the prompt out"
+    )
     if name == "retake":
         group.add_argument("--num-inference-steps", type=int, default=40, help="denoising steps (full model)")
         group.add_argument("--negative-prompt", default="", help="what to steer away from")
@@ -140,7 +162,9 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
     )
     if name in GUIDED:
         group.add_argument(
-            "--negative-prompt", default=DEFAULT_NEGATIVE_PROMPT, help="what to steer away from (default: a long list)"
+            "--negative-prompt",
+            default=DEFAULT_NEGATIVE_PROMPT,
+            help="what to steer away from (default: a long list)",
         )
 
 
@@ -215,14 +239,20 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         group.add_argument("--skip-stage-2", action="store_true", help="stop at half size")
     elif name == "a2vid_two_stage":
         group.add_argument("--audio-path", required=True, help="the sound to film to")
-        group.add_argument("--audio-start-time", type=float, default=0.0, help="seconds into the sound to start at")
+        group.add_argument(
+            "--audio-start-time", type=float, default=0.0, help="seconds into the sound to start at"
+        )
         text = "seconds of it to use (default: the length of the video)"
         group.add_argument("--audio-max-duration", type=float, help=text)
     elif name == "retake":
-        group.add_argument("--video-path", required=True, help="the clip: 8k + 1 frames, sides multiples of 32")
+        group.add_argument(
+            "--video-path", required=True, help="the clip: 8k + 1 frames, sides multiples of 32"
+        )
         group.add_argument("--start-time", type=float, required=True, help="start of the window in seconds")
         group.add_argument("--end-time", type=float, required=True, help="end of the window in seconds")
-        group.add_argument("--distilled", action="store_true", help="the checkpoint is distilled: 8 unguided steps")
+        group.add_argument(
+            "--distilled", action="store_true", help="the checkpoint is distilled: 8 unguided steps"
+        )
         text = "keep this stream as it is"
         group.add_argument("--keep-video", dest="regenerate_video", action="store_false", help=text)
         group.add_argument("--keep-audio", dest="regenerate_audio", action="store_false", help=text)
@@ -233,12 +263,25 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--device", help="cuda, cuda:1, cpu ... (default: a GPU if there is one)")
     group.add_argument(
-        "--dtype", choices=("bfloat16", "float16", "float32"), help="(default: bfloat16 on a GPU, else float32)"
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="(default: bfloat16 on a GPU, else float32)",
     )
-    group.add_argument("--sampler", choices=("euler", "gradient-estimation", "res2s"), help="(default: the pipeline's)")
+    group.add_argument(
+        "--offload",
+        choices=("none", "cpu", "disk"),
+        help="where the blocks of the large models wait while they are not computing (default: what fits)",
+    )
+    group.add_argument(
+        "--sampler", choices=("euler", "gradient-estimation", "res2s"), help="(default: the pipeline's)"
+    )
     group.add_argument("--ge-gamma", type=float, default=2.0, help="strength of gradient estimation")
-    group.add_argument("--tiling", choices=("auto", "none"), default="auto", help="decode in tiles, or in one piece")
+    group.add_argument(
+        "--tiling", choices=("auto", "none"), default="auto", help="decode in tiles, or in one piece"
+    )
     group.add_argument("--config", metavar="FILE", help="start from a saved run (.toml or .json)")
     group.add_argument("--save-config", metavar="FILE", help="save this run's flags (.toml or .json)")
-    group.add_argument("--no-overwrite", dest="overwrite", action="store_false", help="refuse to replace a file")
+    group.add_argument(
+        "--no-overwrite", dest="overwrite", action="store_false", help="refuse to replace a file"
+    )
     group.add_argument("--debug", action="store_true", help="show the trace of an error")

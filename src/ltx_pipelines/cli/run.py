@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import is_typeddict
 
 from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import InputError
 from ltx_core.model.video_vae import AUTO_TILING
-from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import read_config, write_config
 from ltx_pipelines.cli.flags import build_parser
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams, detect_params
 from ltx_pipelines.utils.model_paths import ModelPaths
-from ltx_pipelines.utils.validation import check_inputs_exist, check_output_path
+from ltx_pipelines.utils.validation import check_output_path
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 PATHS = ("gemma_root", "transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
@@ -32,7 +32,6 @@ def run(name: str, argv: list[str], program: str) -> int:
     if namespace.save_config:
         write_config(Path(namespace.save_config), name, namespace)
     check_output_path(namespace.output_path, overwrite=namespace.overwrite)
-    check_inputs_exist(namespace)
     pipeline = make_pipeline(name, namespace)
     call = call_arguments(pipeline, namespace)
     pipeline(**call, settings=settings(name, namespace))
@@ -93,22 +92,20 @@ def make_pipeline(name: str, namespace: argparse.Namespace) -> Pipeline:
     given = vars(namespace)
     checkpoint = given.get("checkpoint_path") or given.get("distilled_checkpoint_path")
     paths = {key: given.get(key) for key in PATHS}
-    quantization = given.get("quantization")
-    dtype = given.get("dtype")
     arguments = {
         "model_paths": ModelPaths.from_arguments(checkpoint_path=checkpoint, **paths),
         "distilled_lora": given.get("distilled_lora") or (),
         "distilled_lora_strength_stage_1": given.get("distilled_lora_strength_stage_1"),
         "distilled_lora_strength_stage_2": given.get("distilled_lora_strength_stage_2"),
         "spatial_upsampler_path": given.get("spatial_upsampler_path"),
-        "loras": given.get("lora") or given.get("loras") or (),
-        "quantization": _policy(quantization),
+        "loras": (*given["lora"], *given.get("loras", ())),
+        "quantization": given["quantization"],
         "device": given.get("device"),
-        "dtype": DTYPES.get(dtype) if isinstance(dtype, str) else dtype,
-        "offload": given.get("offload") or "none",
+        "dtype": DTYPES.get(given["dtype"]),
+        "offload": given["offload"],
     }
     cls = COMMANDS[name].load()
-    return cls(**_accepted(cls.__init__, arguments, Options.__annotations__))
+    return cls(**_accepted(arguments, cls, Pipeline, Options))
 
 
 def call_arguments(pipeline: Pipeline, namespace: argparse.Namespace) -> dict[str, Any]:
@@ -125,7 +122,7 @@ def call_arguments(pipeline: Pipeline, namespace: argparse.Namespace) -> dict[st
         path, strength = mask
         arguments["conditioning_attention_mask"] = _load_mask(path, given)
         arguments["conditioning_attention_strength"] = float(strength)
-    return _accepted(type(pipeline).__call__, arguments, Run.__annotations__)
+    return _accepted(arguments, pipeline, Run)
 
 
 def settings(name: str, namespace: argparse.Namespace) -> str:
@@ -135,12 +132,17 @@ def settings(name: str, namespace: argparse.Namespace) -> str:
     return json.dumps({"openltx": {"command": name, "arguments": plain_values(namespace)}})
 
 
-def _accepted(function: Any, arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that `function` (or its shared keywords) takes, without those left out."""
-    names: set[str] = set(extra)
-    for base in (function, Pipeline.__init__) if function.__name__ == "__init__" else (function,):
-        names |= set(inspect.signature(base).parameters)
-    return {key: value for key, value in arguments.items() if key in names and value is not None or key == "tiling_config" and key in names}
+def _accepted(arguments: dict[str, Any], *takers: Any) -> dict[str, Any]:
+    """Those of the arguments that were given and that one of `takers`, callables or TypedDicts, takes."""
+    names = {
+        name
+        for taker in takers
+        for name in (
+            inspect.get_annotations(taker) if is_typeddict(taker) else inspect.signature(taker).parameters
+        )
+    }
+    given = {key: value for key, value in arguments.items() if key in names and value is not None}
+    return given | ({"tiling_config": arguments["tiling_config"]} if "tiling_config" in names else {})
 
 
 def _guider(given: dict[str, Any], modality: str, cross: str) -> MultiModalGuiderParams:
@@ -154,20 +156,16 @@ def _guider(given: dict[str, Any], modality: str, cross: str) -> MultiModalGuide
     )
 
 
-def _policy(value: Any) -> QuantizationPolicy | None:
-    if value is None or isinstance(value, QuantizationPolicy):
-        return value
-    name = value[0] if isinstance(value, list | tuple) else str(value)
-    return QuantizationPolicy.fp8_cast() if name == "fp8-cast" else QuantizationPolicy.fp8_scaled_mm()
-
-
 def _load_mask(path: str, given: dict[str, Any]) -> torch.Tensor:
     """A mask clip as (1, 1, F, H, W) in [0, 1]: the mean of its channels at half of the final size."""
     from ltx_pipelines.utils.media_io import load_video_conditioning
 
     pixels = load_video_conditioning(
-        path, given["height"] // 2, given["width"] // 2, given["num_frames"], torch.float32, torch.device("cpu")
+        path,
+        given["height"] // 2,
+        given["width"] // 2,
+        given["num_frames"],
+        torch.float32,
+        torch.device("cpu"),
     )
     return ((pixels.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
-
-

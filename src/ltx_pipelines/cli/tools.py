@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ltx_core.errors import InputError
 from ltx_pipelines.cli.commands import COMMANDS
@@ -33,7 +34,9 @@ def plan(argv: list[str]) -> int:
         raise InputError(f"`ltx plan` needs a pipeline and its arguments; pipelines: {known}.")
     namespace = run.parse(name, argv[1:], f"ltx plan {argv[0]}")
     pipeline = run.make_pipeline(name, namespace)
-    recipe = pipeline(**{**run.call_arguments(pipeline, namespace), "dry_run": True, "output_path": None})
+    recipe: Any = pipeline(
+        **{**run.call_arguments(pipeline, namespace), "dry_run": True, "output_path": None}
+    )
     print(describe_plan(pipeline.engine, recipe))
     return 0
 
@@ -67,7 +70,15 @@ def demo(argv: list[str]) -> int:
     parser.add_argument("--output-path", default="demo.mp4")
     parser.add_argument("--seed", default="10")
     given = parser.parse_args(argv)
-    flags = ["--prompt", given.prompt, "--output-path", given.output_path, "--seed", given.seed, "--overwrite"]
+    flags = [
+        "--prompt",
+        given.prompt,
+        "--output-path",
+        given.output_path,
+        "--seed",
+        given.seed,
+        "--overwrite",
+    ]
     return run.run("distilled", flags, "ltx demo")
 
 

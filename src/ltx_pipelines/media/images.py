@@ -60,7 +60,9 @@ def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
 
     height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
     if not height or not width:
-        raise InputError(f"A picture of {image.shape[1]}x{image.shape[0]} pixels cannot be compressed; use crf 0.")
+        raise InputError(
+            f"A picture of {image.shape[1]}x{image.shape[0]} pixels cannot be compressed; use crf 0."
+        )
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         options = {"crf": str(crf), "preset": "veryfast"}
@@ -70,7 +72,7 @@ def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     buffer.seek(0)
-    with av.open(buffer) as container:
+    with av.open(buffer, "r") as container:
         return next(container.decode(video=0)).to_ndarray(format="rgb24")
 
 

@@ -48,11 +48,13 @@ def write_random_model(folder: Path, seed: int = 0) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     write_tiny_gemma(folder / "gemma", seed=seed)
-    config = json.loads(files("ltx_pipelines.miniature").joinpath("random_model.json").read_text(encoding="utf-8"))
+    config = json.loads(
+        files("ltx_pipelines.miniature").joinpath("random_model.json").read_text(encoding="utf-8")
+    )
     gemma = json.loads((folder / "gemma" / "config.json").read_text(encoding="utf-8"))["text_config"]
     generator = torch.Generator().manual_seed(seed)
     model, upsampler = config["model"], config["upsampler"]
-    parts = {
+    parts: dict[str, Any] = {
         "transformer": LTXModelConfigurator,
         "embeddings_processor": EmbeddingsProcessorConfigurator,
         "video_encoder": VideoEncoderConfigurator,

@@ -73,6 +73,4 @@ def _replace(strength: float, latent_idx: int, latent: torch.Tensor) -> Conditio
 
 
 def _guide(image: ImageConditioningInput, latent: torch.Tensor) -> ConditioningItem:
-    return VideoConditionByKeyframeIndex(
-        keyframes=latent, frame_idx=image.frame_idx, strength=image.strength
-    )
+    return VideoConditionByKeyframeIndex(keyframes=latent, frame_idx=image.frame_idx, strength=image.strength)

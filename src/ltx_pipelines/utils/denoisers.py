@@ -311,5 +311,7 @@ def guided_denoising_func(
     if guidance.audio is None:  # unguided: it takes the positive context in every pass
         audio = create_multimodal_guider_factory(MultiModalGuiderParams())
     else:
-        audio = create_multimodal_guider_factory(guidance.audio, negative.audio_encoding if negative else None)
+        audio = create_multimodal_guider_factory(
+            guidance.audio, negative.audio_encoding if negative else None
+        )
     return multi_modal_guider_factory_denoising_func(video, audio, *encodings, transformer)

@@ -37,7 +37,9 @@ def reference_downscale_factor(loras: Iterable[LoraPathStrengthAndSDOps]) -> int
     distinct = {factor for factor in factors.values() if factor != 1}
     if len(distinct) > 1:
         listed = ", ".join(f"{path}: {factor}" for path, factor in factors.items() if factor != 1)
-        raise InputError(f"These IC-LoRAs want reference clips of different sizes ({listed}); use one of them.")
+        raise InputError(
+            f"These IC-LoRAs want reference clips of different sizes ({listed}); use one of them."
+        )
     return distinct.pop() if distinct else 1
 
 

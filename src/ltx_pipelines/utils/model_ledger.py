@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,9 +18,11 @@ from ltx_core.loader import (
     LoraSwitcher,
     build_model,
     component_bytes,
+    stream_model,
 )
+from ltx_core.loader.build import resident
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
-from ltx_core.model.transformer import LTXModelConfigurator, X0Model
+from ltx_core.model.transformer import LTXModel, LTXModelConfigurator, X0Model
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.quantization import QuantizationPolicy
@@ -42,8 +44,12 @@ COMPONENTS = {
     "transformer": _Recipe(LTXModelConfigurator, "transformer", sd_ops.LTXV_MODEL_COMFY_RENAMING_MAP),
     "video_encoder": _Recipe(VideoEncoderConfigurator, "video_vae", sd_ops.VAE_ENCODER_COMFY_KEYS_FILTER),
     "video_decoder": _Recipe(VideoDecoderConfigurator, "video_vae", sd_ops.VAE_DECODER_COMFY_KEYS_FILTER),
-    "audio_encoder": _Recipe(AudioEncoderConfigurator, "audio_vae", sd_ops.AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER),
-    "audio_decoder": _Recipe(AudioDecoderConfigurator, "audio_vae", sd_ops.AUDIO_VAE_DECODER_COMFY_KEYS_FILTER),
+    "audio_encoder": _Recipe(
+        AudioEncoderConfigurator, "audio_vae", sd_ops.AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER
+    ),
+    "audio_decoder": _Recipe(
+        AudioDecoderConfigurator, "audio_vae", sd_ops.AUDIO_VAE_DECODER_COMFY_KEYS_FILTER
+    ),
     "vocoder": _Recipe(VocoderConfigurator, "audio_vae", sd_ops.VOCODER_COMFY_KEYS_FILTER),
     "spatial_upsampler": _Recipe(LatentUpsamplerConfigurator, "upsampler", None),
 }
@@ -92,9 +98,10 @@ class ModelLedger:
     def params(self) -> PipelineParams:
         return detect_params(self.paths.transformer())
 
-    def transformer(self) -> X0Model:
-        """The x0-predicting transformer with the ledger's LoRAs fused."""
-        model = self._build("transformer", policy=self.quantization)
+    def transformer(self, offload: str = "none") -> X0Model:
+        """The x0-predicting transformer with the ledger's LoRAs fused; its blocks wait where `offload` says."""
+        fill = _fill("transformer_blocks", offload)
+        model = cast(LTXModel, self._build("transformer", policy=self.quantization, fill=fill))
         if self.loras:
             LoraSwitcher(model).apply(self.loras)
         return X0Model(model)
@@ -117,11 +124,13 @@ class ModelLedger:
     def spatial_upsampler(self) -> nn.Module:
         return self._build("spatial_upsampler")
 
-    def text_encoder(self, with_vision: bool = False) -> nn.Module:
+    def text_encoder(self, with_vision: bool = False, offload: str = "none") -> nn.Module:
         """The Gemma text encoder; with `with_vision` the whole multimodal model, for prompt enhancement."""
         from ltx_core.text_encoders.gemma import load_text_encoder
 
-        return load_text_encoder(self.paths.text_encoder(), self.device, self.dtype, with_vision=with_vision)
+        return load_text_encoder(
+            self.paths.text_encoder(), self.device, self.dtype, with_vision, _fill("layers", offload)
+        )
 
     def gemma_embeddings_processor(self) -> nn.Module:
         from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
@@ -138,10 +147,16 @@ class ModelLedger:
         return self._checkpoints[key]
 
     def size_of(self, component: str) -> int:
-        """Bytes that a component takes when loaded, from the files' headers; 0 where they do not tell."""
-        made = COMPONENTS.get(component)
-        if made is None:
-            return 0
+        """Bytes that a component takes when loaded, from the files' headers."""
+        if component == "text_encoder":
+            from ltx_core.text_encoders.gemma.folder import GemmaFolder
+
+            shards = Checkpoint(GemmaFolder(self.paths.text_encoder()).weights)
+            return component_bytes(shards, sd_ops.GEMMA_LANGUAGE_MODEL_KEYS, self.dtype)
+        if component == "gemma_embeddings_processor":
+            files = self.checkpoint(*self.paths.embeddings())
+            return component_bytes(files, sd_ops.EMBEDDINGS_PROCESSOR_KEY_OPS, self.dtype)
+        made = COMPONENTS[component]
         stored = component == "transformer" and self.quantization is not None
         checkpoint = self.checkpoint(self.file_of(component))
         return component_bytes(checkpoint, made.key_map, None if stored else self.dtype)
@@ -158,3 +173,8 @@ class ModelLedger:
         made = COMPONENTS[component]
         checkpoint = self.checkpoint(self.file_of(component))
         return build_model(made.configurator, checkpoint, made.key_map, self.device, self.dtype, **options)
+
+
+def _fill(blocks: str, offload: str) -> Any:
+    """How `build_model` fills a model whose `blocks` wait where `offload` says."""
+    return resident if offload == "none" else partial(stream_model, blocks=blocks, rest=offload)

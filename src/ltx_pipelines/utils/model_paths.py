@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,11 @@ class ModelPaths:
 
     @classmethod
     def from_monolith(
-        cls, checkpoint_path: PathLike, gemma_root: PathLike | None = None, *, video_vae_path: PathLike | None = None
+        cls,
+        checkpoint_path: PathLike,
+        gemma_root: PathLike | None = None,
+        *,
+        video_vae_path: PathLike | None = None,
     ) -> ModelPaths:
         """One checkpoint with all components; `video_vae_path` may replace its video VAE."""
         return cls(
@@ -58,7 +63,9 @@ class ModelPaths:
         """From whichever of the keyword or flag values were given; monolith and split exclude each other."""
         values = {name: _text(value) for name, value in given.items() if value is not None}
         whole = [name for name in ("checkpoint_path", "gemma_root") if name in values]
-        split = [name for name in ("transformer_path", "text_encoder_path", "audio_vae_path") if name in values]
+        split = [
+            name for name in ("transformer_path", "text_encoder_path", "audio_vae_path") if name in values
+        ]
         if whole and split:
             raise InputError(
                 f"{_flags(whole)} (one whole checkpoint) and {_flags(split)} (one file per component) exclude "
@@ -70,7 +77,9 @@ class ModelPaths:
         return self._first("transformer", self.transformer_path, self.checkpoint_path)
 
     def text_encoder(self) -> str:
-        return self._first("text encoder (gemma_root or text_encoder_path)", self.text_encoder_path, self.gemma_root)
+        return self._first(
+            "text encoder (gemma_root or text_encoder_path)", self.text_encoder_path, self.gemma_root
+        )
 
     def video_vae(self) -> str:
         return self._first("video VAE", self.video_vae_path, self.checkpoint_path)
@@ -99,12 +108,14 @@ class ModelPaths:
         for path in paths:
             if path is not None:
                 return path
-        raise InputError(f"No path was given for the {what}; pass checkpoint_path, or the component's own path.")
+        raise InputError(
+            f"No path was given for the {what}; pass checkpoint_path, or the component's own path."
+        )
 
 
 def _text(path: PathLike | None) -> str | None:
     return None if path is None else str(Path(path).expanduser())
 
 
-def _flags(names: list[str]) -> str:
+def _flags(names: Sequence[str]) -> str:
     return " and ".join("--" + name.replace("_", "-") for name in names)

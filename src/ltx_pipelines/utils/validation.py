@@ -65,7 +65,9 @@ def check_strength(name: str, strength: float) -> None:
 def check_window(start: float, end: float, duration: float) -> None:
     """Raise `InputError` for a time window that is empty or lies outside a clip of `duration` seconds."""
     if start < 0 or start >= end:
-        raise InputError(f"The window from {start:g} s to {end:g} s is empty; start_time must be before end_time.")
+        raise InputError(
+            f"The window from {start:g} s to {end:g} s is empty; start_time must be before end_time."
+        )
     if start >= duration:
         raise InputError(f"The window starts at {start:g} s, after the end of the clip ({duration:.3f} s).")
 

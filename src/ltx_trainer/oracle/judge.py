@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ltx_core.errors import InputError, MediaError
 from ltx_trainer.oracle.form import locate, recognise
-from ltx_trainer.oracle.hearing import Hearing, listen
+from ltx_trainer.oracle.hearing import EARLY, Hearing, listen
 from ltx_trainer.oracle.motion import watch
 from ltx_trainer.oracle.sight import look
 from ltx_trainer.world.caption import read_caption
@@ -183,12 +183,12 @@ def _expected(measured: Measured, wanted: Wanted) -> dict[str, str | None]:
 def compare(measured: Measured, wanted: Wanted, fps: float) -> Verdict:
     """Judge what was measured in a clip of `fps` frames a second.
 
-    Impacts in the last two and a half frames or the first one and a half cannot be told by eye and are not
-    asked for.
+    Impacts in the last two and a half frames or the first one and a half cannot be told by eye, nor by ear in
+    the first tenth of a second; they are not asked for.
     """
     expected = _expected(measured, wanted)
     right = {name: getattr(measured, name) == value for name, value in expected.items()}
-    span = (1.5 / fps, (len(measured.radius) - 2.5) / fps)
+    span = (max(1.5 / fps, EARLY + 0.02), (len(measured.radius) - 2.5) / fps)
     heard, seen = measured.onsets, measured.impacts
     offsets: tuple[float, ...] = ()
     if expected.get("sound") == "impacts":

@@ -81,7 +81,7 @@ def accuracy(world: World, count: int, condition: Condition = _as_rendered) -> d
         frames, wave = condition(clip, config, index)
         wanted = Wanted.of(clip.truth, stated_only=False, onsets=True)
         verdict = judge(frames, config.fps, wave, config.sample_rate, wanted)
-        of.update(verdict.right)
+        of.update(verdict.right.keys())
         right.update(name for name, ok in verdict.right.items() if ok)
     return {name: (right[name], of[name]) for name in of}
 
@@ -109,6 +109,11 @@ def _shifted(wave: Tensor, samples: int) -> Tensor:
     """Sound that comes `samples` later, or earlier if negative."""
     silence = torch.zeros_like(wave[:, : abs(samples)])
     return torch.cat((silence, wave[:, :-samples]) if samples > 0 else (wave[:, -samples:], silence), dim=1)
+
+
+def _still_heard(clip: Clip, shift: float, seconds: float) -> bool:
+    """Whether a ring is left, with time to be heard, in sound shifted by `shift` seconds."""
+    return any(0.12 < onset + shift < seconds - 0.12 for onset in clip.truth.onsets)
 
 
 SWAPS: dict[str, tuple[str, ...]] = {
@@ -140,8 +145,10 @@ def _swap(world: World, index: int, clip: Clip, attribute: str) -> Clip | None:
     if attribute == "size" and scene.motion in RESIZING:
         return None
     if attribute == "synchrony":
-        shift = round(SHIFT * world.config.sample_rate) * int(rng.choice((-1, 1)))
-        return replace(clip, audio=_shifted(clip.audio, shift))
+        shifts = [shift for shift in (-SHIFT, SHIFT) if _still_heard(clip, shift, world.config.seconds)]
+        shift = float(rng.choice(shifts)) if shifts else 0.0
+        samples = round(shift * world.config.sample_rate)
+        return replace(clip, audio=_shifted(clip.audio, samples)) if shifts else None
     changed = {"sound": "motion", "timbre": "shape"}.get(attribute, attribute)
     value = _other(rng, clip, changed, SWAPS[attribute])
     if value is None:
@@ -206,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=500, help="clips to judge under each condition")
     parser.add_argument("--size", type=int, default=128, help="height and width of the clips, pixels")
     parser.add_argument("--frames", type=int, default=17, help="frames of the clips, 8k + 1")
-    parser.add_argument("--fps", type=float, default=16.0, help="frames per second")
+    parser.add_argument("--fps", type=float, default=24.0, help="frames per second")
     parser.add_argument("--style", default="plain", choices=STYLES, help="how the clips are drawn")
     options = parser.parse_args(arguments)
     config = WorldConfig(

@@ -35,7 +35,7 @@ class WorldConfig:
     height: int = 128
     width: int = 128
     frames: int = 17
-    fps: float = 16.0
+    fps: float = 24.0
     sample_rate: int = 16_000
     seed: int = 0
     split: str = "train"
@@ -77,9 +77,7 @@ class WorldConfig:
         """The room that scenes of this format have."""
         side = min(self.height, self.width)
         duration = STILL_DURATION if self.still else (self.frames - 1) / self.fps
-        return Stage(
-            self.width / (2 * side), self.height / (2 * side), duration, 16.0 if self.still else self.fps
-        )
+        return Stage(self.width / (2 * side), self.height / (2 * side), duration, self.fps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,11 +208,17 @@ class World:
 
     def render(self, truths: Sequence[Truth]) -> Batch:
         """The clips of which `truths` are true."""
-        config = self.config
+        return Batch(self.frames(truths), self.sounds(truths), tuple(truths))
+
+    def frames(self, truths: Sequence[Truth]) -> Tensor:
+        """What is seen in these clips, uint8 (B, F, H, W, 3)."""
         scenes = [truth.scene for truth in truths]
-        video = draw_frames(scenes, self._track(scenes, self.device), config.height, config.width)
-        audio = make_sound(scenes, config.stage, config.seconds, config.sample_rate, self.device)
-        return Batch(video, audio, tuple(truths))
+        return draw_frames(scenes, self._track(scenes, self.device), self.config.height, self.config.width)
+
+    def sounds(self, truths: Sequence[Truth]) -> Tensor:
+        """What is heard in these clips, float32 (B, 2, N) in [-1, 1]."""
+        config, scenes = self.config, [truth.scene for truth in truths]
+        return make_sound(scenes, config.stage, config.seconds, config.sample_rate, self.device)
 
     def masks(self, truths: Sequence[Truth]) -> Tensor:
         """How much of each pixel the object covers, (B, F, H, W) float32 in [0, 1]."""

@@ -78,7 +78,9 @@ def _build(part: str, path: Path, context: Context) -> Any:
 
 
 def _frontend(meta: dict, io: dict[str, torch.Tensor], context: Context) -> Iterator[Check]:
-    processors = {name: AudioProcessor(**given).to(context.device) for name, given in meta["processors"].items()}
+    processors = {
+        name: AudioProcessor(**given).to(context.device) for name, given in meta["processors"].items()
+    }
     for name, processor in processors.items():
         yield near_max(f"filterbank.{name}", processor.filterbank, io[f"out.filterbank.{name}"], 1e-6)
         if f"out.window.{name}" in io:
@@ -120,7 +122,9 @@ def _vocoder(meta: dict, path: Path, io: dict[str, torch.Tensor], context: Conte
     if "output_sampling_rate" in meta:
         yield equal("rate", vocoder.output_sampling_rate, meta["output_sampling_rate"])
     if isinstance(vocoder, VocoderWithBWE) and "out.bwe_mel" in io:
-        mel = vocoder.mel_stft(torch.nn.functional.pad(io["out.stage1"], (0, -io["out.stage1"].shape[-1] % vocoder.hop_length)))
+        mel = vocoder.mel_stft(
+            torch.nn.functional.pad(io["out.stage1"], (0, -io["out.stage1"].shape[-1] % vocoder.hop_length))
+        )
         yield near_abs("bwe_mel", mel.transpose(2, 3), io["out.bwe_mel"], context.relax(1e-4))
 
 

@@ -17,7 +17,17 @@ from ltx_pipelines.engine import Engine
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.constants import LTX_2_3_PARAMS
 from ltx_pipelines.utils.prompts import clean_response
-from tests.conformance.harness import Case, Check, Context, equal, exact, near_abs, near_norm, read_json, read_tensors
+from tests.conformance.harness import (
+    Case,
+    Check,
+    Context,
+    equal,
+    exact,
+    near_abs,
+    near_norm,
+    read_json,
+    read_tensors,
+)
 
 DTYPE = torch.bfloat16
 CALL = (
@@ -160,7 +170,9 @@ def _run(path: Path) -> Iterator[Check]:
     meta, want = read_json(path), read_tensors(path.with_suffix(".safetensors"))
     engine = StubEngine()
     pipeline_class = getattr(importlib.import_module(f"ltx_pipelines.{meta['module']}"), meta["cls"])
-    video, audio = pipeline_class(**_constructor(meta, path.parent), engine=engine)(**_call(meta, path.parent))
+    video, audio = pipeline_class(**_constructor(meta, path.parent), engine=engine)(
+        **_call(meta, path.parent)
+    )
     list(video)
     for key, tensor in want.items():
         got = engine.seen.get(key)
@@ -174,7 +186,9 @@ def _run(path: Path) -> Iterator[Check]:
             yield exact(key, got, tensor)
     yield equal("transformer calls", engine.calls, meta["transformer_calls"])
     yield equal("work", _binding(engine.events), _binding(meta["events"]))
-    yield equal("audio", [list(audio.waveform.shape), audio.sampling_rate], [meta["audio_shape"], meta["audio_rate"]])
+    yield equal(
+        "audio", [list(audio.waveform.shape), audio.sampling_rate], [meta["audio_shape"], meta["audio_rate"]]
+    )
 
 
 def _binding(events: list[list]) -> list[list]:
@@ -186,7 +200,9 @@ def _binding(events: list[list]) -> list[list]:
 def _constructor(meta: dict, folder: Path) -> dict[str, Any]:
     def loras(pairs: list) -> list[LoraPathStrengthAndSDOps]:
         files = ((str(folder / f"{name}.safetensors"), strength) for name, strength in pairs)
-        return [LoraPathStrengthAndSDOps(file, strength, LTXV_LORA_COMFY_RENAMING_MAP) for file, strength in files]
+        return [
+            LoraPathStrengthAndSDOps(file, strength, LTXV_LORA_COMFY_RENAMING_MAP) for file, strength in files
+        ]
 
     given: dict[str, Any] = {"loras": loras(meta["loras"])}
     if meta["module"] not in ("ti2vid_one_stage", "retake", "distilled", "ic_lora"):
@@ -209,7 +225,9 @@ def _call(meta: dict, folder: Path) -> dict[str, Any]:
     if "images" in meta:
         call["images"] = [ImageConditioningInput(str(folder / name), *rest) for name, *rest in meta["images"]]
     if "video_conditioning" in meta:
-        call["video_conditioning"] = [(str(folder / name), strength) for name, strength in meta["video_conditioning"]]
+        call["video_conditioning"] = [
+            (str(folder / name), strength) for name, strength in meta["video_conditioning"]
+        ]
     if "mask" in meta:
         mask = read_tensors(folder / meta["mask"].split()[0])
         call["conditioning_attention_mask"] = next(iter(mask.values())).float()

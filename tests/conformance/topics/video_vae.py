@@ -57,7 +57,9 @@ def _run(folder: Path, meta: dict, context: Context) -> Iterator[Check]:
         return
     want = read_tensors(folder / "io.safetensors", context.device)
     models = _Models(folder, DTYPES[meta["build_dtype"]], context.device)
-    tolerance = context.relax(meta["checks"]["rel"]) if meta["build_dtype"] == "float32" else meta["checks"]["rel"]
+    tolerance = (
+        context.relax(meta["checks"]["rel"]) if meta["build_dtype"] == "float32" else meta["checks"]["rel"]
+    )
     for call in meta["calls"]:
         yield from _call(call, models, want, tolerance)
     for name, error in meta.get("errors", {}).items():
@@ -115,7 +117,9 @@ def _generator(call: dict) -> torch.Generator | None:
     return None if seed is None else torch.Generator().manual_seed(seed)
 
 
-def _tiled_decode(call: dict, decoder: Any, want: dict[str, torch.Tensor], tolerance: float) -> Iterator[Check]:
+def _tiled_decode(
+    call: dict, decoder: Any, want: dict[str, torch.Tensor], tolerance: float
+) -> Iterator[Check]:
     config = _tiling(call)
     chunks = list(decoder.tiled_decode(want["latent"], config, None, _generator(call)))
     got = torch.cat(chunks, dim=2)
@@ -139,7 +143,9 @@ def _statistics(models: _Models, want: dict[str, torch.Tensor], tolerance: float
 
 def _tiling(call: dict) -> TilingConfig | TileSizeConfig | None:
     if "tiling_v12" in call:
-        return TileSizeConfig(**{axis: DimensionSizeConfig(*sizes) for axis, sizes in call["tiling_v12"].items()})
+        return TileSizeConfig(
+            **{axis: DimensionSizeConfig(*sizes) for axis, sizes in call["tiling_v12"].items()}
+        )
     given = call.get("tiling")
     if not given:
         return None
@@ -183,7 +189,11 @@ def _axes(name: str, row: dict, masks: dict[str, torch.Tensor]) -> Iterator[Chec
         yield equal(f"{name} {axis}", got, [{k: e[k] for k in ("in_", "out")} for e in row["axes"][axis]])
         for interval, entry in zip(target, row["axes"][axis]):
             mask = trapezoid(
-                interval.length, interval.left, interval.right, from_zero=axis == "t", device=torch.device("cpu")
+                interval.length,
+                interval.left,
+                interval.right,
+                from_zero=axis == "t",
+                device=torch.device("cpu"),
             )
             yield near_abs(entry["mask"], mask, masks[entry["mask"]], 1e-6)
 

@@ -37,5 +37,7 @@ class AttentionBlock(nn.Module):
 def make_attention(kind: AttentionType, channels: int, norm_type: NormType) -> nn.Module:
     """The configured attention. Raises `UnsupportedConfigError` for the linear kind."""
     if kind is AttentionType.LINEAR:
-        raise UnsupportedConfigError("config.audio_vae: attn_type 'linear' is not implemented; expected 'vanilla'.")
+        raise UnsupportedConfigError(
+            "config.audio_vae: attn_type 'linear' is not implemented; expected 'vanilla'."
+        )
     return AttentionBlock(channels, norm_type) if kind is AttentionType.VANILLA else nn.Identity()

@@ -49,7 +49,9 @@ class Level(nn.Module):
         return x
 
 
-def _middle(width: int, norm_type: NormType, axis: CausalityAxis, attention: AttentionType | None) -> nn.ModuleDict:
+def _middle(
+    width: int, norm_type: NormType, axis: CausalityAxis, attention: AttentionType | None
+) -> nn.ModuleDict:
     """Two residual blocks around optional attention."""
     parts: dict[str, nn.Module] = {"block_1": ResBlock(width, width, norm_type, axis)}
     if attention is not None:
@@ -132,8 +134,8 @@ class AudioEncoder(_Half):
         x = self.conv_in(spectrogram)
         for level in self.down:
             x = level(x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
+            if isinstance(resample := getattr(level, "downsample", None), nn.Module):
+                x = resample(x)
         for part in self.mid.values():
             x = part(x)
         means, variances = self.conv_out(F.silu(self.norm_out(x))).chunk(2, dim=1)
@@ -166,7 +168,9 @@ class AudioDecoder(_Half):
         self.out_ch, self.causality_axis = out_ch, causality_axis
         common = (norm_type, causality_axis)
         last = len(ch_mult) - 1
-        self.per_channel_statistics = PerFeatureStatistics(z_channels * (mel_bins >> last) if mel_bins else ch)
+        self.per_channel_statistics = PerFeatureStatistics(
+            z_channels * (mel_bins >> last) if mel_bins else ch
+        )
         width, attended = ch * ch_mult[-1], set(attn_resolutions)
         self.conv_in = CausalConv2d(z_channels, width, 3, causality_axis)
         self.mid = _middle(width, *common, AttentionType.VANILLA if mid_block_add_attention else None)
@@ -189,8 +193,8 @@ class AudioDecoder(_Half):
             x = part(x)
         for level in reversed(self.up):
             x = level(x)
-            if hasattr(level, "upsample"):
-                x = level.upsample(x)
+            if isinstance(resample := getattr(level, "upsample", None), nn.Module):
+                x = resample(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return self._fit(x, sample)
 

@@ -16,6 +16,8 @@ from ltx_core.model.audio_vae.vocoder import Vocoder
 class MelSTFT(nn.Module):
     """Causal log-mel of (B, C, N) with the bases of the file: (B, C, N / hop, bands)."""
 
+    mel_basis: torch.Tensor
+
     def __init__(self, n_fft: int, hop_length: int, num_mels: int) -> None:
         super().__init__()
         self.n_fft, self.hop_length = n_fft, hop_length

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from ltx_core.model.audio_vae.autoencoder import AudioDecoder, AudioEncoder
+from ltx_core.model.audio_vae.bandwidth_extension import VocoderWithBWE
 from ltx_core.model.audio_vae.processor import AudioProcessor, match_channels
+from ltx_core.model.audio_vae.vocoder import Vocoder
 from ltx_core.types import Audio
 
 
@@ -29,7 +31,9 @@ def encode_audio(
     return audio_encoder(mel.to(weight.dtype))
 
 
-def decode_audio(latent: torch.Tensor, audio_decoder: AudioDecoder, vocoder: torch.nn.Module) -> Audio:
+def decode_audio(
+    latent: torch.Tensor, audio_decoder: AudioDecoder, vocoder: Vocoder | VocoderWithBWE
+) -> Audio:
     """A normalised latent to a float32 waveform: (channels, N) for a batch of one, else (B, channels, N)."""
     waveform = vocoder(audio_decoder(latent))
     return Audio(waveform.squeeze(0).float(), vocoder.output_sampling_rate)

@@ -50,7 +50,9 @@ class ResBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, norm_type: NormType, axis: CausalityAxis) -> None:
         super().__init__()
         if norm_type is NormType.GROUP and axis is not CausalityAxis.NONE:
-            raise ConfigError("config.audio_vae: norm_type 'group' looks ahead; it needs causality_axis null.")
+            raise ConfigError(
+                "config.audio_vae: norm_type 'group' looks ahead; it needs causality_axis null."
+            )
         self.norm1 = make_norm(norm_type, in_channels)
         self.conv1 = CausalConv2d(in_channels, out_channels, 3, axis)
         self.norm2 = make_norm(norm_type, out_channels)
@@ -70,7 +72,9 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, axis: CausalityAxis, *, with_conv: bool) -> None:
         super().__init__()
         if not with_conv and axis is not CausalityAxis.NONE:
-            raise ConfigError("config.audio_vae: resamp_with_conv false looks ahead; it needs causality_axis null.")
+            raise ConfigError(
+                "config.audio_vae: resamp_with_conv false looks ahead; it needs causality_axis null."
+            )
         self.padding = DOWNSAMPLE_PADDING[axis]
         self.conv = nn.Conv2d(channels, channels, 3, stride=2) if with_conv else None
 

@@ -78,12 +78,17 @@ class AudioProcessor(nn.Module):
     It has no weights in a checkpoint and stays float32.
     """
 
+    window: torch.Tensor
+    filterbank: torch.Tensor
+
     def __init__(self, target_sample_rate: int, mel_bins: int, mel_hop_length: int, n_fft: int) -> None:
         super().__init__()
         self.target_sample_rate, self.mel_bins = target_sample_rate, mel_bins
         self.mel_hop_length, self.n_fft = mel_hop_length, n_fft
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.register_buffer("filterbank", mel_filterbank(n_fft, mel_bins, target_sample_rate), persistent=False)
+        self.register_buffer(
+            "filterbank", mel_filterbank(n_fft, mel_bins, target_sample_rate), persistent=False
+        )
 
     def resample_audio(self, audio: Audio) -> Audio:
         """The same sound at the processor's rate."""
@@ -101,7 +106,9 @@ class AudioProcessor(nn.Module):
         batch, channels, samples = waveform.shape
         if samples <= self.n_fft // 2:
             least = (self.n_fft // 2 + 1) / self.target_sample_rate
-            raise InputError(f"The sound is too short ({samples / self.target_sample_rate:.3f} s); use {least:.3f} s or more.")
+            raise InputError(
+                f"The sound is too short ({samples / self.target_sample_rate:.3f} s); use {least:.3f} s or more."
+            )
         spectrum = torch.stft(
             waveform.reshape(batch * channels, samples).float(),
             self.n_fft,

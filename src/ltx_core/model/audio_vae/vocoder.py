@@ -16,7 +16,9 @@ FILTER_TAPS = 12
 INNER_SLOPE, FINAL_SLOPE = 0.1, 0.01
 
 
-def kaiser_sinc_filter(cutoff: float = 0.25, half_width: float = 0.3, taps: int = FILTER_TAPS) -> torch.Tensor:
+def kaiser_sinc_filter(
+    cutoff: float = 0.25, half_width: float = 0.3, taps: int = FILTER_TAPS
+) -> torch.Tensor:
     """Low-pass filter (1, 1, taps) of unit sum: a sinc under a Kaiser window (BigVGAN's design)."""
     attenuation = 2.285 * (taps // 2 - 1) * math.pi * 4 * half_width + 7.95
     if attenuation > 50:
@@ -47,6 +49,8 @@ class SnakeBeta(nn.Module):
 class UpsampleTwice(nn.Module):
     """Twice the rate, depthwise, with the file's filter; edges are repeated."""
 
+    filter: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", kaiser_sinc_filter())
@@ -60,6 +64,8 @@ class UpsampleTwice(nn.Module):
 
 class LowPass(nn.Module):
     """Half the rate, depthwise, with the file's filter; edges are repeated."""
+
+    filter: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,7 +28,9 @@ class UpsamplerConfig:
             raise ConfigError("Either spatial_upsample or temporal_upsample must be True")
         if self.mid_channels % 32:
             raise ConfigError(f"mid_channels is {self.mid_channels}; expected a multiple of 32.")
-        if self.dims not in (2, 3) or (self.dims == 2 and (self.temporal_upsample or self.rational_resampler)):
+        if self.dims not in (2, 3) or (
+            self.dims == 2 and (self.temporal_upsample or self.rational_resampler)
+        ):
             raise ConfigError("dims must be 3, or 2 with plain spatial upsampling.")
         if self.uses_ratio and self.spatial_scale not in RATIOS:
             known = ", ".join(map(str, RATIOS))

@@ -31,6 +31,8 @@ class ResBlock(nn.Module):
 class BlurDown(nn.Module):
     """Depthwise 5x5 binomial blur with a stride; no operation for stride 1."""
 
+    kernel: torch.Tensor
+
     def __init__(self, stride: int) -> None:
         super().__init__()
         self.stride = stride
@@ -88,7 +90,9 @@ class LatentUpsampler(nn.Module):
         else:
             fold = self.factors[0] * self.factors[1] * self.factors[2]
             self.upsampler = nn.Sequential(_conv(3 if temporal_upsample else 2, mid, fold * mid))
-        self.post_upsample_res_blocks = nn.ModuleList(ResBlock(mid, dims) for _ in range(num_blocks_per_stage))
+        self.post_upsample_res_blocks = nn.ModuleList(
+            ResBlock(mid, dims) for _ in range(num_blocks_per_stage)
+        )
         self.final_conv = _conv(dims, mid, in_channels)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:

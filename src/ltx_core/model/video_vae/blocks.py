@@ -48,7 +48,13 @@ class ResBlock(nn.Module):
     """norm, silu, conv, twice, added to the input; optionally modulated by the timestep and given noise."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, style: Style, *, noise: bool = False, timestep: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        style: Style,
+        *,
+        noise: bool = False,
+        timestep: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(style.norm, in_channels)
@@ -133,7 +139,9 @@ class Downsample(nn.Module):
         super().__init__()
         fold = stride[0] * stride[1] * stride[2]
         if out_channels % fold or in_channels * fold % out_channels:
-            raise ConfigError(f"config.vae: cannot fold {in_channels} into {out_channels} channels by {stride}.")
+            raise ConfigError(
+                f"config.vae: cannot fold {in_channels} into {out_channels} channels by {stride}."
+            )
         self.stride, self.group = stride, in_channels * fold // out_channels
         self.conv = style.conv(in_channels, out_channels // fold)
 

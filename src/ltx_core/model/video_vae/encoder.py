@@ -26,7 +26,9 @@ class VideoEncoder(nn.Module):
     def __init__(self, config: VideoVAEConfig) -> None:
         super().__init__()
         if config.latent_log_var is LogVarianceType.NONE:
-            raise ConfigError("config.vae.latent_log_var is 'none'; expected uniform, constant or per_channel.")
+            raise ConfigError(
+                "config.vae.latent_log_var is 'none'; expected uniform, constant or per_channel."
+            )
         self.patch_size, self.norm_layer = config.patch_size, config.norm_layer
         self.latent_channels, self.latent_log_var = config.latent_channels, config.latent_log_var
         style = Style(config.norm_layer, config.spatial_padding_mode or PaddingModeType.ZEROS)

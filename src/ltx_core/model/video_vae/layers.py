@@ -108,7 +108,7 @@ class TimestepEmbedding(nn.Module):
     def forward(self, timestep: torch.Tensor) -> torch.Tensor:
         """(B,) -> (B, channels). The sinusoid is float32, the layers have their weights' dtype."""
         first, second = self.timestep_embedder["linear_1"], self.timestep_embedder["linear_2"]
-        features = sinusoid(timestep).to(first.weight.dtype)
+        features = sinusoid(timestep).to(next(first.parameters()).dtype)
         return second(F.silu(first(features)))
 
 

@@ -23,7 +23,9 @@ def _check(size: int, overlap: int, unit: str, least: int, step: int) -> None:
     if size % step or overlap % step:
         raise InputError(f"Tile size {size} and overlap {overlap} must be multiples of {step} {unit}.")
     if not 0 <= overlap < size:
-        raise InputError(f"The overlap of {overlap} {unit} must be at least 0 and less than the tile, {size}.")
+        raise InputError(
+            f"The overlap of {overlap} {unit} must be at least 0 and less than the tile, {size}."
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ def frames_of(interval: Interval) -> Interval:
 
 def pixels_of(interval: Interval) -> Interval:
     """A space interval in pixels."""
-    return Interval(*(SPACE * value for value in (interval.start, interval.end, interval.left, interval.right)))
+    return Interval(
+        *(SPACE * value for value in (interval.start, interval.end, interval.left, interval.right))
+    )
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,9 @@ def decode_axes(config: AnyTiling | None, grid: Sequence[int]) -> tuple[list[Int
     if isinstance(config, TileSizeConfig):
         return _axes(config, grid)
     time, space = config.temporal_config, config.spatial_config
-    frames = (0, 0) if time is None else (time.tile_size_in_frames // TIME, time.tile_overlap_in_frames // TIME)
+    frames = (
+        (0, 0) if time is None else (time.tile_size_in_frames // TIME, time.tile_overlap_in_frames // TIME)
+    )
     sides = []
     for length in grid[1:]:
         if space is None:
@@ -223,7 +229,9 @@ def decode_groups(config: AnyTiling | None, grid: Sequence[int]) -> list[DecodeG
     ]
 
 
-def spatial_weights(tiles: Iterable[DecodeTile], height: int, width: int, device: torch.device) -> torch.Tensor:
+def spatial_weights(
+    tiles: Iterable[DecodeTile], height: int, width: int, device: torch.device
+) -> torch.Tensor:
     """(height, width) sum of the tiles' masks; 1 where ramps do not collide."""
     total = torch.zeros(height, width, device=device)
     for tile in tiles:
@@ -295,9 +303,13 @@ def encode_tiles(config: AnyTiling | None, grid: Sequence[int]) -> list[EncodeTi
         (sizes.width, "pixels", MIN_ENCODE_OVERLAP["pixels"]),
     ):
         if axis.tile_size and axis.overlap < least:
-            raise InputError(f"Encoding in tiles needs an overlap of at least {least} {unit}, not {axis.overlap}.")
+            raise InputError(
+                f"Encoding in tiles needs an overlap of at least {least} {unit}, not {axis.overlap}."
+            )
         if axis.tile_size and axis.overlap >= axis.tile_size:
-            raise InputError(f"A tile of {axis.tile_size} {unit} must be larger than its overlap, {axis.overlap}.")
+            raise InputError(
+                f"A tile of {axis.tile_size} {unit} must be larger than its overlap, {axis.overlap}."
+            )
     times, rows, columns = _axes(sizes, grid)
     return [EncodeTile(t, h, w) for t in times for h in rows for w in columns]
 

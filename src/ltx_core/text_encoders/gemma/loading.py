@@ -18,6 +18,7 @@ from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
 
 if TYPE_CHECKING:
     from ltx_core.loader import Checkpoint
+    from ltx_core.loader.build import Fill
 
 
 def load_text_encoder(
@@ -25,23 +26,25 @@ def load_text_encoder(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
     with_vision: bool = False,
+    fill: Fill | None = None,
 ) -> GemmaTextEncoder:
     """The text encoder of a Gemma 3 folder, in eval mode on `device`, its weights in `dtype`.
 
     Only the language model is read; the vision tower is when an image is first to be looked at, or at once
-    `with_vision`. The output layer is the token embedding and takes no memory.
+    `with_vision`. The output layer is the token embedding and takes no memory. fill: see `build_model`.
     Raises `MissingFileError` (a FileNotFoundError) where the folder lacks a file, `CheckpointError` where
     a file is damaged or lacks a tensor, `ConfigError` where it holds another model.
     """
     from ltx_core.loader import Checkpoint
-    from ltx_core.loader.build import fill_model
+    from ltx_core.loader.build import prepare, resident
 
     folder = GemmaFolder(gemma_root)
     checkpoint = Checkpoint(folder.weights)
     encoder = _meta_encoder(folder)
     gemma, inner = encoder.model, encoder.model.model
     fill_buffers(inner.language_model, device)
-    fill_model(inner.language_model, checkpoint, GEMMA_LANGUAGE_MODEL_KEYS, device, dtype)
+    filling = prepare(inner.language_model, checkpoint, GEMMA_LANGUAGE_MODEL_KEYS, dtype)
+    (fill or resident)(filling, device)
     gemma.lm_head.weight = inner.language_model.embed_tokens.weight
     inner.vision_tower = inner.multi_modal_projector = None
     encoder.dtype = dtype

@@ -1,0 +1,112 @@
+"""Models larger than the device: blocks wait in main memory or on disk and come to the device in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltx_core.errors import InputError
+from ltx_core.loader.build import Filling, assign
+
+Tensors = dict[str, torch.Tensor]
+
+MODES = ("none", "cpu", "disk")
+
+
+def check_mode(mode: str) -> str:
+    """`mode`, if it is one of `MODES`; else raises `InputError`."""
+    if mode not in MODES:
+        raise InputError(f"offload is {mode!r}; choose none, cpu or disk.")
+    return mode
+
+
+def stream_model(filling: Filling, device: torch.device | str, *, blocks: str, rest: str) -> nn.Module:
+    """Fill a module all but whose `blocks` (the name of an ``nn.ModuleList``) stay on `device`.
+
+    rest: "cpu" keeps the blocks' tensors in main memory (pinned for a GPU); "disk" keeps none of them and
+    reads each block from the file whenever it computes. Results are those of a resident model.
+    """
+    device, model = torch.device(device), filling.model
+    modules: nn.ModuleList = model.get_submodule(blocks)  # type: ignore[assignment]
+    inside = f"{blocks}."
+    outside = tuple(name for name in filling.keys if not name.startswith(inside))
+    for name, tensor in filling.tensors(device, outside):
+        assign(model, name, tensor)
+    for name, buffer in model.named_buffers():
+        if not name.startswith(inside) and not buffer.is_meta:
+            assign(model, name, buffer.to(device))
+    if rest == "cpu":
+        for name, tensor in filling.tensors("cpu", (inside,)):
+            assign(model, name, tensor.pin_memory() if device.type == "cuda" else tensor)
+
+    def load(index: int) -> Tensors:
+        prefix = f"{inside}{index}."
+        if rest == "disk":
+            return {name.removeprefix(prefix): t for name, t in filling.tensors(device, (prefix,))}
+        resting = modules[index].state_dict(keep_vars=True)
+        return {name: t.detach().to(device, non_blocking=True) for name, t in resting.items()}
+
+    model.streamer = BlockStreamer(modules, load, device, inside)  # type: ignore[assignment]
+    return model.eval().requires_grad_(False)
+
+
+class BlockStreamer:
+    """Has the weights of the computing block on the device, and those of the next on their way meanwhile.
+
+    load: index of a block -> its tensors on the device. `dress` may change a block's tensors, named within
+    the model, on arrival: so LoRAs get into blocks that rest on disk.
+    """
+
+    def __init__(
+        self, blocks: nn.ModuleList, load: Callable[[int], Tensors], device: torch.device, prefix: str
+    ) -> None:
+        self._blocks, self._load, self._device, self._prefix = blocks, load, device, prefix
+        self.dress: Callable[[Tensors, str], Tensors] = lambda tensors, prefix: tensors
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="block-streamer")
+        self._coming: tuple[int, Future[tuple[Tensors, Any]]] | None = None
+        self._resting: dict[int, Tensors] = {}
+        self._gpu = torch.get_device_module(device) if device.type == "cuda" else None
+        self._copies: Any = self._gpu.Stream(device) if self._gpu else None
+        for index, block in enumerate(blocks):
+            block.register_forward_pre_hook(partial(self._bring, index))
+            block.register_forward_hook(partial(self._take_away, index), always_call=True)
+
+    def _fetch(self, index: int) -> tuple[Tensors, Any]:
+        """The block's tensors, and what tells when they have arrived. Runs in the worker."""
+        with torch.inference_mode(False), torch.no_grad():
+            if self._gpu is None:
+                return self._dressed(index), None
+            with self._gpu.stream(self._copies):
+                tensors = self._dressed(index)
+                return tensors, self._copies.record_event()
+
+    def _dressed(self, index: int) -> Tensors:
+        return self.dress(self._load(index), f"{self._prefix}{index}.")
+
+    def _bring(self, index: int, block: nn.Module, arguments: Any) -> None:
+        coming, self._coming = self._coming, None
+        at_hand = coming is not None and coming[0] == index
+        future = coming[1] if coming and at_hand else self._worker.submit(self._fetch, index)
+        # Not round to the first one: another LoRA set may be put in between two passes.
+        if index + 1 < len(self._blocks):
+            self._coming = (index + 1, self._worker.submit(self._fetch, index + 1))
+        tensors, arrived = future.result()
+        if self._gpu is not None:
+            stream = self._gpu.current_stream(self._device)
+            stream.wait_event(arrived)
+            for tensor in tensors.values():
+                tensor.record_stream(stream)
+        self._resting[index] = dict(block.state_dict(keep_vars=True))
+        for name, tensor in tensors.items():
+            assign(block, name, tensor)
+
+    def _take_away(self, index: int, block: nn.Module, arguments: Any, output: Any) -> None:
+        for name, tensor in self._resting.pop(index, {}).items():
+            path, _, leaf = name.rpartition(".")
+            owner = block.get_submodule(path)
+            (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor  # type: ignore

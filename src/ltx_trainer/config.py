@@ -1,0 +1,176 @@
+"""A training run as one TOML file, read into dataclasses that refuse what they do not know."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ltx_core.config import parse_config
+from ltx_core.errors import ConfigError, MissingFileError
+
+T = TypeVar("T")
+
+
+class Precision(Enum):
+    """Arithmetic of the forward pass; weights and optimiser states are float32 in either case."""
+
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+class Decay(Enum):
+    """What the learning rate does after its warm-up."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"  # down to a hundredth at the run's last step
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A stretch of the run with clips of one format. learning_rate: its peak, if not the run's."""
+
+    steps: int
+    batch_size: int = 16
+    height: int = 128
+    width: int = 128
+    frames: int = 1
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where clips come from: the procedural world. workers: processes that render ahead; 0 renders in turn."""
+
+    fps: float = 24.0
+    style: str = "plain"
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW. accumulate: batches a step. average: decay of the moving average of weights, 0 for none."""
+
+    learning_rate: float = 5e-4
+    warmup_steps: int = 200
+    decay: Decay = Decay.COSINE
+    betas: tuple[float, ...] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    max_norm: float = 1.0
+    accumulate: int = 1
+    average: float = 0.0
+
+
+@dataclass(frozen=True)
+class SavingConfig:
+    """All in steps. every: between checkpoints, of which the last `keep` are kept."""
+
+    every: int = 500
+    keep: int = 2
+    log_every: int = 10
+    evaluate_every: int = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What all runs have. One of `network` and `start` says what is trained.
+
+    network: the model's configuration as it stands in an official file, to begin with random weights.
+    start: an official-format file to begin with, relative to the working directory.
+    """
+
+    stages: tuple[StageConfig, ...]
+    network: Any = None
+    start: str | None = None
+    seed: int = 0
+    precision: Precision = Precision.BF16
+    model_version: str = "2.3.0"
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
+
+    def __post_init__(self) -> None:
+        if (self.network is None) == (self.start is None):
+            raise ConfigError("Give either a [network] to train from nothing or a file to start from.")
+        if not self.stages:
+            raise ConfigError("There are no [[stages]]; give at least one, with its number of steps.")
+        _require_positive("stages", *self.stages, names=("steps", "batch_size"))
+        _require_positive("saving", self.saving, names=("every", "keep", "log_every", "evaluate_every"))
+        _require_positive("optimizer", self.optimizer, names=("learning_rate", "max_norm", "accumulate"))
+        if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):
+            raise ConfigError(
+                f"optimizer.betas is {self.optimizer.betas}; give two numbers from 0 to below 1."
+            )
+        if not 0 <= self.optimizer.average < 1:
+            raise ConfigError(f"optimizer.average is {self.optimizer.average}; give a decay in [0, 1).")
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_of(self, step: int) -> tuple[int, int]:
+        """(number of the stage, step within it) of the run's step number `step`, counted from 0."""
+        for number, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return number, step
+            step -= stage.steps
+        raise IndexError("step lies beyond the last stage")
+
+
+def _require_positive(where: str, *sections: Any, names: tuple[str, ...]) -> None:
+    for section in sections:
+        for name in names:
+            if not getattr(section, name) > 0:
+                raise ConfigError(f"{where}.{name} is {getattr(section, name)}; it must be positive.")
+
+
+def read_config(path: Path, kind: type[T]) -> T:
+    """Read a TOML file into the dataclass `kind`.
+
+    Raises `MissingFileError`, or `ConfigError` naming file and key for what is unknown, missing or wrong.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; --config takes a TOML file that describes the run.")
+    try:
+        table = _load_toml(path.read_text(encoding="utf-8"))
+        return parse_table(kind, table)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def parse_table(kind: type[T], table: dict[str, Any], where: str = "") -> T:
+    """Like `ltx_core.config.parse_config`, with nested dataclasses, and refusing keys without a field."""
+    hints = typing.get_type_hints(kind)
+    values = dict(table)
+    for key, value in table.items():
+        name = f"{where}{key}"
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(hints)}."
+            raise ConfigError(f"{name} is not a setting; {hint}")
+        inner, nested = hints[key], isinstance(value, dict)
+        if dataclasses.is_dataclass(inner) and nested:
+            values[key] = parse_table(inner, value, f"{name}.")  # type: ignore[arg-type]
+        elif (
+            typing.get_origin(inner) is tuple
+            and isinstance(value, list)
+            and all(isinstance(item, dict) for item in value)
+        ):
+            element = typing.get_args(inner)[0]
+            values[key] = [parse_table(element, item, f"{name}[{i}].") for i, item in enumerate(value)]
+    return parse_config(kind, values, where.rstrip(".") or "config")
+
+
+def _load_toml(text: str) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef]
+    return tomllib.loads(text)

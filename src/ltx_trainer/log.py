@@ -1,0 +1,39 @@
+"""A run's log: one JSON object a line, and what a resumed run must forget of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Log:
+    """Appends to `path`; each line is complete on disk before the next begins."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, **values: Any) -> None:
+        """Add one line."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines; one that a kill left unfinished is left out."""
+        if not self.path.is_file():
+            return []
+        lines = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue
+        return lines
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`, since it is about to be done again."""
+        kept = [line for line in self.read() if line.get("step", 0) <= step]
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, self.path)

@@ -1,0 +1,178 @@
+"""Switching LoRA sets in place: always the weights of a fresh build, without reading anything again."""
+
+import itertools
+
+import pytest
+import torch
+
+from ltx_core.errors import CheckpointError
+from ltx_core.loader import Checkpoint, LoraPathStrengthAndSDOps, LoraSwitcher, build_model
+from ltx_core.loader import switch as switch_module
+from ltx_core.quantization import QuantizationPolicy
+
+BLOCK = "transformer_blocks.1.attn1"
+KINDS = {
+    "float32": ("model", torch.float32, None),
+    "bfloat16": ("model", torch.bfloat16, None),
+    "fp8-cast": ("model", torch.bfloat16, QuantizationPolicy.fp8_cast()),
+    "fp8-scaled-mm": ("scaled_model", torch.bfloat16, QuantizationPolicy.fp8_scaled_mm()),
+}
+
+
+@pytest.fixture
+def loras(files):
+    """Two LoRAs that share a layer, at three strengths."""
+    first = files.lora("1.safetensors", ("patchify_proj", f"{BLOCK}.to_q"), seed=1)
+    second = files.lora(
+        "2.safetensors", (f"{BLOCK}.to_q", f"{BLOCK}.to_gate_logits"), dtype=torch.float32, seed=2
+    )
+    return [
+        LoraPathStrengthAndSDOps(path, strength)
+        for path, strength in ((first, 1.0), (second, -0.5), (first, 0.3))
+    ]
+
+
+def build(files, kind="bfloat16"):
+    write, dtype, policy = KINDS[kind]
+    return build_model(
+        files.Configurator, Checkpoint(getattr(files, write)()), files.MAP, "cpu", dtype, policy
+    )
+
+
+def bits(model) -> dict[str, torch.Tensor]:
+    """All tensors, as bytes: equal only if they are equal bit for bit."""
+    return {
+        name: value.detach().clone().reshape(-1).view(torch.uint8)
+        for name, value in model.state_dict().items()
+    }
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_sequence_of_sets_gives_the_weights_of_a_fresh_build(files, loras, kind):
+    sets = [(), (loras[0],), (loras[1], loras[0]), (loras[0], loras[1]), (loras[2],)]
+    fresh = []
+    for wanted in sets:
+        model = build(files, kind)
+        LoraSwitcher(model).apply(wanted)
+        fresh.append(bits(model))
+    assert not any(same(a, b) for a, b in itertools.combinations([fresh[i] for i in (0, 1, 2, 4)], 2))
+    model = build(files, kind)
+    switcher = LoraSwitcher(model)
+    for i in (1, 0, 2, 4, 3, 1, 2, 0, 0, 3, 4, 0):
+        switcher.apply(sets[i])
+        assert same(bits(model), fresh[i])
+
+
+def test_the_tensors_stay_where_they_are(files, loras):
+    model = build(files)
+    places = {name: value.data_ptr() for name, value in model.state_dict().items()}
+    LoraSwitcher(model).apply(loras)
+    assert {name: value.data_ptr() for name, value in model.state_dict().items()} == places
+
+
+def test_only_touched_layers_are_kept_clean(files, loras):
+    switcher = LoraSwitcher(build(files))
+    switcher.apply([])
+    assert not switcher._clean
+    switcher.apply(loras[:1])
+    assert set(switcher._clean) == {"patchify_proj", f"{BLOCK}.to_q"}
+
+
+def test_going_back_and_forth_reads_nothing(files, loras, monkeypatch):
+    model = build(files)
+    switcher = LoraSwitcher(model)
+    one, two = [loras[0]], [loras[0], loras[1], loras[2]]  # as the stages of a pipeline
+    switcher.apply(one)
+    switcher.apply(two)
+    reads = []
+    monkeypatch.setattr(Checkpoint, "read", lambda *arguments: reads.append(arguments))
+    monkeypatch.setattr(Checkpoint, "__init__", lambda *arguments: reads.append(arguments))
+    for wanted in (one, two, two, one, one, two):
+        switcher.apply(wanted)
+    assert not reads
+
+
+def test_files_that_are_out_of_use_are_let_go(files, loras):
+    switcher = LoraSwitcher(build(files))
+    for wanted in (loras[:1], loras[1:2], []):
+        switcher.apply(wanted)
+    assert {path for path, _ in switcher._files} == {loras[1].path}
+    switcher.apply(loras[2:])
+    assert {path for path, _ in switcher._files} == {loras[2].path}
+
+
+def test_the_answer_tells_how_each_lora_fits(files, loras):
+    matches = LoraSwitcher(build(files)).apply(loras[:2])
+    assert [len(match.modules) for match in matches] == [2, 2]
+    assert [match.path for match in matches] == [loras[0].path, loras[1].path]
+
+
+def test_strength_zero_is_no_lora_and_its_file_is_not_opened(files):
+    model = build(files)
+    before = bits(model)
+    assert LoraSwitcher(model).apply([LoraPathStrengthAndSDOps("no such file", 0.0)]) == ()
+    assert same(before, bits(model))
+
+
+def test_a_file_that_does_not_fit_changes_nothing(files, loras):
+    model = build(files)
+    switcher = LoraSwitcher(model)
+    switcher.apply(loras[:1])
+    before = bits(model)
+    strange = files.write("strange.safetensors", {"x.lora_A.weight": torch.ones(1, 1)})
+    for path in (strange, str(files.folder / "missing.safetensors")):
+        with pytest.raises(CheckpointError):
+            switcher.apply([loras[1], LoraPathStrengthAndSDOps(path)])
+        assert same(before, bits(model))
+
+
+@pytest.mark.parametrize("failing", range(3))
+def test_a_failure_midway_leaves_a_switcher_that_recovers(files, loras, monkeypatch, failing):
+    model = build(files)
+    clean, switcher, calls = bits(model), LoraSwitcher(model), itertools.count()
+    fuse = switch_module.fuse
+
+    def fails(*arguments, **options):
+        if next(calls) == failing:
+            raise MemoryError
+        return fuse(*arguments, **options)
+
+    monkeypatch.setattr(switch_module, "fuse", fails)
+    with pytest.raises(MemoryError):
+        switcher.apply(loras[:2])
+    switcher.apply([])
+    assert same(bits(model), clean)
+    switcher.apply(loras[:2])
+    other = build(files)
+    LoraSwitcher(other).apply(loras[:2])
+    assert same(bits(model), bits(other))
+
+
+def test_a_failure_while_a_weight_is_written_is_undone_by_the_next_set(files, loras, monkeypatch):
+    model = build(files)
+    clean, switcher, copy = bits(model), LoraSwitcher(model), torch.Tensor.copy_
+
+    def writes_and_fails(self, other):
+        copy(self, other)
+        raise RuntimeError("device lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "copy_", writes_and_fails)
+        with pytest.raises(RuntimeError, match="device lost"):
+            switcher.apply(loras[:1])
+    assert not same(bits(model), clean)
+    switcher.apply([])
+    assert same(bits(model), clean)
+
+
+def test_inference_mode_around_a_switch_leaves_ordinary_tensors(files, loras):
+    model = build(files)
+    switcher = LoraSwitcher(model)
+    with torch.inference_mode():
+        switcher.apply(loras[:1])
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+    switcher.apply([])

@@ -1,0 +1,573 @@
+"""The video VAE: shapes, causality, its primitive operations, conditioning, configurations, bad input."""
+
+import itertools
+import logging
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ltx_core.errors import ConfigError, LTXError, UnsupportedConfigError
+from ltx_core.model.video_vae import (
+    TilingConfig,
+    VideoDecoder,
+    VideoDecoderConfigurator,
+    VideoEncoder,
+    VideoEncoderConfigurator,
+    decode_video,
+)
+from ltx_core.model.video_vae.blocks import Downsample, Flow, ResBlock, Style, Upsample
+from ltx_core.model.video_vae.decoder import to_uint8
+from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
+from ltx_core.model.video_vae.layers import (
+    CausalConv3d,
+    PerChannelStatistics,
+    depth_to_space,
+    make_norm,
+    patchify,
+    sinusoid,
+    space_to_depth,
+    unpatchify,
+)
+
+COMMON = {"latent_channels": 4, "decoder_base_channels": 4, "timestep_conditioning": False}
+TIGHT = COMMON | {
+    "encoder_blocks": [
+        ["compress_space_res", {"multiplier": 2}],
+        ["compress_time_res", {"multiplier": 2}],
+        ["compress_all_res", {"multiplier": 2}],
+        ["compress_all_res", {"multiplier": 2}],
+        ["res_x", 1],
+    ],
+    "decoder_blocks": [
+        ["res_x", {"num_layers": 1}],
+        *[["compress_all", {"multiplier": 2, "residual": True}]] * 3,
+    ],
+}
+LAYOUT_20 = TIGHT
+LAYOUT_23 = TIGHT | {
+    "spatial_padding_mode": "zeros",
+    "encoder_blocks": [*TIGHT["encoder_blocks"][:3], ["compress_all_res", {"multiplier": 1}], ["res_x", 1]],
+    "decoder_blocks": [
+        ["compress_space", {"multiplier": 2}],
+        ["compress_time", {"multiplier": 2}],
+        ["compress_all", {"multiplier": 1}],
+        ["compress_all", {"multiplier": 2}],
+        ["res_x", {"num_layers": 1}],
+    ],
+}
+CONDITIONED = TIGHT | {
+    "timestep_conditioning": True,
+    "decoder_blocks": [
+        ["res_x", {"num_layers": 1, "inject_noise": True}],
+        ["compress_all", {}],
+        ["res_x", 1],
+    ],
+}
+LAYOUTS = pytest.mark.parametrize("section", [LAYOUT_20, LAYOUT_23], ids=["2.0", "2.3"])
+UNCHECKED = pytest.mark.xfail(
+    strict=True,
+    raises=(RuntimeError, ValueError, TypeError),
+    reason="reported: no check of its own; torch's error",
+)
+
+
+def fill(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Random weights that keep activations near unit size."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if name.endswith("timestep_scale_multiplier"):
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            if "std-of-means" in name or "norm" in name:
+                tensor.copy_(1 + 0.2 * noise.clamp(-2, 2))
+            else:
+                tensor.copy_(noise / tensor[0].numel() ** 0.5 if tensor.dim() > 1 else 0.2 * noise)
+    return module.eval().requires_grad_(False)
+
+
+def encoder(section: dict, **changes) -> VideoEncoder:
+    return fill(VideoEncoderConfigurator.from_config({"vae": section | changes}))
+
+
+def decoder(section: dict, **changes) -> VideoDecoder:
+    return fill(VideoDecoderConfigurator.from_config({"vae": section | changes}))
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded(seed: int = 7) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# Whole networks
+
+
+@LAYOUTS
+@pytest.mark.parametrize(("frames", "latent_frames"), [(1, 1), (9, 2), (25, 4)])
+def test_eight_frames_and_32_pixels_make_a_latent(section, frames, latent_frames):
+    latent = encoder(section)(randn(2, 3, frames, 64, 96))
+    assert latent.shape == (2, 4, latent_frames, 2, 3)
+    assert decoder(section)(latent).shape == (2, 3, frames, 64, 96)
+
+
+@pytest.mark.parametrize("frames", [2, 8, 12])
+def test_surplus_frames_are_cropped_with_a_warning(frames, caplog):
+    video, model = randn(1, 3, frames, 32, 32), encoder(TIGHT)
+    kept = 1 + (frames - 1) // 8 * 8
+    with caplog.at_level(logging.WARNING):
+        latent = model(video)
+    assert f"Cropping {frames} frames to {kept}" in caplog.text
+    assert torch.equal(latent, model(video[:, :, :kept]))
+
+
+@LAYOUTS
+def test_a_latent_sees_its_own_frames_and_those_before(section):
+    model, video = encoder(section), randn(1, 3, 17, 32, 32)
+    whole = model(video)
+    torch.testing.assert_close(model(video[:, :, :9]), whole[:, :, :2])
+    for frame in (9, 16):
+        changed = video.clone()
+        changed[:, :, frame] += 1
+        got = model(changed)
+        assert torch.equal(got[:, :, :2], whole[:, :, :2])
+        assert not torch.allclose(got[:, :, 2], whole[:, :, 2], atol=1e-4)
+
+
+def test_only_a_causal_decoder_has_the_prefix_property():
+    latent = randn(1, 4, 3, 2, 2)
+    for causal in (True, False):
+        model = decoder(TIGHT, causal_decoder=causal)
+        assert model.causal is causal
+        whole, prefix = model(latent), model(latent[:, :, :2])
+        assert torch.allclose(prefix, whole[:, :, :9], atol=1e-5) is causal
+
+
+def test_encoding_is_deterministic_and_normalised():
+    model, video = encoder(TIGHT), randn(1, 3, 9, 32, 32)
+    means, variances = model.encode_moments(video)
+    assert variances.shape == (1, 1, 2, 1, 1)
+    mean, std = (
+        model.per_channel_statistics.get_buffer(f"{k}-of-means").view(1, 4, 1, 1, 1) for k in ("mean", "std")
+    )
+    torch.testing.assert_close(model(video), (means - mean) / std)
+    assert torch.equal(model(video), model(video))
+
+
+def test_a_batch_is_its_samples():
+    video, latent = randn(2, 3, 9, 32, 64), randn(2, 4, 2, 2, 3)
+    for model, x in ((encoder(TIGHT), video), (decoder(TIGHT), latent)):
+        torch.testing.assert_close(model(x), torch.cat([model(x[:1]), model(x[1:])]))
+
+
+def test_bfloat16_is_near_float32():
+    for model, x in ((encoder(TIGHT), randn(1, 3, 9, 32, 64)), (decoder(TIGHT), randn(1, 4, 2, 2, 3))):
+        exact = model(x)
+        rough = model.bfloat16()(x.bfloat16())
+        assert rough.dtype == torch.bfloat16
+        assert 0 < (rough.float() - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_decoder_takes_a_latent_without_batch():
+    model, latent = decoder(TIGHT), randn(1, 4, 2, 2, 2)
+    assert torch.equal(model(latent[0]), model(latent))
+
+
+# Primitive operations
+
+
+@pytest.mark.parametrize("mode", list(PaddingModeType))
+@pytest.mark.parametrize("causal", [True, False])
+def test_convolution_repeats_edge_frames_and_pads_space_as_told(mode, causal):
+    layer, x = fill(CausalConv3d(2, 3, padding_mode=mode)), randn(1, 2, 4, 5, 6)
+    last = x[:, :, -1:]
+    padded = torch.cat([x[:, :, :1], x[:, :, :1], x] if causal else [x[:, :, :1], x, last], dim=2)
+    name = "constant" if mode is PaddingModeType.ZEROS else mode.value
+    padded = F.pad(padded.transpose(1, 2)[0], (1, 1, 1, 1), mode=name)[None].transpose(1, 2)
+    expected = F.conv3d(padded, layer.conv.weight, layer.conv.bias)
+    torch.testing.assert_close(layer(x, causal), expected)
+
+
+def test_patches_have_columns_as_the_slower_index():
+    x = torch.arange(2 * 4 * 6.0).reshape(1, 2, 1, 4, 6)
+    y = patchify(x, 2)
+    assert y.shape == (1, 8, 1, 2, 3)
+    for c, r, q in itertools.product(range(2), repeat=3):
+        assert torch.equal(y[0, 4 * c + 2 * r + q, 0], x[0, c, 0, q::2, r::2])
+    assert torch.equal(unpatchify(y, 2), x)
+
+
+def test_folding_has_time_as_the_slowest_index():
+    x = randn(1, 2, 4, 4, 6)
+    y = space_to_depth(x, (2, 2, 2))
+    for c, a, b, d in itertools.product(range(2), repeat=4):
+        assert torch.equal(y[0, 8 * c + 4 * a + 2 * b + d], x[0, c, a::2, b::2, d::2])
+    assert torch.equal(depth_to_space(y, (2, 2, 2)), x)
+    assert torch.equal(depth_to_space(space_to_depth(x, (1, 2, 2)), (1, 2, 2)), x)
+
+
+def test_statistics_are_per_channel_and_keep_the_dtype():
+    statistics = PerChannelStatistics(2)
+    statistics.get_buffer("std-of-means").copy_(torch.tensor([2.0, 4.0]))
+    statistics.get_buffer("mean-of-means").copy_(torch.tensor([1.0, -1.0]))
+    x = torch.tensor([5.0, 7.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 1, 2)
+    assert statistics.normalize(x)[0, :, 0, 0, 0].tolist() == [2.0, 2.0]
+    assert statistics.un_normalize(x)[0, :, 2, 0, 1].tolist() == [11.0, 27.0]
+    noise = randn(2, 2, 3, 2, 2)
+    torch.testing.assert_close(statistics.un_normalize(statistics.normalize(noise)), noise)
+    assert statistics.normalize(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_pixel_norm_makes_unit_vectors_and_keeps_zeros():
+    x = randn(1, 8, 2, 3, 3) * 50
+    x[:, :, 0] = 0
+    y = make_norm(NormLayerType.PIXEL_NORM, 8)(x)
+    torch.testing.assert_close(y[:, :, 1].square().mean(dim=1), torch.ones(1, 3, 3))
+    assert not y[:, :, 0].any()
+
+
+def test_group_norm_has_32_groups():
+    x = randn(1, 64, 2, 3, 3) * 50 + 7
+    y = make_norm(NormLayerType.GROUP_NORM, 64)(x).view(32, -1)
+    torch.testing.assert_close(y.mean(dim=1), torch.zeros(32), rtol=0, atol=1e-4)
+    torch.testing.assert_close(y.var(dim=1, unbiased=False), torch.ones(32), rtol=0, atol=1e-4)
+
+
+STYLE = Style(NormLayerType.PIXEL_NORM, PaddingModeType.ZEROS)
+
+
+@pytest.mark.parametrize(("stride", "out"), [((1, 2, 2), 8), ((2, 1, 1), 4), ((2, 2, 2), 16), ((2, 2, 2), 8)])
+def test_downsampling_skips_to_group_means(stride, out):
+    block, x = fill(Downsample(4, out, stride, STYLE)), randn(1, 4, 3, 4, 4)
+    block.conv.conv.weight.zero_()
+    block.conv.conv.bias.zero_()
+    doubled = torch.cat([x[:, :, :1], x], dim=2) if stride[0] == 2 else x
+    folded = space_to_depth(doubled, stride)
+    expected = torch.stack([part.mean(dim=1) for part in folded.chunk(out, dim=1)], dim=1)
+    torch.testing.assert_close(block(x, Flow(causal=True)), expected)
+
+
+@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 1, 1), (2, 2, 2)])
+def test_upsampling_drops_the_first_of_doubled_frames(stride):
+    block, x = fill(Upsample(8, 4, stride, STYLE)), randn(1, 8, 3, 2, 2)
+    full = depth_to_space(block.conv(x, causal=False), stride)
+    expected = full[:, :, 1:] if stride[0] == 2 else full
+    assert torch.equal(block(x, Flow(causal=False)), expected)
+
+
+def test_residual_upsampling_repeats_the_input():
+    block, x = fill(Upsample(16, 8, (2, 2, 2), STYLE, residual=True)), randn(1, 16, 2, 2, 2)
+    block.conv.conv.weight.zero_()
+    block.conv.conv.bias.zero_()
+    y = block(x, Flow(causal=False))
+    assert y.shape == (1, 8, 3, 4, 4)
+    once = depth_to_space(x, (2, 2, 2))[:, :, 1:]
+    assert torch.equal(y, torch.cat([once] * 4, dim=1))
+
+
+def test_a_widening_block_has_a_normalised_shortcut():
+    block, x = fill(ResBlock(4, 6, STYLE)), randn(2, 4, 3, 3, 3)
+    block.conv2.conv.weight.zero_()
+    block.conv2.conv.bias.zero_()
+    flat = x.flatten(1)
+    normed = ((flat - flat.mean(1, True)) / (flat.var(1, False, keepdim=True) + 1e-6).sqrt()).view_as(x)
+    normed = normed * block.norm3.weight.view(1, 4, 1, 1, 1) + block.norm3.bias.view(1, 4, 1, 1, 1)
+    expected = torch.einsum("oc,bcfhw->bofhw", block.conv_shortcut.weight.flatten(1), normed)
+    expected = expected + block.conv_shortcut.bias.view(1, 6, 1, 1, 1)
+    torch.testing.assert_close(block(x, Flow(causal=True)), expected)
+
+
+# Timestep conditioning and injected noise
+
+
+def test_sinusoid_is_cosines_then_sines():
+    y = sinusoid(torch.tensor([0.0, 3.0], dtype=torch.bfloat16))
+    assert (y.shape, y.dtype) == ((2, 256), torch.float32)
+    assert y[0].tolist() == [1.0] * 128 + [0.0] * 128
+    angles = 3 * 10000.0 ** (-torch.arange(128.0) / 128)
+    torch.testing.assert_close(y[1], torch.cat([angles.cos(), angles.sin()]))
+
+
+def test_the_default_timestep_is_a_twentieth():
+    model, latent = decoder(CONDITIONED), randn(2, 4, 2, 2, 2)
+    default = model(latent, None, seeded())
+    assert torch.equal(default, model(latent, torch.tensor([0.05, 0.05]), seeded()))
+    other = model(latent, torch.tensor([0.05, 0.4]), seeded())
+    assert torch.equal(other[0], default[0])
+    assert not torch.allclose(other[1], default[1], atol=1e-3)
+
+
+def test_timesteps_are_scaled_by_the_files_multiplier():
+    model, latent = decoder(CONDITIONED), randn(1, 4, 2, 2, 2)
+    expected = model(latent, torch.tensor([0.4]), seeded())
+    model.timestep_scale_multiplier.fill_(500.0)
+    torch.testing.assert_close(model(latent, torch.tensor([0.8]), seeded()), expected)
+    assert not torch.allclose(model(latent, torch.tensor([0.4]), seeded()), expected, atol=1e-3)
+
+
+def test_a_conditioned_decoder_mixes_in_noise_before_un_normalising():
+    model, latent = decoder(CONDITIONED), randn(1, 4, 2, 2, 2)
+    expected = model(latent, None, seeded())
+    mixed = 0.025 * torch.randn(latent.shape, generator=seeded()) + 0.975 * latent
+    model.decode_noise_scale = 0.0
+    assert torch.equal(model(mixed, None, seeded()), expected)
+    assert not torch.allclose(model(latent, None, seeded()), expected, atol=1e-4)
+
+
+def test_noise_comes_from_the_given_generator_alone():
+    model, latent = decoder(CONDITIONED), randn(1, 4, 2, 2, 2)
+    before = torch.get_rng_state()
+    once = model(latent, None, seeded(1))
+    assert torch.equal(model(latent, None, seeded(1)), once)
+    assert not torch.allclose(model(latent, None, seeded(2)), once, atol=1e-3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_block_injects_one_field_for_all_frames_and_samples():
+    block, x = fill(ResBlock(3, 3, STYLE, noise=True)), randn(2, 3, 4, 5, 5)
+    block.per_channel_scale1.zero_()
+    block.conv1.conv.weight.zero_()
+    block.conv2.conv.weight.zero_()
+    generator = seeded()
+    torch.randn(5, 5, generator=generator)  # drawn for the first scale, though that is zero
+    field = torch.randn(5, 5, generator=generator)
+    expected = x + block.conv2.conv.bias.view(1, 3, 1, 1, 1) + field * block.per_channel_scale2[:, None]
+    torch.testing.assert_close(block(x, Flow(causal=True, generator=seeded())), expected)
+
+
+def test_an_unconditioned_decoder_draws_nothing():
+    model, latent, generator = decoder(TIGHT), randn(1, 4, 2, 2, 2), seeded()
+    states = generator.get_state(), torch.get_rng_state()
+    assert torch.equal(model(latent, None, generator), model(latent, torch.tensor([0.9])))
+    assert torch.equal(generator.get_state(), states[0])
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+# Frames
+
+
+def test_pixels_are_clamped_and_truncated():
+    x = torch.tensor([-3.0, -1.0, 0.0, 0.999, 1.0, 2.0]).view(1, 1, 1, 6).expand(3, 2, 1, 6)
+    frames = to_uint8(x)
+    assert (frames.shape, frames.dtype) == ((2, 1, 6, 3), torch.uint8)
+    assert frames[1, 0, :, 2].tolist() == [0, 0, 127, 254, 255, 255]
+
+
+def test_decode_video_gives_the_first_sample_in_one_chunk():
+    model, latent = decoder(TIGHT), randn(2, 4, 2, 2, 3)
+    (frames,) = decode_video(latent, model)
+    assert frames.shape == (9, 64, 96, 3)
+    assert torch.equal(frames, to_uint8(model(latent)[0]))
+
+
+@pytest.mark.parametrize("tiling", [None, TilingConfig.default()])
+def test_decode_video_is_lazy_and_leaves_the_grad_mode_alone(tiling, monkeypatch):
+    model, calls = decoder(TIGHT).requires_grad_(True), []
+    monkeypatch.setattr(
+        model, "forward", lambda z, *_: calls.append(torch.is_grad_enabled()) or z.new_zeros(1, 3, 1, 32, 32)
+    )
+    chunks = decode_video(torch.zeros(1, 4, 1, 1, 1), model, tiling)
+    assert calls == []
+    assert next(chunks).requires_grad is False
+    assert calls == [False]
+    assert torch.is_grad_enabled()
+
+
+# Configurations
+
+
+def test_defaults_are_those_of_a_missing_section():
+    with torch.device("meta"):
+        half, other = (
+            VideoEncoderConfigurator.from_config({}),
+            VideoDecoderConfigurator.from_metadata({"config": {}}),
+        )
+    assert (half.patch_size, half.latent_channels, half.norm_layer) == (4, 128, NormLayerType.PIXEL_NORM)
+    assert half.conv_in.conv.padding_mode == "zeros"
+    assert other.conv_in.conv.padding_mode == "reflect"
+    assert (other.timestep_conditioning, other.causal) == (True, False)
+    assert other.conv_in.conv.weight.shape == (1024, 128, 3, 3, 3)
+    assert (other.decode_noise_scale, other.decode_timestep) == (0.025, 0.05)
+    assert other.video_downscale_factors == (8, 32, 32)
+
+
+@pytest.mark.parametrize(("log_var", "channels"), [("uniform", 5), ("constant", 5), ("per_channel", 8)])
+def test_log_variances_take_channels_that_the_means_do_not(log_var, channels):
+    model = encoder(TIGHT, latent_log_var=log_var)
+    assert model.conv_out.conv.out_channels == channels
+    assert model(randn(1, 3, 1, 32, 32)).shape == (1, 4, 1, 1, 1)
+
+
+def test_keys_that_no_network_reads_are_ignored():
+    extra = {
+        "encoder_spatial_padding_mode": "circular",
+        "decoder_spatial_padding_mode": "circular",
+        "use_quant_conv": 1,
+    }
+    latent = randn(1, 4, 1, 2, 2)
+    assert torch.equal(decoder(TIGHT, **extra)(latent), decoder(TIGHT)(latent))
+    assert not torch.allclose(decoder(TIGHT, spatial_padding_mode="circular")(latent), decoder(TIGHT)(latent))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder_blocks": [["attention", {}]]}, "unknown block: attention"),
+        ({"encoder_blocks": [["compress_time_x_y", {}]]}, "unknown block: compress_time_x_y"),
+        ({"decoder_blocks": [["compress_all_res", {}]]}, "unknown layer: compress_all_res"),
+        ({"decoder_blocks": [["res_x", {}]]}, "res_x lacks num_layers"),
+        ({"encoder_blocks": [["compress_all_res", {"multiplier": 3}]]}, "cannot fold 4 into 12 channels"),
+        ({"dims": [2, 1]}, r"unsupported dimensions: config.vae.dims is \[2, 1\]"),
+        (
+            {"norm_layer": "layer"},
+            "config.vae.norm_layer is 'layer'; expected one of 'group_norm', 'pixel_norm'",
+        ),
+        ({"spatial_padding_mode": "mirror"}, "config.vae.spatial_padding_mode is 'mirror'"),
+        ({"latent_log_var": "none"}, "config.vae.latent_log_var is 'none'; expected uniform"),
+        ({"latent_channels": "many"}, "config.vae.latent_channels is 'many'; expected int"),
+        pytest.param({"norm_layer": "group_norm"}, "group_norm", marks=UNCHECKED),
+        pytest.param(
+            {"decoder_blocks": [["res_x", None]], "encoder_blocks": [["res_x", None]]},
+            "res_x",
+            marks=UNCHECKED,
+        ),
+        pytest.param({"decoder_blocks": ["res_x"], "encoder_blocks": ["res_x"]}, "res_x", marks=UNCHECKED),
+    ],
+)
+def test_configurations_that_cannot_be(changes, message):
+    with pytest.raises(ConfigError, match=message):  # noqa: PT012 (which half raises depends on the key)
+        encoder(TIGHT, **changes)
+        decoder(TIGHT, **changes)
+
+
+def test_the_diffusion_decoder_is_named_as_unsupported():
+    with pytest.raises(UnsupportedConfigError, match=r"config.vae._class_name is 'CausalDiffusionVAE'"):
+        VideoDecoderConfigurator.from_config({"vae": {"_class_name": "CausalDiffusionVAE"}})
+
+
+# Published configurations: block lists as in the files, sizes from the layout's widths
+
+
+def res(count: int) -> list:
+    return ["res_x", {"num_layers": count}]
+
+
+def squeeze(kind: str, multiplier: int = 2, **more) -> list:
+    return [f"compress_{kind}", {"multiplier": multiplier} | more]
+
+
+ENCODER_23 = [res(4), squeeze("space_res"), res(6), squeeze("time_res"), res(4), squeeze("all_res"), res(2)]
+PUBLISHED = {
+    "2.0": {
+        "encoder_blocks": [*ENCODER_23[:4], res(6), squeeze("all_res"), res(2), squeeze("all_res"), res(2)],
+        "decoder_blocks": [res(5), *[squeeze("all", residual=True), res(5)] * 3],
+    },
+    "2.3": {
+        "encoder_blocks": [*ENCODER_23, squeeze("all_res", 1), res(2)],
+        "decoder_blocks": [
+            *(res(4), squeeze("space"), res(6), squeeze("time"), res(4)),
+            *(squeeze("all", 1), res(2), squeeze("all"), res(2)),
+        ],
+    },
+}
+# width and residual blocks at each level, in forward order; (from, to, convolution's outputs) of each resampler
+LEVELS = {
+    ("2.0", "encoder"): [(128, 4), (256, 6), (512, 6), (1024, 2), (2048, 2)],
+    ("2.3", "encoder"): [(128, 4), (256, 6), (512, 4), (1024, 2), (1024, 2)],
+    ("2.0", "decoder"): [(1024, 5), (512, 5), (256, 5), (128, 5)],
+    ("2.3", "decoder"): [(1024, 2), (512, 2), (512, 4), (256, 6), (128, 4)],
+}
+RESAMPLERS = {
+    ("2.0", "encoder"): [(128, 64), (256, 256), (512, 128), (1024, 256)],
+    ("2.3", "encoder"): [(128, 64), (256, 256), (512, 128), (1024, 128)],
+    ("2.0", "decoder"): [(1024, 4096), (512, 2048), (256, 1024)],
+    ("2.3", "decoder"): [(1024, 4096), (512, 4096), (512, 512), (256, 512)],
+}
+
+
+@pytest.mark.parametrize(("version", "half"), LEVELS)
+def test_published_networks_have_the_published_tensors(version, half):
+    section = {"vae": PUBLISHED[version] | {"timestep_conditioning": False}}
+    with torch.device("meta"):
+        configurator = VideoEncoderConfigurator if half == "encoder" else VideoDecoderConfigurator
+        model = configurator.from_config(section)
+    levels, name = LEVELS[version, half], "down_blocks" if half == "encoder" else "up_blocks"
+    convolutions = {"conv_in": (48, 128) if half == "encoder" else (128, 1024)}
+    convolutions["conv_out"] = (levels[-1][0], 129 if half == "encoder" else 48)
+    for level, (width, count) in enumerate(levels):
+        for block, which in itertools.product(range(count), (1, 2)):
+            convolutions[f"{name}.{2 * level}.res_blocks.{block}.conv{which}"] = (width, width)
+    for level, sizes in enumerate(RESAMPLERS[version, half]):
+        convolutions[f"{name}.{2 * level + 1}.conv"] = sizes
+    expected = {f"per_channel_statistics.{which}-of-means": (128,) for which in ("mean", "std")}
+    for key, (inputs, outputs) in convolutions.items():
+        expected |= {f"{key}.conv.weight": (outputs, inputs, 3, 3, 3), f"{key}.conv.bias": (outputs,)}
+    assert {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == expected
+
+
+def test_conditioned_and_noisy_decoders_have_more_tensors():
+    model = decoder(CONDITIONED)
+    plain = decoder(CONDITIONED, timestep_conditioning=False)
+    more = {k: tuple(v.shape) for k, v in model.state_dict().items() if k not in plain.state_dict()}
+    linears = {"linear_1.weight": 256, "linear_1.bias": None, "linear_2.weight": -1, "linear_2.bias": None}
+    expected = {"timestep_scale_multiplier": (), "last_scale_shift_table": (2, 32)}
+    for prefix, width in (
+        ("last_time_embedder", 64),
+        ("up_blocks.0.time_embedder", 128),
+        ("up_blocks.2.time_embedder", 128),
+    ):
+        for key, inputs in linears.items():
+            shape = (width,) if inputs is None else (width, width if inputs == -1 else inputs)
+            expected[f"{prefix}.timestep_embedder.{key}"] = shape
+    expected |= {f"up_blocks.{i}.res_blocks.0.scale_shift_table": (4, 32) for i in (0, 2)}
+    assert more == expected
+    noisy = [key for key in plain.state_dict() if "per_channel_scale" in key]
+    assert noisy == [f"up_blocks.2.res_blocks.0.per_channel_scale{i}" for i in (1, 2)]
+    assert plain.state_dict()[noisy[0]].shape == (32, 1, 1)
+
+
+# Bad input
+
+
+def test_videos_that_cannot_be_cut_into_patches():
+    with pytest.raises(
+        LTXError, match="64x50 pixels cannot be cut into patches of 4; use sides .* multiples of 32"
+    ):
+        encoder(TIGHT)(torch.zeros(1, 3, 9, 50, 64))
+
+
+@UNCHECKED
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1, 4, 9, 32, 32), torch.float32, "channels"),
+        ((1, 3, 0, 32, 32), torch.float32, "frames"),
+        ((1, 3, 9, 0, 32), torch.float32, "pixels"),
+        ((1, 3, 9, 48, 32), torch.float32, "32x48"),
+        ((1, 3, 9, 32, 32), torch.uint8, "uint8"),
+        ((1, 3, 9, 32, 32), torch.bfloat16, "bfloat16"),
+    ],
+)
+def test_videos_that_an_encoder_cannot_take(shape, dtype, message):
+    with pytest.raises(LTXError, match=message):
+        encoder(TIGHT)(torch.zeros(shape, dtype=dtype))
+
+
+@UNCHECKED
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1, 5, 2, 2, 2), torch.float32, "channels"),
+        ((1, 4, 0, 2, 2), torch.float32, "frames"),
+        ((1, 4, 2, 0, 2), torch.float32, "0"),
+        ((1, 4, 2, 1, 2), torch.float32, "reflect"),
+        ((1, 4, 2, 2, 2), torch.bfloat16, "bfloat16"),
+    ],
+)
+@pytest.mark.parametrize("tiling", [None, TilingConfig.default()])
+def test_latents_that_a_decoder_cannot_take(shape, dtype, message, tiling):
+    with pytest.raises(LTXError, match=message):
+        list(decode_video(torch.zeros(shape, dtype=dtype), decoder(TIGHT), tiling))
