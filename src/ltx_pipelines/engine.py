@@ -74,7 +74,8 @@ class Engine:
         if paths == ModelPaths():
             built_in = miniature()
             log.info(
-                "No model was given: using the built-in miniature. Real weights: --checkpoint-path, --gemma-root."
+                "No model was given: using a built-in tiny model with random weights, so the result is noise. "
+                "For real weights give --checkpoint-path and --gemma-root."
             )
             paths, spatial_upsampler_path = (
                 built_in.paths,

@@ -10,7 +10,7 @@ from ltx_core.types import AudioLatentShape, VideoLatentShape
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.recipe import AudioOutput, GuiderArgument, Recipe, Stage
 
-GIB = 1024**3
+MIB, GIB = 1024**2, 1024**3
 UNGUIDED = MultiModalGuiderParams()
 
 
@@ -18,10 +18,10 @@ def describe_plan(engine: Engine, recipe: Recipe) -> str:
     """Tokens, passes and memory of `recipe` on `engine`, as lines to print."""
     lines = [f"device {engine.device}, {str(engine.dtype).removeprefix('torch.')}"]
     lines += [_stage_line(number, stage) for number, stage in enumerate(recipe.stages, start=1)]
-    lines += [f"{name:<28}{_gib(engine.ledger.size_of(name))}" for name in components(recipe)]
+    lines += [f"{name:<28}{_bytes(engine.ledger.size_of(name))}" for name in components(recipe)]
     policy = engine.memory_policy(components(recipe))
     if policy.free is not None:
-        lines.append(f"{'free now':<28}{_gib(policy.free)}")
+        lines.append(f"{'free now':<28}{_bytes(policy.free)}")
     return "\n".join([*lines, policy.sentence])
 
 
@@ -81,5 +81,5 @@ def _stage_line(number: int, stage: Stage) -> str:
     )
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:9.2f} GiB"
+def _bytes(size: int) -> str:
+    return f"{size / GIB:9.2f} GiB" if size >= GIB // 10 else f"{size / MIB:9.2f} MiB"

@@ -38,15 +38,16 @@ class Checkpoints:
         Raises `CheckpointError` where the folder cannot be written; what was there before stays.
         """
         target, partial = self.folder / f"step-{step:08d}", self.folder / f".partial-{step:08d}"
+        if (target / STATE).is_file():
+            return target
         try:
+            shutil.rmtree(target, ignore_errors=True)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             write(partial)
             state = {"format": FORMAT, "step": step, "identity": identity}
             (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
             _flush(partial)
-            if target.exists():
-                shutil.rmtree(target)
             os.replace(partial, target)
         except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -80,6 +81,7 @@ class Checkpoints:
 
     def _prune(self) -> None:
         for path in self.all()[: -self.keep]:
+            (path / STATE).unlink()  # first, so that a kill leaves no half of a checkpoint that looks whole
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -87,7 +89,7 @@ def _flush(folder: Path) -> None:
     """Make the files' contents durable before the rename that declares them complete."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with open(path, "rb") as file:
+            with open(path, "rb+") as file:
                 os.fsync(file.fileno())
 
 

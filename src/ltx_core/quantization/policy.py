@@ -83,6 +83,11 @@ class QuantizationPolicy:
     module_ops: tuple[ModuleOps, ...] = ()
     scaled_mm: bool = False
 
+    @property
+    def name(self) -> str:
+        """The policy's name on the command line."""
+        return "fp8-scaled-mm" if self.scaled_mm else "fp8-cast" if self.sd_ops else "none"
+
     @classmethod
     def fp8_cast(cls) -> QuantizationPolicy:
         """Block weights rest as e4m3 and are widened for each call. Scaled fp8 files are widened first."""

@@ -8,24 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import InputError, MissingFileError
+from ltx_core.quantization import QuantizationPolicy
 
 # Flags that say how to run, not what to make; they are not stored.
-NOT_STORED = {"config", "save_config", "debug", "overwrite"}
+NOT_STORED = {"config", "save_config", "debug", "overwrite", "device", "offload"}
 
 
 def plain_values(namespace: argparse.Namespace) -> dict[str, Any]:
     """The namespace in JSON's types; LoRAs and images become the lists that their flags take."""
-    return {key: _plain(value) for key, value in vars(namespace).items() if key not in NOT_STORED}
+    given = vars(namespace).items()
+    return {key: _plain(value) for key, value in given if key not in NOT_STORED and value is not None}
 
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "sd_ops") and hasattr(value, "strength"):  # a LoRA: its key map is the flag's business
         return [str(value.path), value.strength]
+    if isinstance(value, QuantizationPolicy):
+        return value.name
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value if item is not None]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return str(value)
+    return value
 
 
 def write_config(path: Path, command: str, namespace: argparse.Namespace) -> None:
@@ -33,8 +35,8 @@ def write_config(path: Path, command: str, namespace: argparse.Namespace) -> Non
     values = {"command": command, **plain_values(namespace)}
     if _format(path) == "json":
         text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    else:  # TOML has no null: what is not given is left out. A JSON value is a TOML value in all other cases.
-        lines = (f"{key} = {_toml(value)}" for key, value in values.items() if value is not None)
+    else:  # without null, a JSON value is a TOML value
+        lines = (f"{key} = {_toml(value)}" for key, value in values.items())
         text = "\n".join(lines) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -49,7 +49,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         if action.dest.endswith(("path", "root")):
             return "PATH"
-        return {int: "N", float: "X"}.get(action.type, "TEXT")  # type: ignore[arg-type]
+        return "N" if action.type is int else "X" if action.type is float else "TEXT"
 
 
 def build_parser(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import InputError
 from ltx_core.model.video_vae import AUTO_TILING
 from ltx_pipelines.cli.commands import COMMANDS
-from ltx_pipelines.cli.config_file import read_config, write_config
+from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
 from ltx_pipelines.cli.flags import build_parser
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams, detect_params
@@ -69,21 +70,20 @@ def default_params(name: str, checkpoint: str | None) -> PipelineParams | None:
 
 def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any]) -> list[str]:
     """Stored values as the flags that give them, so that they pass through the same checks as typed ones."""
-    flags = {action.dest: action for action in parser._actions if action.option_strings}
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
     argv: list[str] = []
     for dest, value in stored.items():
-        if dest not in flags:
+        if dest not in actions:
             raise InputError(f"The configuration has {dest!r}, which {parser.prog} does not know.")
-        flag, repeated = flags[dest].option_strings[0], isinstance(flags[dest], argparse._AppendAction)
-        if value is None or value is False:
-            continue
-        if value is True:
-            argv.append(flag)
-        elif isinstance(value, list) and (repeated or (value and isinstance(value[0], list))):
-            for item in value:
-                argv += [flag, *map(str, item if isinstance(item, list) else [item])]
-        else:
-            argv += [flag, *map(str, value if isinstance(value, list) else [value])]
+        action, flag = actions[dest], actions[dest].option_strings[0]
+        if isinstance(value, bool):
+            argv += [flag] if value is action.const else []
+        elif not isinstance(value, list):
+            argv += [] if value is None else [f"{flag}={value}"]
+        elif value and isinstance(value[0], list):
+            argv += [word for item in value for word in (flag, *map(str, item))]
+        elif value or action.nargs == "*":
+            argv += [flag, *map(str, value)]
     return argv
 
 
@@ -127,9 +127,9 @@ def call_arguments(pipeline: Pipeline, namespace: argparse.Namespace) -> dict[st
 
 def settings(name: str, namespace: argparse.Namespace) -> str:
     """The run as JSON, for the file's metadata and for ``ltx rerun``."""
-    from ltx_pipelines.cli.config_file import plain_values
-
-    return json.dumps({"openltx": {"command": name, "arguments": plain_values(namespace)}})
+    arguments = plain_values(namespace)
+    del arguments["output_path"]  # nobody else's business, and a repetition gives the same bytes
+    return json.dumps({"openltx": {"version": version("openltx"), "command": name, "arguments": arguments}})
 
 
 def _accepted(arguments: dict[str, Any], *takers: Any) -> dict[str, Any]:

@@ -70,15 +70,7 @@ def demo(argv: list[str]) -> int:
     parser.add_argument("--output-path", default="demo.mp4")
     parser.add_argument("--seed", default="10")
     given = parser.parse_args(argv)
-    flags = [
-        "--prompt",
-        given.prompt,
-        "--output-path",
-        given.output_path,
-        "--seed",
-        given.seed,
-        "--overwrite",
-    ]
+    flags = ["--prompt", given.prompt, "--output-path", given.output_path, "--seed", given.seed]
     return run.run("distilled", flags, "ltx demo")
 
 

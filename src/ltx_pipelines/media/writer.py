@@ -103,7 +103,9 @@ def _chain(first: torch.Tensor, rest: Iterator[torch.Tensor]) -> Iterator[torch.
 
 
 def _video_stream(container: Any, fps: Fraction, width: int, height: int, crf: str) -> Any:
-    stream = container.add_stream("libx264", rate=fps, options={"crf": crf, "preset": PRESET})
+    # Without cpu-independent x264's rate control differs from run to run, and so do the bytes.
+    options = {"crf": crf, "preset": PRESET, "x264-params": "cpu-independent=1"}
+    stream = container.add_stream("libx264", rate=fps, options=options)
     # 4:2:0 halves both sides; an odd last row or column is repeated when frames are encoded.
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
     context = stream.codec_context

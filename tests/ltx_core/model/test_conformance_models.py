@@ -1,5 +1,6 @@
 """The recorded goldens of the networks that are small enough to lie in the repository, through the runner."""
 
+import itertools
 import json
 import shutil
 import sys
@@ -13,13 +14,14 @@ from safetensors.torch import load_file, save_file
 REPOSITORY = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(REPOSITORY))  # `tests` is a package of the repository, not of an installation
 
-from ltx_core.loader import Checkpoint, build_model  # noqa: E402
-from ltx_core.model import audio_vae, upsampler, video_vae  # noqa: E402
 from tests.conformance.harness import Context  # noqa: E402
 from tests.conformance.run import TOPICS, main, run_case, topic_of  # noqa: E402
 from tests.conformance.topics import audio, transformer  # noqa: E402
 from tests.conformance.topics import upsampler as upsampler_topic  # noqa: E402
 from tests.conformance.topics import video_vae as video_topic  # noqa: E402
+
+from ltx_core.loader import Checkpoint, build_model  # noqa: E402
+from ltx_core.model import audio_vae, upsampler, video_vae  # noqa: E402
 
 GOLDENS = REPOSITORY / "tests" / "goldens"
 MODULES = {"transformer": transformer, "video_vae": video_topic, "upsampler": upsampler_topic, "audio": audio}
@@ -45,15 +47,22 @@ UNREAD = {
 }
 
 
+# Goldens
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_golden(case):
     failed = [f"{check.name}: {check.detail}" for check in run_case(case) if not check.ok]
     assert not failed, "\n".join(failed)
 
 
-def test_every_topic_has_cases():
-    expected = {"transformer": 9, "video_vae": 5, "upsampler": 1, "audio": 5}
-    assert {topic: len(list(m.cases(GOLDENS / topic, Context()))) for topic, m in MODULES.items()} == expected
+def test_every_golden_has_a_case():
+    for topic, module in MODULES.items():
+        keys = {case.key for case in module.cases(GOLDENS / topic, Context())}
+        folders = {path.name for path in (GOLDENS / topic).iterdir() if path.is_dir()}
+        files = {path.stem for path in (GOLDENS / topic).glob("*.json")}
+        assert keys == folders | files
+        assert keys
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -79,10 +88,13 @@ def run(folder: Path) -> int:
     return main([str(folder), "--threads", str(torch.get_num_threads())])
 
 
+# The runner
+
+
 @pytest.fixture
-def folder(tmp_path) -> Iterator[Path]:
+def folder(tmp_path) -> Path:
     """A copy of one topic under a name that is no topic's."""
-    yield Path(shutil.copytree(GOLDENS / "upsampler", tmp_path / "somewhere"))
+    return Path(shutil.copytree(GOLDENS / "upsampler", tmp_path / "somewhere"))
 
 
 def test_a_topic_is_recognised_by_its_files(folder):
@@ -126,3 +138,95 @@ def test_an_empty_folder_fails(tmp_path, capsys):
     (tmp_path / "audio").mkdir()
     assert run(tmp_path / "audio") == 1
     assert "no cases" in capsys.readouterr().err
+
+
+# Published configurations: block lists as in the files, sizes from the layout's widths
+
+
+def res(count: int) -> list:
+    return ["res_x", {"num_layers": count}]
+
+
+def squeeze(kind: str, multiplier: int = 2, **more) -> list:
+    return [f"compress_{kind}", {"multiplier": multiplier} | more]
+
+
+ENCODER_23 = [res(4), squeeze("space_res"), res(6), squeeze("time_res"), res(4), squeeze("all_res"), res(2)]
+PUBLISHED = {
+    "2.0": {
+        "encoder_blocks": [*ENCODER_23[:4], res(6), squeeze("all_res"), res(2), squeeze("all_res"), res(2)],
+        "decoder_blocks": [res(5), *[squeeze("all", residual=True), res(5)] * 3],
+    },
+    "2.3": {
+        "encoder_blocks": [*ENCODER_23, squeeze("all_res", 1), res(2)],
+        "decoder_blocks": [
+            *(res(4), squeeze("space"), res(6), squeeze("time"), res(4)),
+            *(squeeze("all", 1), res(2), squeeze("all"), res(2)),
+        ],
+    },
+}
+# Forward order: width and residual blocks of each level; inputs and outputs of each resampler's convolution
+LEVELS = {
+    ("2.0", "encoder"): [(128, 4), (256, 6), (512, 6), (1024, 2), (2048, 2)],
+    ("2.3", "encoder"): [(128, 4), (256, 6), (512, 4), (1024, 2), (1024, 2)],
+    ("2.0", "decoder"): [(1024, 5), (512, 5), (256, 5), (128, 5)],
+    ("2.3", "decoder"): [(1024, 2), (512, 2), (512, 4), (256, 6), (128, 4)],
+}
+RESAMPLERS = {
+    ("2.0", "encoder"): [(128, 64), (256, 256), (512, 128), (1024, 256)],
+    ("2.3", "encoder"): [(128, 64), (256, 256), (512, 128), (1024, 128)],
+    ("2.0", "decoder"): [(1024, 4096), (512, 2048), (256, 1024)],
+    ("2.3", "decoder"): [(1024, 4096), (512, 4096), (512, 512), (256, 512)],
+}
+
+
+@pytest.mark.parametrize(("version", "half"), LEVELS)
+def test_published_networks_have_the_published_tensors(version, half):
+    section = {"vae": PUBLISHED[version] | {"timestep_conditioning": False}}
+    with torch.device("meta"):
+        configurator = (
+            video_vae.VideoEncoderConfigurator if half == "encoder" else video_vae.VideoDecoderConfigurator
+        )
+        model = configurator.from_config(section)
+    levels, name = LEVELS[version, half], "down_blocks" if half == "encoder" else "up_blocks"
+    convolutions = {"conv_in": (48, 128) if half == "encoder" else (128, 1024)}
+    convolutions["conv_out"] = (levels[-1][0], 129 if half == "encoder" else 48)
+    for level, (width, count) in enumerate(levels):
+        for block, which in itertools.product(range(count), (1, 2)):
+            convolutions[f"{name}.{2 * level}.res_blocks.{block}.conv{which}"] = (width, width)
+    for level, sizes in enumerate(RESAMPLERS[version, half]):
+        convolutions[f"{name}.{2 * level + 1}.conv"] = sizes
+    expected = {f"per_channel_statistics.{which}-of-means": (128,) for which in ("mean", "std")}
+    for key, (inputs, outputs) in convolutions.items():
+        expected |= {f"{key}.conv.weight": (outputs, inputs, 3, 3, 3), f"{key}.conv.bias": (outputs,)}
+    assert {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == expected
+
+
+def test_published_audio_networks_have_the_published_tensors():
+    ddconfig = {"mel_bins": 64, "attn_resolutions": [], "mid_block_add_attention": False}
+    section = {"audio_vae": {"model": {"params": {"ddconfig": ddconfig}}}}
+    configurators = audio_vae.AudioEncoderConfigurator, audio_vae.AudioDecoderConfigurator
+    with torch.device("meta"):
+        halves = [configurator.from_config(section) for configurator in configurators]
+    encoder, decoder = ({key: tuple(t.shape) for key, t in half.state_dict().items()} for half in halves)
+    statistics = {f"per_channel_statistics.{which}-of-means" for which in ("std", "mean")}
+    for tensors, count in ((encoder, 44), (decoder, 56)):
+        assert len(set(tensors) - statistics) == count
+        assert all(tensors[key] == (128,) for key in statistics)
+    for key, shape in {
+        "conv_in.conv": (128, 2, 3, 3),
+        "down.1.block.0.nin_shortcut.conv": (256, 128, 1, 1),
+        "down.2.block.1.conv2.conv": (512, 512, 3, 3),
+        "down.1.downsample.conv": (256, 256, 3, 3),
+        "mid.block_2.conv1.conv": (512, 512, 3, 3),
+        "conv_out.conv": (16, 512, 3, 3),
+    }.items():
+        assert encoder[f"{key}.weight"] == shape
+    for key, shape in {
+        "conv_in.conv": (512, 8, 3, 3),
+        "up.2.upsample.conv.conv": (512, 512, 3, 3),
+        "up.1.block.0.nin_shortcut.conv": (256, 512, 1, 1),
+        "up.0.block.2.conv2.conv": (128, 128, 3, 3),
+        "conv_out.conv": (2, 128, 3, 3),
+    }.items():
+        assert decoder[f"{key}.weight"] == shape

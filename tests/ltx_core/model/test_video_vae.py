@@ -9,15 +9,12 @@ from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, LTXError, UnsupportedConfigError
 from ltx_core.model.video_vae import (
-    TilingConfig,
     VideoDecoder,
     VideoDecoderConfigurator,
     VideoEncoder,
     VideoEncoderConfigurator,
-    decode_video,
 )
-from ltx_core.model.video_vae.blocks import Downsample, Flow, ResBlock, Style, Upsample
-from ltx_core.model.video_vae.decoder import to_uint8
+from ltx_core.model.video_vae.blocks import Downsample, Flow, ResBlock, Strided, Style, Upsample
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
 from ltx_core.model.video_vae.layers import (
     CausalConv3d,
@@ -68,7 +65,7 @@ LAYOUTS = pytest.mark.parametrize("section", [LAYOUT_20, LAYOUT_23], ids=["2.0",
 UNCHECKED = pytest.mark.xfail(
     strict=True,
     raises=(RuntimeError, ValueError, TypeError),
-    reason="reported: no check of its own; torch's error",
+    reason="known gap: torch's error, no sentence of ours",
 )
 
 
@@ -239,6 +236,14 @@ def test_group_norm_has_32_groups():
 STYLE = Style(NormLayerType.PIXEL_NORM, PaddingModeType.ZEROS)
 
 
+def test_strided_blocks_are_causal_convolutions():
+    block, x = fill(Strided(2, 3, (2, 2, 2), STYLE)), randn(1, 2, 5, 5, 4)
+    padded = F.pad(torch.cat([x[:, :, :1], x[:, :, :1], x], dim=2), (1, 1, 1, 1))
+    expected = F.conv3d(padded, block.conv.weight, block.conv.bias, stride=2)
+    assert expected.shape == (1, 3, 3, 3, 2)
+    torch.testing.assert_close(block(x, Flow(causal=True)), expected)
+
+
 @pytest.mark.parametrize(("stride", "out"), [((1, 2, 2), 8), ((2, 1, 1), 4), ((2, 2, 2), 16), ((2, 2, 2), 8)])
 def test_downsampling_skips_to_group_means(stride, out):
     block, x = fill(Downsample(4, out, stride, STYLE)), randn(1, 4, 3, 4, 4)
@@ -289,6 +294,14 @@ def test_sinusoid_is_cosines_then_sines():
     assert y[0].tolist() == [1.0] * 128 + [0.0] * 128
     angles = 3 * 10000.0 ** (-torch.arange(128.0) / 128)
     torch.testing.assert_close(y[1], torch.cat([angles.cos(), angles.sin()]))
+
+
+def test_a_block_is_shifted_and_scaled_after_its_norms():
+    block, x, embedding = fill(ResBlock(3, 3, STYLE, timestep=True)), randn(2, 3, 2, 4, 4), randn(2, 12)
+    rows = (block.scale_shift_table + embedding.view(2, 4, 3))[..., None, None, None].unbind(1)
+    h = block.conv1(F.silu(block.norm1(x) * (1 + rows[1]) + rows[0]), causal=False)
+    h = block.conv2(F.silu(block.norm2(h) * (1 + rows[3]) + rows[2]), causal=False)
+    torch.testing.assert_close(block(x, Flow(causal=False), embedding), x + h)
 
 
 def test_the_default_timestep_is_a_twentieth():
@@ -344,36 +357,6 @@ def test_an_unconditioned_decoder_draws_nothing():
     assert torch.equal(model(latent, None, generator), model(latent, torch.tensor([0.9])))
     assert torch.equal(generator.get_state(), states[0])
     assert torch.equal(torch.get_rng_state(), states[1])
-
-
-# Frames
-
-
-def test_pixels_are_clamped_and_truncated():
-    x = torch.tensor([-3.0, -1.0, 0.0, 0.999, 1.0, 2.0]).view(1, 1, 1, 6).expand(3, 2, 1, 6)
-    frames = to_uint8(x)
-    assert (frames.shape, frames.dtype) == ((2, 1, 6, 3), torch.uint8)
-    assert frames[1, 0, :, 2].tolist() == [0, 0, 127, 254, 255, 255]
-
-
-def test_decode_video_gives_the_first_sample_in_one_chunk():
-    model, latent = decoder(TIGHT), randn(2, 4, 2, 2, 3)
-    (frames,) = decode_video(latent, model)
-    assert frames.shape == (9, 64, 96, 3)
-    assert torch.equal(frames, to_uint8(model(latent)[0]))
-
-
-@pytest.mark.parametrize("tiling", [None, TilingConfig.default()])
-def test_decode_video_is_lazy_and_leaves_the_grad_mode_alone(tiling, monkeypatch):
-    model, calls = decoder(TIGHT).requires_grad_(True), []
-    monkeypatch.setattr(
-        model, "forward", lambda z, *_: calls.append(torch.is_grad_enabled()) or z.new_zeros(1, 3, 1, 32, 32)
-    )
-    chunks = decode_video(torch.zeros(1, 4, 1, 1, 1), model, tiling)
-    assert calls == []
-    assert next(chunks).requires_grad is False
-    assert calls == [False]
-    assert torch.is_grad_enabled()
 
 
 # Configurations
@@ -448,66 +431,6 @@ def test_the_diffusion_decoder_is_named_as_unsupported():
         VideoDecoderConfigurator.from_config({"vae": {"_class_name": "CausalDiffusionVAE"}})
 
 
-# Published configurations: block lists as in the files, sizes from the layout's widths
-
-
-def res(count: int) -> list:
-    return ["res_x", {"num_layers": count}]
-
-
-def squeeze(kind: str, multiplier: int = 2, **more) -> list:
-    return [f"compress_{kind}", {"multiplier": multiplier} | more]
-
-
-ENCODER_23 = [res(4), squeeze("space_res"), res(6), squeeze("time_res"), res(4), squeeze("all_res"), res(2)]
-PUBLISHED = {
-    "2.0": {
-        "encoder_blocks": [*ENCODER_23[:4], res(6), squeeze("all_res"), res(2), squeeze("all_res"), res(2)],
-        "decoder_blocks": [res(5), *[squeeze("all", residual=True), res(5)] * 3],
-    },
-    "2.3": {
-        "encoder_blocks": [*ENCODER_23, squeeze("all_res", 1), res(2)],
-        "decoder_blocks": [
-            *(res(4), squeeze("space"), res(6), squeeze("time"), res(4)),
-            *(squeeze("all", 1), res(2), squeeze("all"), res(2)),
-        ],
-    },
-}
-# width and residual blocks at each level, in forward order; (from, to, convolution's outputs) of each resampler
-LEVELS = {
-    ("2.0", "encoder"): [(128, 4), (256, 6), (512, 6), (1024, 2), (2048, 2)],
-    ("2.3", "encoder"): [(128, 4), (256, 6), (512, 4), (1024, 2), (1024, 2)],
-    ("2.0", "decoder"): [(1024, 5), (512, 5), (256, 5), (128, 5)],
-    ("2.3", "decoder"): [(1024, 2), (512, 2), (512, 4), (256, 6), (128, 4)],
-}
-RESAMPLERS = {
-    ("2.0", "encoder"): [(128, 64), (256, 256), (512, 128), (1024, 256)],
-    ("2.3", "encoder"): [(128, 64), (256, 256), (512, 128), (1024, 128)],
-    ("2.0", "decoder"): [(1024, 4096), (512, 2048), (256, 1024)],
-    ("2.3", "decoder"): [(1024, 4096), (512, 4096), (512, 512), (256, 512)],
-}
-
-
-@pytest.mark.parametrize(("version", "half"), LEVELS)
-def test_published_networks_have_the_published_tensors(version, half):
-    section = {"vae": PUBLISHED[version] | {"timestep_conditioning": False}}
-    with torch.device("meta"):
-        configurator = VideoEncoderConfigurator if half == "encoder" else VideoDecoderConfigurator
-        model = configurator.from_config(section)
-    levels, name = LEVELS[version, half], "down_blocks" if half == "encoder" else "up_blocks"
-    convolutions = {"conv_in": (48, 128) if half == "encoder" else (128, 1024)}
-    convolutions["conv_out"] = (levels[-1][0], 129 if half == "encoder" else 48)
-    for level, (width, count) in enumerate(levels):
-        for block, which in itertools.product(range(count), (1, 2)):
-            convolutions[f"{name}.{2 * level}.res_blocks.{block}.conv{which}"] = (width, width)
-    for level, sizes in enumerate(RESAMPLERS[version, half]):
-        convolutions[f"{name}.{2 * level + 1}.conv"] = sizes
-    expected = {f"per_channel_statistics.{which}-of-means": (128,) for which in ("mean", "std")}
-    for key, (inputs, outputs) in convolutions.items():
-        expected |= {f"{key}.conv.weight": (outputs, inputs, 3, 3, 3), f"{key}.conv.bias": (outputs,)}
-    assert {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == expected
-
-
 def test_conditioned_and_noisy_decoders_have_more_tensors():
     model = decoder(CONDITIONED)
     plain = decoder(CONDITIONED, timestep_conditioning=False)
@@ -533,9 +456,7 @@ def test_conditioned_and_noisy_decoders_have_more_tensors():
 
 
 def test_videos_that_cannot_be_cut_into_patches():
-    with pytest.raises(
-        LTXError, match="64x50 pixels cannot be cut into patches of 4; use sides .* multiples of 32"
-    ):
+    with pytest.raises(LTXError, match=r"64x50 pixels cannot be cut .*; use sides that are multiples of 32"):
         encoder(TIGHT)(torch.zeros(1, 3, 9, 50, 64))
 
 
@@ -567,7 +488,6 @@ def test_videos_that_an_encoder_cannot_take(shape, dtype, message):
         ((1, 4, 2, 2, 2), torch.bfloat16, "bfloat16"),
     ],
 )
-@pytest.mark.parametrize("tiling", [None, TilingConfig.default()])
-def test_latents_that_a_decoder_cannot_take(shape, dtype, message, tiling):
+def test_latents_that_a_decoder_cannot_take(shape, dtype, message):
     with pytest.raises(LTXError, match=message):
-        list(decode_video(torch.zeros(shape, dtype=dtype), decoder(TIGHT), tiling))
+        decoder(TIGHT)(torch.zeros(shape, dtype=dtype))

@@ -1,0 +1,49 @@
+"""Batches by position, so that a run can go on exactly where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ltx_trainer.task import Task
+
+AHEAD = 4  # batches that each worker renders in advance
+
+
+class _Batches(Dataset):
+    """Batch k is that of position `start` + k in the run, of which every step has `accumulate`."""
+
+    def __init__(self, task: Task, start: int, rank: int, ranks: int, device: torch.device) -> None:
+        self.task, self.start, self.rank, self.ranks, self.device = task, start, rank, ranks, device
+
+    def __len__(self) -> int:
+        return self.task.config.steps * self.task.config.optimizer.accumulate - self.start
+
+    def __getitem__(self, k: int) -> Tensor:
+        config = self.task.config
+        step, part = divmod(self.start + k, config.optimizer.accumulate)
+        stage, within = config.stage_of(step)
+        size = config.stages[stage].batch_size
+        first = ((within * config.optimizer.accumulate + part) * self.ranks + self.rank) * size
+        return self.task.clips(self.task.world(stage, self.device), range(first, first + size))
+
+
+def batches(task: Task, step: int, rank: int, ranks: int, device: torch.device) -> Iterator[Tensor]:
+    """The batches of process `rank` of `ranks` from `step` on to the run's end, on `device`.
+
+    Without workers they are rendered on `device` itself, with them on CPUs, a few ahead.
+    """
+    workers = task.config.data.workers
+    start = step * task.config.optimizer.accumulate
+    loader = DataLoader(
+        _Batches(task, start, rank, ranks, torch.device("cpu") if workers else device),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        pin_memory=bool(workers) and device.type == "cuda",
+    )
+    for batch in loader:
+        yield batch.to(device, non_blocking=True)

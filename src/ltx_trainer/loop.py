@@ -1,0 +1,272 @@
+"""The training loop: one for every task, on Accelerate, and the same whether it was interrupted or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltx_core.errors import ConfigError, InputError, LTXError
+from ltx_trainer.average import WeightAverage
+from ltx_trainer.checkpoints import Checkpoints
+from ltx_trainer.config import Decay, Precision, RunConfig
+from ltx_trainer.data import batches
+from ltx_trainer.log import Log
+from ltx_trainer.task import Task
+
+logger = logging.getLogger(__name__)
+
+FINAL_RATE = 0.01  # of the peak, at the end of a cosine decay
+BAD_STEPS = 10  # steps without finite gradients after which a run is given up
+
+
+def train(task: Task, folder: Path, *, progress: bool = True) -> Path | None:
+    """Train `task` in `folder` and return the official-format file, or None if a signal stopped it.
+
+    The folder gets ``log.jsonl``, ``checkpoints/`` and at the end ``<task>.safetensors``. If it holds
+    checkpoints already, the run goes on from the last one, and ends as if it had never stopped: batches, noise
+    and learning rates follow from seed and step alone. SIGTERM and SIGINT save a checkpoint first.
+    Raises `LTXError` for what the user can mend, a full disk and a diverging loss included.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; --output-path takes a folder for the run.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return _Run(task, folder, progress).run()
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """The rate of the run's step `step` (from 0): a linear warm-up, then constant or half a cosine."""
+    optimizer = config.optimizer
+    peak = config.stages[config.stage_of(step)[0]].learning_rate or optimizer.learning_rate
+    if step < optimizer.warmup_steps:
+        return peak * (step + 1) / optimizer.warmup_steps
+    if optimizer.decay is Decay.CONSTANT:
+        return peak
+    done = (step - optimizer.warmup_steps) / max(1, config.steps - optimizer.warmup_steps)
+    return peak * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class _Run:
+    """One run in one process."""
+
+    def __init__(self, task: Task, folder: Path, progress: bool) -> None:
+        self.task, self.folder, self.progress = task, folder, progress
+        self.config = config = task.config
+        self.accelerator = _accelerator(config)
+        settings, parameters = config.optimizer, [p for p in task.model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ConfigError("Nothing is left to train: every part of the model is frozen.")
+        optimizer = torch.optim.AdamW(
+            parameters,
+            lr=settings.learning_rate,
+            betas=(settings.betas[0], settings.betas[1]),
+            weight_decay=settings.weight_decay,
+        )
+        self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
+        self.average = WeightAverage(task.model, settings.average) if settings.average else None
+        if self.average:
+            self.accelerator.register_for_checkpointing(self.average)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.saving.keep)
+        self.log = Log(folder / "log.jsonl")
+        self.step, self.bad_steps, self.began = 0, 0, time.monotonic()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What another run must share to go on from this one's checkpoints."""
+        return {
+            "task": self.task.name,
+            "network": self.task.network,
+            "seed": self.config.seed,
+            "stages": [
+                {k: v for k, v in dataclasses.asdict(stage).items() if k != "learning_rate"}
+                for stage in self.config.stages[:-1]  # the last one may be prolonged
+            ],
+            "average": bool(self.average),
+            "processes": self.accelerator.num_processes,
+        }
+
+    def run(self) -> Path | None:
+        from tqdm import tqdm
+
+        self._resume()
+        accelerator, config = self.accelerator, self.config
+        source = batches(
+            self.task, self.step, accelerator.process_index, accelerator.num_processes, accelerator.device
+        )
+        quiet = not (self.progress and accelerator.is_main_process)
+        bar = tqdm(total=config.steps, initial=self.step, desc=self.task.name, disable=quiet)
+        with _stoppable() as stopped, bar:
+            while self.step < config.steps:
+                values = self._step(source)
+                self.step += 1
+                bar.update()
+                self._report(values, bar)
+                ends, stop = self.step == config.steps, self._any(stopped)
+                if ends or stop or self.step % config.saving.every == 0:
+                    self._save()
+                if stop and not ends:
+                    logger.info("Stopped at step %d; the same command goes on from there.", self.step)
+                    return None
+        return self._export()
+
+    def _step(self, source: Iterator[Tensor]) -> dict[str, Tensor]:
+        """One update of the weights; returns the losses of its last batch."""
+        config, accelerator = self.config, self.accelerator
+        rate = learning_rate(config, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        values: dict[str, Tensor] = {}
+        for part in range(config.optimizer.accumulate):
+            noise = self._noise(part)
+            last = part == config.optimizer.accumulate - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                values = self.task.losses(self.model, next(source), noise)
+                accelerator.backward(values["loss"] / config.optimizer.accumulate)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.max_norm)
+        if self._finite(norm):
+            self.optimizer.step()
+            if self.average:
+                self.average.update()
+        self.optimizer.zero_grad()
+        return {key: value.detach() for key, value in values.items()}
+
+    def _finite(self, norm: Tensor | float) -> bool:
+        """Whether the step can be taken; a few that cannot are passed over, many in a row end the run."""
+        if math.isfinite(float(norm)):
+            self.bad_steps = 0
+            return True
+        self.bad_steps += 1
+        if self.bad_steps >= BAD_STEPS:
+            raise LTXError(
+                f"{self.task.name}: the gradients of {BAD_STEPS} steps up to step {self.step} were not finite. "
+                f"Lower optimizer.learning_rate; the last good checkpoint is {self.checkpoints.latest()}."
+            )
+        return False
+
+    def _noise(self, part: int) -> torch.Generator:
+        """The source of this batch's randomness: a function of seed, step, part and process."""
+        seeds = torch.tensor([self.config.seed, self.step, part, self.accelerator.process_index])
+        mixed = int((seeds * torch.tensor([1_000_003, 7_919, 104_729, 611_953])).sum())
+        torch.manual_seed(mixed)  # for modules that draw by themselves, such as dropout
+        return torch.Generator(self.accelerator.device).manual_seed(mixed)
+
+    def _report(self, values: dict[str, Tensor], bar: Any) -> None:
+        saving = self.config.saving
+        ends = self.step == self.config.steps
+        evaluates = ends or self.step % saving.evaluate_every == 0
+        if not (evaluates or self.step % saving.log_every == 0) or not self.accelerator.is_main_process:
+            return
+        number, _ = self.config.stage_of(self.step - 1)
+        line: dict[str, Any] = {"step": self.step, "stage": number}
+        line |= {key: round(float(value), 6) for key, value in values.items()}
+        line["learning_rate"] = learning_rate(self.config, self.step - 1)
+        if evaluates:
+            self.task.model.eval()
+            with self._averaged(), torch.no_grad():
+                scores = self.task.evaluate(number, self.accelerator.device)
+            line |= {key: round(value, 4) for key, value in scores.items()}
+        line["seconds"] = round(time.monotonic() - self.began, 2)
+        self.log.write(**line)
+        bar.set_postfix({key: line[key] for key in line if key not in ("step", "stage", "seconds")})
+
+    def _averaged(self) -> Any:
+        return self.average.applied() if self.average else nullcontext()
+
+    def _any(self, stopped: list[int]) -> bool:
+        """Whether any process was told to stop, so that all stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return bool(stopped)
+        told = torch.tensor(len(stopped), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told, "sum"))
+
+    def _save(self) -> None:
+        main = self.accelerator.is_main_process
+        if self.accelerator.num_processes > 1:
+            self._save_together()
+        elif main:
+            self.checkpoints.save(self.step, self.identity, self._write)
+
+    def _write(self, path: Path) -> None:
+        self.accelerator.save_state(str(path))
+
+    def _save_together(self) -> None:
+        """All processes write their shards into one folder, which the main one then names."""
+        shared = self.checkpoints.folder / f".shared-{self.step:08d}"
+        self.accelerator.save_state(str(shared))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(self.step, self.identity, lambda path: _move_into(shared, path))
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        last = self.checkpoints.latest()
+        if last is None:
+            self.log.rewind(-1)
+            return
+        self.step = self.checkpoints.read(last, self.identity)
+        if self.step > self.config.steps:
+            raise ConfigError(
+                f"{last} is beyond this run's {self.config.steps} steps; add steps to the last of [[stages]] or "
+                "give another --output-path."
+            )
+        self.accelerator.load_state(str(last))
+        if self.accelerator.is_main_process:
+            self.log.rewind(self.step)
+        logger.info("Going on from step %d of %d (%s).", self.step, self.config.steps, last)
+
+    def _export(self) -> Path | None:
+        path = self.folder / f"{self.task.name}.safetensors"
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.task.model.eval()
+            with self._averaged(), torch.no_grad():
+                self.task.export(path, self.accelerator.device)
+        self.accelerator.wait_for_everyone()
+        return path
+
+
+def _move_into(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        path.rename(target / path.name)
+    source.rmdir()
+
+
+def _accelerator(config: RunConfig) -> Any:
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise InputError("Training needs Hugging Face Accelerate: pip install 'openltx[train]'.") from None
+    precision = "bf16" if config.precision is Precision.BF16 else "no"
+    return Accelerator(mixed_precision=precision)
+
+
+@contextmanager
+def _stoppable() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT are added to instead of ending the process; a second one ends it."""
+    told: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        told.append(number)
+        signal.signal(number, before[number])
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: signals stay as they are
+        pass
+    try:
+        yield told
+    finally:
+        for told_by, handler in before.items():
+            signal.signal(told_by, handler)

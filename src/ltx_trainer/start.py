@@ -1,0 +1,40 @@
+"""What a run begins with: random weights for a configuration, or the weights of an official file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltx_core.errors import ConfigError
+from ltx_core.loader import Checkpoint, build_model
+from ltx_core.sd_ops import SDOps
+from ltx_trainer.config import RunConfig
+
+
+def read_network(config: RunConfig, *sections: str) -> dict[str, Any]:
+    """The configuration's `sections`, from the run's file or from the file to start from."""
+    network: Mapping[str, Any] = config.network if config.start is None else Checkpoint(config.start).config
+    where = "[network]" if config.start is None else config.start
+    missing = [name for name in sections if name not in network]
+    if missing:
+        raise ConfigError(f"{where} has no section {missing[0]!r}, which this task needs.")
+    return {name: network[name] for name in sections}
+
+
+def make_part(configurator: Any, keys: SDOps, config: RunConfig, network: Mapping[str, Any]) -> nn.Module:
+    """A trainable float32 module: from the file to start from, or with PyTorch's initial weights."""
+    if config.start is not None:
+        module = build_model(configurator, Checkpoint(config.start), keys, "cpu", torch.float32)
+        return module.requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        module = configurator.from_config(network)
+    for name, buffer in module.named_buffers():
+        if name.endswith("mean-of-means"):
+            buffer.zero_()
+        elif name.endswith("std-of-means"):
+            buffer.fill_(1.0)
+    return module

@@ -1,0 +1,73 @@
+"""What the training loop asks of a thing that can be trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltx_trainer.config import RunConfig
+from ltx_trainer.world import World, WorldConfig
+
+
+class Task(ABC):
+    """A model, its clips by number, and its losses.
+
+    Batches must depend on (stage, numbers) only, and losses on (batch, generator) only: that makes a resumed
+    run the same as one that was never interrupted.
+    """
+
+    name: str  # of the file that is written, without its ending
+    model: nn.Module
+    network: Mapping[str, Any]  # the configuration that goes into the file
+    rate: int = 16_000  # Hz of the sounds
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def world(self, stage: int, device: torch.device | str, split: str = "train") -> World:
+        """The world in the format of a stage; each stage sees clips of its own."""
+        config, form = self.config, self.config.stages[stage]
+        world = WorldConfig(
+            height=form.height,
+            width=form.width,
+            frames=form.frames,
+            fps=config.data.fps,
+            style=config.data.style,
+            sample_rate=self.rate,
+            seed=config.seed + stage,
+            split=split,
+        )
+        return World(world, device)
+
+    @abstractmethod
+    def clips(self, world: World, numbers: Sequence[int]) -> Tensor:
+        """What the task needs of these clips, in the smallest form: it may come from another process."""
+
+    def some(self, stage: int, split: str, count: int, device: torch.device) -> Iterator[Tensor]:
+        """The first `count` clips of a split, in batches of the stage's size."""
+        world, size = self.world(stage, device, split), self.config.stages[stage].batch_size
+        for start in range(0, count, size):
+            yield self.clips(world, range(start, min(start + size, count)))
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalars to log; the one called "loss" is what is minimised. `model` may be wrapped."""
+
+    @abstractmethod
+    def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
+        """Scores on clips that training does not show, by `self.model` as it is."""
+
+    @abstractmethod
+    def export(self, path: Path, device: torch.device) -> None:
+        """Write `self.model` as an official-format file."""
+
+
+def weighted(weights: Any, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts, and as "loss" their sum, each times the field of `weights` that has its name."""
+    total = torch.stack([getattr(weights, name) * part.float() for name, part in parts.items()]).sum()
+    return {"loss": total, **parts}

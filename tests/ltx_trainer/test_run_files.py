@@ -1,0 +1,155 @@
+"""Configurations, checkpoints on disk and logs: strict, atomic, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from ltx_core.errors import CheckpointError, ConfigError, MissingFileError
+from ltx_trainer import checkpoints as module
+from ltx_trainer.__main__ import TASKS, _task
+from ltx_trainer.autoencoder import AutoencoderRun
+from ltx_trainer.checkpoints import Checkpoints
+from ltx_trainer.config import Decay, Precision, read_config
+from ltx_trainer.log import Log
+
+STAGE = "[[stages]]\nsteps = 3\n"
+NETWORK = "[network.vae]\n"
+
+
+def read(tmp_path: Path, text: str) -> AutoencoderRun:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return read_config(path, AutoencoderRun)
+
+
+def test_a_file_becomes_dataclasses(tmp_path: Path) -> None:
+    text = 'seed = 3\nprecision = "fp32"\n' + STAGE + "[optimizer]\nbetas = [0.8, 0.9]\ndecay = 'constant'\n"
+    config = read(tmp_path, text + NETWORK + "patch_size = 4\n")
+    assert (config.seed, config.precision, config.steps) == (3, Precision.FP32, 3)
+    assert config.optimizer.betas == (0.8, 0.9)
+    assert config.optimizer.decay is Decay.CONSTANT
+    assert config.network == {"vae": {"patch_size": 4}}
+    assert config.stages[0].batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            STAGE + NETWORK + "[optimizer]\nlearning_rat = 1",
+            "optimizer.learning_rat is not a setting; did you",
+        ),
+        ("[[stages]]\nstep = 3\n" + NETWORK, r"stages\[0\].step is not a setting"),
+        ("[[stages]]\nbatch_size = 3\n" + NETWORK, r"stages\[0\].steps is missing"),
+        ("seed = 'x'\n" + STAGE + NETWORK, "seed is 'x'; expected int"),
+        ("precision = 'fp8'\n" + STAGE + NETWORK, "precision is 'fp8'; expected one of 'bf16', 'fp32'"),
+        (NETWORK, "stages is missing"),
+        ("stages = []\n" + NETWORK, "no .*stages"),
+        (STAGE, "either a .network. to train"),
+        ("start = 'x'\n" + STAGE + NETWORK, "either a .network. to train"),
+        ("[[stages]]\nsteps = 0\n" + NETWORK, "stages.steps is 0; it must be positive"),
+        (STAGE + NETWORK + "[saving]\nevery = 0", "saving.every is 0"),
+        (STAGE + NETWORK + "[optimizer]\nbetas = [0.9]", "two numbers"),
+        (STAGE + NETWORK + "[optimizer]\naverage = 1.0", "decay in"),
+        ("seed = = 1", "is not valid TOML"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        read(tmp_path, text)
+    assert "run.toml" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"nothing\.toml does not exist"):
+        read_config(tmp_path / "nothing.toml", AutoencoderRun)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_miniatures_configurations_describe_models_that_can_be_built(kind: str) -> None:
+    text = files("ltx_trainer").joinpath("configs", kind.replace("-", "_") + ".toml")
+    config, task = _task(kind)
+    made = task(read_config(Path(str(text)), config))
+    assert 0.3e6 < sum(p.numel() for p in made.model.parameters()) < 9e6
+
+
+def write(folder: Path) -> None:
+    (folder / "weights").write_text("w")
+
+
+def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    assert checkpoints.latest() is None
+    for step in (5, 10, 15):
+        checkpoints.save(step, {"a": 1}, write)
+    assert [path.name for path in checkpoints.all()] == ["step-00000010", "step-00000015"]
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["step-00000010", "step-00000015"]
+    assert checkpoints.read(checkpoints.latest(), {"a": 1}) == 15
+
+
+@pytest.mark.parametrize("moment", ["write", "state", "rename", "prune"])
+def test_death_at_any_moment_leaves_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, {}, write)
+
+    class Death(BaseException):
+        """Passes all handlers, as a kill does."""
+
+    def die(*arguments, **keywords):
+        raise Death
+
+    def dies_writing(folder: Path) -> None:
+        (folder / "weights").write_text("w"[:0])
+        if moment == "write":
+            die()
+
+    with monkeypatch.context() as patch:
+        if moment == "state":
+            patch.setattr(module, "_flush", die)
+        elif moment == "rename":
+            patch.setattr(os, "replace", die)
+        elif moment == "prune":
+            patch.setattr(Checkpoints, "_prune", die)
+        with pytest.raises(Death):
+            checkpoints.save(2, {}, dies_writing)
+    last = checkpoints.latest()
+    assert last.name == ("step-00000002" if moment == "prune" else "step-00000001")
+    assert (last / "weights").is_file()
+    checkpoints.save(2, {}, write)
+    assert [path.name for path in checkpoints.all()] in (
+        ["step-00000002"],
+        ["step-00000001", "step-00000002"],
+    )
+    checkpoints.save(3, {}, write)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003"]
+
+
+def test_other_runs_and_damage_are_told(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(1, {"network": {"a": [1, 2]}}, write)
+    assert checkpoints.read(path, {"network": {"a": (1, 2)}}) == 1
+    with pytest.raises(CheckpointError, match=r"network\.a is \[1, 2\], here it is \[1\]"):
+        checkpoints.read(path, {"network": {"a": [1]}})
+    with pytest.raises(CheckpointError, match=r"network\.b is None, here it is 3"):
+        checkpoints.read(path, {"network": {"a": [1, 2], "b": 3}})
+    (path / "state.json").write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoints.read(path, {})
+
+
+def test_a_log_forgets_what_is_done_again(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl")
+    assert log.read() == []
+    for step in (1, 2, 3):
+        log.write(step=step, loss=0.5)
+    with open(log.path, "a") as file:
+        file.write('{"step": 4, "los')
+    log.rewind(2)
+    log.write(step=3, loss=0.25)
+    assert [(line["step"], line["loss"]) for line in log.read()] == [(1, 0.5), (2, 0.5), (3, 0.25)]

@@ -1,0 +1,259 @@
+"""Training: it learns, it goes on exactly where it was stopped, and its files are official ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="training needs Accelerate")
+
+from tests.ltx_trainer.tiny import NETWORKS, table
+
+from ltx_core.errors import CheckpointError, ConfigError, InputError, LTXError
+from ltx_core.loader import Checkpoint, build_model
+from ltx_core.model.audio_vae import VOCODER_COMFY_KEYS_FILTER, VocoderConfigurator
+from ltx_trainer import loop
+from ltx_trainer.__main__ import TASKS, _task, main
+from ltx_trainer.config import parse_table
+from ltx_trainer.log import Log
+from ltx_trainer.loop import learning_rate, train
+
+
+def make(kind: str, **changes: Any) -> Any:
+    """The task of a small run."""
+    config, task = _task(kind)
+    return task(parse_table(config, table(kind, **changes)))
+
+
+def same(first: Path, second: Path) -> bool:
+    """Whether two files hold the same model, to the bit."""
+    a, b = Checkpoint(first), Checkpoint(second)
+    return a.metadata == b.metadata and all(torch.equal(a.read(key), b.read(key)) for key in {*a, *b})
+
+
+def run(kind: str, folder: Path, **changes: Any) -> Path | None:
+    return train(make(kind, **changes), folder, progress=False)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_training_lowers_the_loss_and_writes_an_official_file(kind: str, tmp_path: Path) -> None:
+    path = run(kind, tmp_path, steps=30)
+    lines = Log(tmp_path / "log.jsonl").read()
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    assert sum(line["loss"] for line in lines[-5:]) < 0.97 * sum(line["loss"] for line in lines[:5])
+    assert {"psnr", "mel_error"} & set(lines[-1])
+    checkpoint = Checkpoint(path)
+    assert checkpoint.config == NETWORKS[kind]
+    assert checkpoint.model_version == "2.3.0"
+
+
+@pytest.mark.parametrize("kind", ["video-vae", "audio-vae"])
+def test_written_latents_are_normalised_and_decode_to_what_the_trained_model_decodes(
+    kind: str, tmp_path: Path
+) -> None:
+    task = make(kind, steps=2, optimizer={"learning_rate": 2e-3})
+    path = train(task, tmp_path, progress=False)
+    checkpoint = Checkpoint(path)
+    encoder, decoder = (_built(part, checkpoint) for part in task.parts.values())
+    x = torch.cat([task.prepare(batch) for batch in task.some(0, "train", 3, torch.device("cpu"))])
+    with torch.no_grad():
+        latent = encoder(x)
+        deviation, mean = torch.std_mean(latent, dim=task.pooled)
+        expected = task.model(x)[0]
+        output = decoder(latent)
+    assert mean.abs().max() < 0.05
+    assert (deviation - 1).abs().max() < 0.05
+    assert (output - expected).abs().mean() < 0.02 * expected.abs().mean()  # weights were rounded to bfloat16
+
+
+def _built(part: tuple, checkpoint: Checkpoint) -> torch.nn.Module:
+    return build_model(part[0], checkpoint, part[1], "cpu", torch.float32)
+
+
+def test_a_run_goes_on_exactly_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = [
+        {"steps": 3, "batch_size": 2, "height": 32, "width": 32},
+        {"steps": 3, "batch_size": 1, "height": 32, "width": 32, "frames": 9},
+    ]
+    settings = {"stages": stages, "optimizer": {"average": 0.9, "accumulate": 2}}
+    whole = run("video-vae", tmp_path / "whole", **settings)
+
+    task = make("video-vae", **settings)
+    steps = []
+
+    def losses(model, batch, generator, real=task.losses):
+        steps.append(batch.shape)
+        if len(steps) == 8:  # in the fourth step, of the second stage
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(model, batch, generator)
+
+    monkeypatch.setattr(task, "losses", losses)
+    assert train(task, tmp_path / "parts", progress=False) is None
+    assert len(steps) == 8
+    torch.manual_seed(99)
+    parts = run("video-vae", tmp_path / "parts", **settings)
+    assert same(parts, whole)
+    logs = [Log(tmp_path / name / "log.jsonl").read() for name in ("whole", "parts")]
+    assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
+
+
+def test_a_process_that_dies_loses_only_what_came_after_its_last_checkpoint(tmp_path: Path) -> None:
+    whole = run("video-vae", tmp_path / "whole", steps=5)
+    task = make("video-vae", steps=5)
+
+    real, seen = task.losses, []
+
+    def losses(model, batch, generator):
+        seen.append(1)
+        if len(seen) == 4:
+            raise KeyboardInterrupt  # as abrupt as a test can be
+        return real(model, batch, generator)
+
+    task.losses = losses
+    with pytest.raises(KeyboardInterrupt):
+        train(task, tmp_path / "parts", progress=False)
+    with open(tmp_path / "parts" / "log.jsonl", "a") as log:
+        log.write('{"step": 4, "lo')
+    (tmp_path / "parts" / "checkpoints" / ".partial-00000004").mkdir()
+    assert same(run("video-vae", tmp_path / "parts", steps=5), whole)
+    assert [line["step"] for line in Log(tmp_path / "parts" / "log.jsonl").read()] == [1, 2, 3, 4, 5]
+
+
+def test_workers_render_the_same_clips(tmp_path: Path) -> None:
+    here = run("audio-vae", tmp_path / "here", steps=2)
+    there = run("audio-vae", tmp_path / "there", steps=2, data={"workers": 1})
+    assert same(here, there)
+
+
+def test_a_finished_run_can_be_prolonged(tmp_path: Path) -> None:
+    run("video-vae", tmp_path, steps=2)
+    run("video-vae", tmp_path, steps=4)
+    assert [line["step"] for line in Log(tmp_path / "log.jsonl").read()] == [1, 2, 3, 4]
+    with pytest.raises(ConfigError, match="beyond this run's 2 steps"):
+        run("video-vae", tmp_path, steps=2)
+
+
+def test_checkpoints_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    run("video-vae", tmp_path, steps=2)
+    other = {"vae": NETWORKS["video-vae"]["vae"] | {"latent_channels": 8}}
+    with pytest.raises(CheckpointError, match=r"network\.vae\.latent_channels is 16, here it is 8"):
+        run("video-vae", tmp_path, network=other)
+    with pytest.raises(CheckpointError, match="its task is video_vae, here it is audio_vae"):
+        run("audio-vae", tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run("video-vae", tmp_path / "whole", steps=4)
+    run("video-vae", tmp_path / "parts", steps=2)
+
+    def full(self: Any, path: Path) -> None:
+        (path / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_write", full)
+        with pytest.raises(CheckpointError, match=r"No space left.*step-00000002 is still good"):
+            run("video-vae", tmp_path / "parts", steps=4)
+    assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-00000002"]
+    assert same(run("video-vae", tmp_path / "parts", steps=4), whole)
+
+
+def test_a_diverging_run_ends_with_the_remedy(tmp_path: Path) -> None:
+    task = make("video-vae", steps=20)
+    task.losses = lambda model, batch, generator: {"loss": model(task.prepare(batch))[0].sum() * torch.nan}
+    with pytest.raises(LTXError, match=r"not finite. Lower optimizer.learning_rate"):
+        train(task, tmp_path, progress=False)
+
+
+def test_a_decoder_can_be_trained_from_a_file_with_its_latents_kept(tmp_path: Path) -> None:
+    first = run("video-vae", tmp_path / "a", steps=2)
+    changes = {"network": None, "start": str(first), "train_encoder": False, "measure_statistics": False}
+    config = {
+        key: value for key, value in table("video-vae", steps=3, **changes).items() if value is not None
+    }
+    kind, task = _task("video-vae")
+    second = train(task(parse_table(kind, config)), tmp_path / "b", progress=False)
+    old, new = Checkpoint(first), Checkpoint(second)
+    assert new.config == old.config
+    same = {key: torch.equal(old.read(key), new.read(key)) for key in old}
+    assert all(same[key] for key in same if not key.startswith("vae.decoder."))
+    assert not all(same[key] for key in same if key.startswith("vae.decoder."))
+
+
+def test_a_vocoder_can_listen_to_an_audio_vae(tmp_path: Path) -> None:
+    autoencoder = run("audio-vae", tmp_path / "a", steps=1)
+    path = run("vocoder", tmp_path / "v", steps=1, audio_vae=str(autoencoder))
+    model = build_model(
+        VocoderConfigurator, Checkpoint(path), VOCODER_COMFY_KEYS_FILTER, "cpu", torch.float32
+    )
+    with torch.no_grad():
+        assert model(torch.zeros(1, 2, 5, 64)).shape == (1, 2, 5 * 480)
+    with pytest.raises(ConfigError, match="holds no audio VAE"):
+        run("vocoder", tmp_path / "w", audio_vae=str(run("video-vae", tmp_path / "x", steps=1)))
+
+
+def test_nothing_to_train_is_said(tmp_path: Path) -> None:
+    task = make("video-vae")
+    task.model.requires_grad_(False)
+    with pytest.raises(ConfigError, match="every part of the model is frozen"):
+        train(task, tmp_path, progress=False)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        run("video-vae", tmp_path / "x")
+
+
+def test_learning_rates_warm_up_and_fall() -> None:
+    stages = [{"steps": 50, "frames": 1}, {"steps": 50, "frames": 9, "learning_rate": 1e-3}]
+    optimizer = {"learning_rate": 2e-3, "warmup_steps": 10}
+    config = make("video-vae", stages=stages, optimizer=optimizer).config
+    assert learning_rate(config, 0) == pytest.approx(2e-4)
+    assert learning_rate(config, 9) == pytest.approx(2e-3)
+    assert learning_rate(config, 99) == pytest.approx(1e-5, rel=0.05)
+    falling = [learning_rate(config, step) for step in range(9, 100)]
+    assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("video-vae", {"stages": [{"steps": 1, "height": 40}]}, "multiples of 32"),
+        ("video-vae", {"stages": [{"steps": 1, "frames": 12}]}, "8k \\+ 1"),
+        ("audio-vae", {"stages": [{"steps": 1, "frames": 1}]}, "0.04 s of sound"),
+        ("video-vae", {"network": {}}, "no section 'vae'"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused(kind: str, changes: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make(kind, **changes)
+
+
+def test_the_command_line_runs_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        'precision = "fp32"\nevaluation_clips = 1\nstatistics_clips = 2\n'
+        "[[stages]]\nsteps = 1\nbatch_size = 1\nheight = 32\nwidth = 32\n[network.vae]\n"
+        + "\n".join(f"{key} = {_toml(value)}" for key, value in NETWORKS["video-vae"]["vae"].items())
+    )
+    arguments = ["video-vae", "--config", str(config), "--output-path", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "video_vae.safetensors")
+    config.write_text("steps = 1")
+    assert main(arguments) == 2
+    assert "steps is not a setting; did you mean 'stages'?" in capsys.readouterr().err
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
