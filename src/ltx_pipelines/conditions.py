@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +26,8 @@ from ltx_pipelines.utils.media_io import load_video_conditioning
 
 if TYPE_CHECKING:
     from ltx_pipelines.utils.args import ImageConditioningInput
+
+log = logging.getLogger(__name__)
 
 Encode = Callable[[torch.Tensor], torch.Tensor]  # pixels (1, 3, F, H, W) in [-1, 1] -> latent
 
@@ -92,6 +95,10 @@ class ReferenceVideo:
         pixels = load_video_conditioning(
             self.path, height, width, shape.frames, encoding.dtype, encoding.device
         )
+        if pixels.shape[2] < shape.frames:
+            log.warning(
+                "%s has %d frames, fewer than the video's %d.", self.path, pixels.shape[2], shape.frames
+            )
         latent = encoding.encode(pixels)
         item: ConditioningItem = VideoConditionByReferenceLatent(
             latent=latent, downscale_factor=self.downscale, strength=self.strength

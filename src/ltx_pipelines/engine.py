@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ltx_core.loader import LoraSwitcher
+from ltx_core.loader import LoraSwitcher, variant_by_name
+from ltx_core.loader.lora import LoraFile
 from ltx_core.loader.streaming import check_mode
+from ltx_core.loader.switch import FileKey, file_key
 from ltx_core.model import audio_vae, video_vae
 from ltx_core.model.upsampler import upsample_video
 from ltx_core.types import Audio
@@ -50,6 +52,7 @@ class Engine:
         self._loaded: OrderedDict[str, nn.Module] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
         self._switcher: LoraSwitcher | None = None
+        self._lora_files: dict[FileKey, LoraFile] = {}
 
     @classmethod
     def open(
@@ -107,6 +110,11 @@ class Engine:
         return None if self.built_in is None else self.built_in.params
 
     @property
+    def variant(self) -> str | None:
+        """Whether the checkpoint's name says that it is "distilled" or "full"."""
+        return variant_by_name(self.ledger.paths.transformer())
+
+    @property
     def distillation(self) -> Loras:
         """The LoRA that makes the built-in base model a distilled one; nothing for other models."""
         return () if self.built_in is None else self.built_in.distilled_lora
@@ -114,6 +122,20 @@ class Engine:
     def distilled_lora(self, given: Loras) -> Loras:
         """The distilled LoRA to refine with: the given one, or the built-in model's."""
         return given or self.distillation
+
+    def check(self, components: Sequence[str], loras: Loras) -> None:
+        """Raise, before any work, if a file that a run needs is missing, damaged or of another kind.
+
+        Reads headers only, and nothing for components that are loaded.
+        """
+        for name in components:
+            if name not in self._loaded:
+                self.ledger.check(name)
+        self._lora_files = {
+            key: self._lora_files.get(key) or self.ledger.open_lora(lora)
+            for lora in loras
+            if lora.strength != 0 and (key := file_key(lora))
+        }
 
     # -- verbs -------------------------------------------------------------------------------------------
 
@@ -162,7 +184,7 @@ class Engine:
         model = self._component("transformer")
         if self._switcher is None or self._switcher.model is not model.velocity_model:
             self._switcher = LoraSwitcher(model.velocity_model)
-        self._switcher.apply(loras)
+        self._switcher.apply(loras, self._lora_files)
         return model
 
     def decode_video(

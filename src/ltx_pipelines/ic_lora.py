@@ -21,7 +21,7 @@ from ltx_pipelines.pipeline import (
 from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.loras import reference_downscale_factor
-from ltx_pipelines.utils.validation import check_strength
+from ltx_pipelines.utils.validation import check_file, check_strength
 
 
 class ICLoraPipeline(Pipeline):
@@ -89,6 +89,9 @@ class ICLoraPipeline(Pipeline):
         )
         if enhance_prompt:
             request = request.enhanced(request.seed)
+        for path, strength in video_conditioning:
+            check_file(path)
+            check_strength(f"The strength of {path}", strength)
         references = tuple(
             ReferenceVideo(
                 str(path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +25,8 @@ from ltx_pipelines.utils.validation import check_output_path
 
 if TYPE_CHECKING:
     from ltx_pipelines.utils.args import ImageConditioningInput
+
+log = logging.getLogger(__name__)
 
 PathArgument = str | Path | None
 Device = torch.device | str | None
@@ -121,6 +124,7 @@ class Pipeline:
             "width": size[1],
             "num_frames": params.num_frames,
             "frame_rate": params.frame_rate,
+            "image_crf": params.default_image_crf,
         }
         values = defaults | {
             name: value for name, value in given.items() if value is not None or name == "tiling"
@@ -132,6 +136,7 @@ class Pipeline:
         """Generate, and write the file if `output_path` was given."""
         if run.get("dry_run"):
             return recipe  # type: ignore[return-value]
+        self._warn_of_variant(recipe)
         callback, path = run.get("callback"), run.get("output_path")
         if path is not None:
             check_output_path(path)
@@ -139,6 +144,16 @@ class Pipeline:
         if path is not None:
             generated.save(path, callback, run.get("settings"))
         return generated
+
+    def _warn_of_variant(self, recipe: Recipe) -> None:
+        variant = self.engine.variant
+        if variant not in (None, recipe.variant):
+            better = (
+                "the distilled pipeline suits it" if variant == "distilled" else "a guided pipeline suits it"
+            )
+            log.warning(
+                "By its name the checkpoint is a %s one, not %s: %s.", variant, recipe.variant, better
+            )
 
     def _sampler(self, run: Run, seed: int) -> sampling.Sampler:
         if (loop := run.get("denoising_loop")) is not None:

@@ -8,7 +8,7 @@ from ltx_core.components.guiders import MultiModalGuider, MultiModalGuiderFactor
 from ltx_core.guidance.plan import plan_passes
 from ltx_core.types import AudioLatentShape, VideoLatentShape
 from ltx_pipelines.engine import Engine
-from ltx_pipelines.recipe import AudioOutput, GuiderArgument, Recipe, Stage
+from ltx_pipelines.recipe import GuiderArgument, Recipe, Stage
 
 MIB, GIB = 1024**2, 1024**3
 UNGUIDED = MultiModalGuiderParams()
@@ -18,27 +18,11 @@ def describe_plan(engine: Engine, recipe: Recipe) -> str:
     """Tokens, passes and memory of `recipe` on `engine`, as lines to print."""
     lines = [f"device {engine.device}, {str(engine.dtype).removeprefix('torch.')}"]
     lines += [_stage_line(number, stage) for number, stage in enumerate(recipe.stages, start=1)]
-    lines += [f"{name:<28}{_bytes(engine.ledger.size_of(name))}" for name in components(recipe)]
-    policy = engine.memory_policy(components(recipe))
+    lines += [f"{name:<28}{_bytes(engine.ledger.size_of(name))}" for name in recipe.components]
+    policy = engine.memory_policy(recipe.components)
     if policy.free is not None:
         lines.append(f"{'free now':<28}{_bytes(policy.free)}")
     return "\n".join([*lines, policy.sentence])
-
-
-def components(recipe: Recipe) -> list[str]:
-    """Names of the components that `recipe` runs, in the order of their first use."""
-    source, conditioned = recipe.source, any(stage.video.conditions for stage in recipe.stages)
-    names = []
-    if conditioned or len(recipe.stages) > 1 or (source and source.video_path):
-        names.append("video_encoder")
-    if source:
-        names.append("audio_encoder")
-    names += ["text_encoder", "gemma_embeddings_processor", "transformer"]
-    if len(recipe.stages) > 1:
-        names.append("spatial_upsampler")
-    if recipe.audio_output is not AudioOutput.SOURCE:
-        names += ["audio_decoder", "vocoder"]
-    return [*names, "video_decoder"]
 
 
 def passes(stage: Stage) -> int:

@@ -16,7 +16,11 @@ from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.types import VideoPixelShape
 from ltx_pipelines.conditions import Condition, Images
 from ltx_pipelines.sampling import EULER, Sampler
-from ltx_pipelines.utils.constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
+from ltx_pipelines.utils.constants import (
+    DEFAULT_IMAGE_CRF,
+    DISTILLED_SIGMA_VALUES,
+    STAGE_2_DISTILLED_SIGMA_VALUES,
+)
 from ltx_pipelines.utils.validation import (
     assert_resolution,
     check_frame_rate,
@@ -78,9 +82,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Source:
-    """Media that enters as latents: the clip to retake, or the sound to film to."""
+    """Media that enters as latents: the clip to retake, or the sound to film to. fit: see `fitted_clip`."""
 
     video_path: str | None = None
+    fit: str | None = None
     audio_path: str | None = None
     audio_start_time: float = 0.0
     audio_max_duration: float | None = None
@@ -119,12 +124,38 @@ class Recipe:
     def frame_rate(self) -> float:
         return self.stages[-1].shape.fps
 
+    @property
+    def loras(self) -> Loras:
+        """The LoRAs of all stages, each once."""
+        return tuple(dict.fromkeys(lora for stage in self.stages for lora in stage.loras))
+
+    @property
+    def variant(self) -> str:
+        """The kind of checkpoint that it is made for: "full" with guidance, "distilled" without."""
+        return "distilled" if self.stages[0].guidance is None else "full"
+
+    @property
+    def components(self) -> list[str]:
+        """Names of the components that it runs, in the order of their first use."""
+        source, two = self.source, len(self.stages) > 1
+        names = []
+        if two or any(stage.video.conditions for stage in self.stages) or (source and source.video_path):
+            names.append("video_encoder")
+        if source:
+            names.append("audio_encoder")
+        names += ["text_encoder", "gemma_embeddings_processor", "transformer"]
+        names += ["spatial_upsampler"] if two else []
+        if self.audio_output is not AudioOutput.SOURCE:
+            names += ["audio_decoder", "vocoder"]
+        return [*names, "video_decoder"]
+
 
 @dataclass(frozen=True)
 class Request:
     """What a user asks of a generation from text and images, checked when it is made.
 
     height, width: of the final video in pixels, multiples of 32 x `stages`. num_frames: 8k + 1.
+    image_crf: of images that name none.
     enhance_seed: None leaves the prompt as it is. Guided pipelines set negative_prompt, steps, guidance.
     Raises `InputError` (a ValueError) naming the value and what would fit.
     """
@@ -136,6 +167,7 @@ class Request:
     num_frames: int
     frame_rate: float
     images: Sequence[ImageConditioningInput] = ()
+    image_crf: int = DEFAULT_IMAGE_CRF
     stages: int = 1
     enhance_seed: int | None = None
     tiling: TilingConfig | AutoTiling | None = AUTO_TILING
@@ -149,7 +181,7 @@ class Request:
         check_num_frames(self.num_frames)
         check_frame_rate(self.frame_rate)
         check_seed(self.seed)
-        object.__setattr__(self, "images", check_images(self.images, self.num_frames))
+        object.__setattr__(self, "images", check_images(self.images, self.num_frames, self.image_crf))
 
     @property
     def first_shape(self) -> VideoPixelShape:

@@ -8,7 +8,7 @@ from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.conditions import Window
 from ltx_pipelines.generate import Generated
-from ltx_pipelines.media.video import probe_video
+from ltx_pipelines.media.video import fitted_clip
 from ltx_pipelines.pipeline import (
     Device,
     LoraArgument,
@@ -72,16 +72,18 @@ class RetakePipeline(Pipeline):
         regenerate_audio: bool = True,
         enhance_prompt: bool = False,
         distilled: bool = False,
+        fit: str | None = None,
         tiling_config: TilingConfig | AutoTiling | None = AUTO_TILING,
         **run: Unpack[Run],
     ) -> Generated:
         """Regenerate `video_path` between `start_time` and `end_time` (seconds) after `prompt`.
 
         The clip has 8k + 1 frames and sides that are multiples of 32. regenerate_video, regenerate_audio:
-        False keeps that stream whole. A clip without sound gets generated sound all along.
+        False keeps that stream whole. A clip without sound gets generated sound all along. fit: "trim",
+        "crop" or "pad" makes a clip fit that does not.
         seed: negative draws a random one. See `GuidedPipeline.__call__` for the rest.
         """
-        clip = probe_video(video_path)
+        clip = fitted_clip(video_path, fit)
         check_window(start_time, end_time, clip.duration)
         params = self.params
         steps = params.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -104,7 +106,7 @@ class RetakePipeline(Pipeline):
         )
         if enhance_prompt:
             request = request.enhanced(request.seed)
-        source = Source(video_path=str(video_path))
+        source = Source(video_path=str(video_path), fit=fit)
         window = (Window(start_time, end_time),)
         video = Stream(Start.SOURCE, window, frozen=not regenerate_video)
         audio = Stream(Start.SOURCE, window, frozen=not regenerate_audio)

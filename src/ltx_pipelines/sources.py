@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from ltx_core.types import Audio, AudioLatentShape, VideoLatentShape, VideoPixel
 if TYPE_CHECKING:
     from ltx_pipelines.engine import Engine
     from ltx_pipelines.recipe import Recipe, Source
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,18 +35,17 @@ def encode_source(engine: Engine, recipe: Recipe) -> SourceLatents:
     if source is None:
         return SourceLatents()
     if source.video_path is not None:
-        return _clip(engine, source.video_path, shape)
+        return _clip(engine, source.video_path, source.fit, shape)
     return _sound(engine, source, shape)
 
 
-def _clip(engine: Engine, path: str, shape: VideoPixelShape) -> SourceLatents:
+def _clip(engine: Engine, path: str, fit: str | None, shape: VideoPixelShape) -> SourceLatents:
     """A whole clip: its picture, and its sound (if it has any) up to the end of the picture."""
-    from ltx_pipelines.utils.media_io import decode_audio_from_file, load_video_conditioning
+    from ltx_pipelines.media.audio import decode_audio_from_file
+    from ltx_pipelines.media.video import fitted_clip, load_fitted_clip
 
     duration = shape.frames / shape.fps
-    pixels = load_video_conditioning(
-        path, shape.height, shape.width, shape.frames, engine.dtype, engine.device, until=duration
-    )
+    pixels = load_fitted_clip(path, fitted_clip(path, fit), fit, engine.dtype, engine.device)
     video = engine.encode_video(pixels, SOURCE_TILING)
     video = _fit(video, VideoLatentShape.from_pixel_shape(shape).frames)
     sound = decode_audio_from_file(path, engine.device, 0.0, duration)
@@ -65,6 +68,12 @@ def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLate
             f"{source.audio_path} has no sound at {source.audio_start_time:g} s; choose another file."
         )
     missing = round(shape.frames / shape.fps * sound.sampling_rate) - sound.waveform.shape[-1]
+    if missing > sound.sampling_rate / shape.fps:
+        log.warning(
+            "%s ends %.2f s before the video does; silence follows.",
+            source.audio_path,
+            missing / sound.sampling_rate,
+        )
     padded = torch.nn.functional.pad(sound.waveform, (0, max(missing, 0)))
     audio = engine.encode_audio(Audio(padded, sound.sampling_rate))
     frames = AudioLatentShape.from_video_pixel_shape(shape).frames

@@ -3,7 +3,7 @@
 from ltx_core.loader.build import build_model, component_bytes
 from ltx_core.loader.builder import LoRAAdaptableProtocol, ModelBuilderProtocol, SingleGPUModelBuilder
 from ltx_core.loader.checkpoint import Checkpoint
-from ltx_core.loader.describe import FileDescription, describe
+from ltx_core.loader.describe import FileDescription, describe, variant_by_name
 from ltx_core.loader.fuse import LoraStateDictWithStrength, apply_loras
 from ltx_core.loader.lora import LoraMatch, LoraPathStrengthAndSDOps
 from ltx_core.loader.module_ops import ModuleOps
@@ -60,4 +60,5 @@ __all__ = [
     "describe",
     "save_checkpoint",
     "stream_model",
+    "variant_by_name",
 ]

@@ -143,7 +143,7 @@ def describe(path: str | Path) -> FileDescription:
         path=given,
         kind=kind,
         model_version=checkpoint.model_version,
-        variant=_variant(given, kind),
+        variant=variant_by_name(given) if kind in (MODEL, LORA) else None,
         total=Size.of(infos),
         dtypes=dict(Counter(str(info.dtype).removeprefix("torch.") for info in infos)),
         components=_components(checkpoint, kind),
@@ -163,10 +163,10 @@ def _kind(checkpoint: Checkpoint) -> str:
     return MODEL if _components(checkpoint, MODEL) else UNKNOWN
 
 
-def _variant(path: Path, kind: str) -> str | None:
-    words = path.stem.lower().replace("_", "-").split("-")
-    known = (variant for word, variant in VARIANTS.items() if word in words)
-    return next(known, None) if kind in (MODEL, LORA) else None
+def variant_by_name(path: str | Path) -> str | None:
+    """Whether a file's name says that it is "distilled" or "full" (dev), else None."""
+    words = Path(path).stem.lower().replace("_", "-").split("-")
+    return next((variant for word, variant in VARIANTS.items() if word in words), None)
 
 
 def _components(checkpoint: Checkpoint, kind: str) -> dict[str, Size]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -50,13 +50,17 @@ class LoraSwitcher:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def apply(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> tuple[LoraMatch, ...]:
+    def apply(
+        self, loras: Iterable[LoraPathStrengthAndSDOps], opened: Mapping[FileKey, LoraFile] | None = None
+    ) -> tuple[LoraMatch, ...]:
         """Make the weights those of exactly this set, in this order; an empty one restores the clean model.
 
-        LoRAs of strength 0 are not opened. Returns how each of the others fits the model.
+        opened: files that are open already, by path and key map. LoRAs of strength 0 are not opened.
+        Returns how each of the others fits the model.
         Raises `CheckpointError`, before anything changes, for a LoRA file that does not fit.
         """
         wanted = tuple(lora for lora in loras if lora.strength != 0)
+        self._files |= {key: opened[key] for key in map(file_key, wanted) if opened and key in opened}
         files = [self._open(lora) for lora in wanted]
         plan: dict[str, Loras] = dict.fromkeys(self._fused, ())
         for lora, file in zip(wanted, files):
@@ -65,11 +69,11 @@ class LoraSwitcher:
         for name, recipe in plan.items():
             if self._fused.get(name, ()) != recipe:
                 self._bring(name, recipe)
-        self._forget({_key(lora) for lora in wanted})
+        self._forget({file_key(lora) for lora in wanted})
         return tuple(file.match for file in files)
 
     def _open(self, lora: LoraPathStrengthAndSDOps) -> LoraFile:
-        key = _key(lora)
+        key = file_key(lora)
         if key not in self._files:
             targets = {name: tuple(layer.weight.shape) for name, layer in self._layers.items()}
             self._files[key] = LoraFile(lora.path, targets, lora.sd_ops)
@@ -114,5 +118,5 @@ class LoraSwitcher:
         return tensors
 
 
-def _key(lora: LoraPathStrengthAndSDOps) -> FileKey:
+def file_key(lora: LoraPathStrengthAndSDOps) -> FileKey:
     return str(lora.path), lora.sd_ops

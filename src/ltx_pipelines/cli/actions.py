@@ -56,10 +56,16 @@ class LoraAction(_Appending):
 
 
 class ImageAction(_Appending):
+    """crf: of images given without one."""
+
     counts, usage = range(3, 5), "PATH FRAME_IDX STRENGTH [CRF]"
 
+    def __init__(self, *arguments: Any, crf: int = DEFAULT_IMAGE_CRF, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.crf = crf
+
     def item(self, values: list[str]) -> ImageConditioningInput:
-        crf = int(values[3]) if len(values) > 3 else DEFAULT_IMAGE_CRF
+        crf = int(values[3]) if len(values) > 3 else self.crf
         return ImageConditioningInput(resolved_path(values[0]), int(values[1]), float(values[2]), crf)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 from ltx_pipelines.cli.actions import (
     ImageAction,
@@ -37,6 +37,12 @@ WITH_DISTILLED_LORA = (
 )
 
 
+EPILOG = (
+    "Defaults are those of LTX-2.3; another checkpoint's are read from its file. Without model files a tiny "
+    "built-in model is used, with small defaults of its own."
+)
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Adds defaults to the help, but not the long negative prompt's, nor none."""
 
@@ -52,6 +58,13 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return "N" if action.type is int else "X" if action.type is float else "TEXT"
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong argument in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists the options)\n")
+
+
 def build_parser(
     name: str, params: PipelineParams | None = None, *, require_paths: bool = True
 ) -> argparse.ArgumentParser:
@@ -61,9 +74,10 @@ def build_parser(
     """
     params = params or (LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else LTX_2_3_PARAMS)
     command = COMMANDS[name]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"ltx {name.replace('_', '-')}",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        epilog=EPILOG,
         formatter_class=_Help,
         allow_abbrev=False,
     )
@@ -158,6 +172,7 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
         nargs="+",
         default=[],
         metavar="ARG",
+        crf=params.default_image_crf,
         help="PATH FRAME_IDX STRENGTH [CRF]: a picture at a frame; may be repeated",
     )
     if name in GUIDED:
@@ -245,6 +260,8 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         text = "seconds of it to use (default: the length of the video)"
         group.add_argument("--audio-max-duration", type=float, help=text)
     elif name == "retake":
+        text = "make a clip fit that does not: trim its end, crop (and trim) it, or pad it by its edges"
+        group.add_argument("--fit", choices=("trim", "crop", "pad"), help=text)
         group.add_argument(
             "--video-path", required=True, help="the clip: 8k + 1 frames, sides multiples of 32"
         )

@@ -14,13 +14,14 @@ from typing_extensions import is_typeddict
 
 from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import InputError
+from ltx_core.loader import Checkpoint
 from ltx_core.model.video_vae import AUTO_TILING
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
 from ltx_pipelines.cli.flags import build_parser
 from ltx_pipelines.pipeline import Options, Pipeline, Run
-from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams, detect_params
-from ltx_pipelines.utils.model_paths import ModelPaths
+from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams, params_for_version
+from ltx_pipelines.utils.model_paths import ModelPaths, flag_names
 from ltx_pipelines.utils.validation import check_output_path
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -54,9 +55,38 @@ def parse(name: str, argv: list[str], program: str | None = None) -> argparse.Na
         or stored.get("checkpoint_path")
         or stored.get("distilled_checkpoint_path")
     )
-    parser = build_parser(name, default_params(name, checkpoint), require_paths=False)
+    params = None if {"-h", "--help"} & set(argv) else default_params(name, checkpoint)
+    parser = build_parser(name, params, require_paths=False)
     parser.prog = program or parser.prog
-    return parser.parse_args([*as_argv(parser, stored), *argv])
+    namespace = parser.parse_args([*as_argv(parser, stored), *argv])
+    check_models(parser, namespace)
+    return namespace
+
+
+def check_models(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> None:
+    """End with a usage error if the model files given are not all that the pipeline needs."""
+    given, parts = vars(namespace), ("spatial_upsampler_path", "distilled_lora")
+    paths = model_paths(namespace)
+    if paths == ModelPaths():
+        extra = [part for part in parts if given.get(part)]
+        if extra:
+            parser.error(
+                f"{flag_names(extra)} needs a model as well: give --checkpoint-path and --gemma-root."
+            )
+        return
+    missing = [part for part in parts if part in given and not given[part]]
+    if paths.checkpoint_path and not (paths.gemma_root or paths.text_encoder_path):
+        missing.insert(0, "gemma_root")
+    if missing:
+        parser.error(f"with model files of your own this pipeline also needs {flag_names(missing)}.")
+
+
+def model_paths(namespace: argparse.Namespace) -> ModelPaths:
+    """The model files that the flags name."""
+    given = vars(namespace)
+    checkpoint = given.get("checkpoint_path") or given.get("distilled_checkpoint_path")
+    paths = {key: given.get(key) for key in PATHS}
+    return ModelPaths.from_arguments(checkpoint_path=checkpoint, **paths)
 
 
 def default_params(name: str, checkpoint: str | None) -> PipelineParams | None:
@@ -65,7 +95,8 @@ def default_params(name: str, checkpoint: str | None) -> PipelineParams | None:
         from ltx_pipelines.miniature import miniature_params
 
         return miniature_params()
-    return LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else detect_params(checkpoint)
+    version = Checkpoint(checkpoint).model_version
+    return LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else params_for_version(version)
 
 
 def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any]) -> list[str]:
@@ -90,10 +121,8 @@ def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any]) -> list[str
 def make_pipeline(name: str, namespace: argparse.Namespace) -> Pipeline:
     """The pipeline object; it loads nothing yet."""
     given = vars(namespace)
-    checkpoint = given.get("checkpoint_path") or given.get("distilled_checkpoint_path")
-    paths = {key: given.get(key) for key in PATHS}
     arguments = {
-        "model_paths": ModelPaths.from_arguments(checkpoint_path=checkpoint, **paths),
+        "model_paths": model_paths(namespace),
         "distilled_lora": given.get("distilled_lora") or (),
         "distilled_lora_strength_stage_1": given.get("distilled_lora_strength_stage_1"),
         "distilled_lora_strength_stage_2": given.get("distilled_lora_strength_stage_2"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from ltx_core.errors import InputError
 from ltx_pipelines.cli.commands import COMMANDS
+from ltx_pipelines.cli.flags import Parser
 
 DEMO_PROMPT = "A red ball bounces on a blue floor. Each bounce rings like a small bell."
 
@@ -75,6 +76,6 @@ def demo(argv: list[str]) -> int:
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"ltx {name}", description=description)
+    parser = Parser(prog=f"ltx {name}", description=description)
     parser.add_argument("--debug", action="store_true", help="show the trace of an error")
     return parser

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ltx_core.errors import MediaError
+from ltx_core.errors import InputError, MediaError
 from ltx_pipelines.media.container import open_media
 from ltx_pipelines.media.images import normalize_pixels, resize_and_center_crop
 
@@ -46,6 +46,55 @@ def probe_video(path: str | Path) -> VideoInfo:
     if not frames:
         frames = sum(1 for _ in decode_video_from_file(path))
     return VideoInfo(Fraction(rate), frames, *((height, width) if turned else (width, height)))
+
+
+FITS = ("trim", "crop", "pad")
+
+
+def fitted_clip(path: str | Path, fit: str | None = None) -> VideoInfo:
+    """`probe_video` of a clip that is 8k + 1 frames long, with sides that are multiples of 32, or made so.
+
+    fit: "trim" drops frames at the end; "crop" does so too and cuts the edges evenly; "pad" repeats the last
+    frame, and the pixels at the right and bottom. Raises `InputError` for a clip that does not fit, saying
+    what would.
+    """
+    if fit not in (None, *FITS):
+        raise InputError(f"fit is {fit!r}; choose trim, crop or pad.")
+    clip = probe_video(path)
+    up = fit == "pad"
+    frames = (clip.frames - 1 + 7 * up) // 8 * 8 + 1
+    width, height = ((side + 31 * up) // 32 * 32 for side in (clip.width, clip.height))
+    wanted = replace(clip, frames=frames, width=width, height=height)
+    sides_fit = (width, height) == (clip.width, clip.height)
+    if clip == wanted or fit in ("crop", "pad") or (fit == "trim" and sides_fit):
+        return wanted
+    raise InputError(
+        f"{path} has {clip.frames} frames of {clip.width}x{clip.height}; a clip to work on needs a multiple of "
+        f"8 plus 1 frames and sides that are multiples of 32, e.g. {frames} of {width}x{height}. Convert it, or "
+        f"use fit (--fit) {'trim, ' if sides_fit else ''}crop or pad."
+    )
+
+
+def load_fitted_clip(
+    path: str | Path, clip: VideoInfo, fit: str | None, dtype: torch.dtype, device: torch.device | str
+) -> torch.Tensor:
+    """The pixels (1, 3, F, H, W) in [-1, 1] of a clip, as `fitted_clip` says they are."""
+    found = decode_video_from_file(path, clip.frames, until=clip.duration)
+    frames = torch.cat([_fitted(frame, clip, fit) for frame in found])
+    if len(frames) < clip.frames and fit == "pad":
+        frames = torch.cat([frames, frames[-1:].expand(clip.frames - len(frames), -1, -1, -1)])
+    return normalize_pixels(frames.permute(3, 0, 1, 2)[None].float(), dtype, device)
+
+
+def _fitted(frame: torch.Tensor, clip: VideoInfo, fit: str | None) -> torch.Tensor:
+    """A frame (1, H, W, 3) at the size of `clip`, cropped or padded without scaling."""
+    height, width = frame.shape[1:3]
+    if fit == "pad":
+        pixels = frame.permute(0, 3, 1, 2).float()
+        margins = (0, clip.width - width, 0, clip.height - height)
+        return torch.nn.functional.pad(pixels, margins, mode="replicate").permute(0, 2, 3, 1).to(frame.dtype)
+    top, left = (height - clip.height) // 2, (width - clip.width) // 2
+    return frame[:, top : top + clip.height, left : left + clip.width]
 
 
 def get_videostream_metadata(path: str | Path) -> tuple[float, int, int, int]:

@@ -11,21 +11,24 @@ import torch
 from torch import nn
 
 from ltx_core import sd_ops
-from ltx_core.errors import InputError
+from ltx_core.errors import CheckpointError, InputError
 from ltx_core.loader import (
     Checkpoint,
     LoraPathStrengthAndSDOps,
     LoraSwitcher,
     build_model,
     component_bytes,
+    describe,
     stream_model,
 )
-from ltx_core.loader.build import resident
+from ltx_core.loader.build import find_tensors, resident
+from ltx_core.loader.lora import LoraFile
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
 from ltx_core.model.transformer import LTXModel, LTXModelConfigurator, X0Model
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.quantization import QuantizationPolicy
+from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
 from ltx_pipelines.utils.constants import PipelineParams, detect_params
 from ltx_pipelines.utils.loras import as_loras
 from ltx_pipelines.utils.model_paths import ModelPaths
@@ -51,6 +54,9 @@ COMPONENTS = {
         AudioDecoderConfigurator, "audio_vae", sd_ops.AUDIO_VAE_DECODER_COMFY_KEYS_FILTER
     ),
     "vocoder": _Recipe(VocoderConfigurator, "audio_vae", sd_ops.VOCODER_COMFY_KEYS_FILTER),
+    "gemma_embeddings_processor": _Recipe(
+        EmbeddingsProcessorConfigurator, "embeddings", sd_ops.EMBEDDINGS_PROCESSOR_KEY_OPS
+    ),
     "spatial_upsampler": _Recipe(LatentUpsamplerConfigurator, "upsampler", None),
 }
 
@@ -133,11 +139,35 @@ class ModelLedger:
         )
 
     def gemma_embeddings_processor(self) -> nn.Module:
-        from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
+        return self._build("gemma_embeddings_processor")
 
-        files = self.checkpoint(*self.paths.embeddings())
-        key_map = sd_ops.EMBEDDINGS_PROCESSOR_KEY_OPS
-        return build_model(EmbeddingsProcessorConfigurator, files, key_map, self.device, self.dtype)
+    def check(self, component: str) -> None:
+        """Raise `CheckpointError` or `ConfigError` unless a component's file holds it whole; reads headers only."""
+        if component == "text_encoder":
+            if not self.size_of(component):
+                raise CheckpointError(f"{self.paths.text_encoder()} holds no Gemma language model.")
+            return
+        files = self.files_of(component)
+        if not self.size_of(component):
+            found = describe(files[0]).kind
+            raise CheckpointError(
+                f"{files[0]} holds no {component.replace('_', ' ')} ({_article(found)}); give the file that does."
+            )
+        self._build(component, fill=lambda filling, device: filling.model)
+
+    def open_lora(self, lora: LoraPathStrengthAndSDOps) -> LoraFile:
+        """A LoRA's file, opened against the transformer; reads headers only.
+
+        Raises `CheckpointError` if it is damaged or fits no weight.
+        """
+        checkpoint = self.checkpoint(*self.files_of("transformer"))
+        stored = find_tensors(checkpoint, COMPONENTS["transformer"].key_map)
+        targets = {
+            name.removesuffix(".weight"): tensor.shape
+            for name, tensor in stored.items()
+            if name.endswith(".weight") and len(tensor.shape) == 2
+        }
+        return LoraFile(lora.path, targets, lora.sd_ops)
 
     def checkpoint(self, *paths: str) -> Checkpoint:
         """The opened file(s); the header is read once."""
@@ -151,30 +181,37 @@ class ModelLedger:
         if component == "text_encoder":
             from ltx_core.text_encoders.gemma.folder import GemmaFolder
 
-            shards = Checkpoint(GemmaFolder(self.paths.text_encoder()).weights)
+            shards = self.checkpoint(*map(str, GemmaFolder(self.paths.text_encoder()).weights))
             return component_bytes(shards, sd_ops.GEMMA_LANGUAGE_MODEL_KEYS, self.dtype)
-        if component == "gemma_embeddings_processor":
-            files = self.checkpoint(*self.paths.embeddings())
-            return component_bytes(files, sd_ops.EMBEDDINGS_PROCESSOR_KEY_OPS, self.dtype)
         made = COMPONENTS[component]
         stored = component == "transformer" and self.quantization is not None
-        checkpoint = self.checkpoint(self.file_of(component))
+        checkpoint = self.checkpoint(*self.files_of(component))
         return component_bytes(checkpoint, made.key_map, None if stored else self.dtype)
 
-    def file_of(self, component: str) -> str:
-        """The path of the file that holds a component."""
+    def files_of(self, component: str) -> tuple[str, ...]:
+        """The paths of the files that hold a component; the configuration is the first one's."""
         if component == "spatial_upsampler":
             if self.spatial_upsampler_path is None:
-                raise InputError("No spatial upsampler was given; pass spatial_upsampler_path.")
-            return str(self.spatial_upsampler_path)
-        return getattr(self.paths, COMPONENTS[component].slot)()
+                raise InputError(
+                    "No spatial upsampler was given, which a second stage needs; pass spatial_upsampler_path "
+                    "(--spatial-upsampler-path)."
+                )
+            return (str(self.spatial_upsampler_path),)
+        found = getattr(self.paths, COMPONENTS[component].slot)()
+        return (found,) if isinstance(found, str) else found
 
     def _build(self, component: str, **options: Any) -> nn.Module:
         made = COMPONENTS[component]
-        checkpoint = self.checkpoint(self.file_of(component))
+        checkpoint = self.checkpoint(*self.files_of(component))
         return build_model(made.configurator, checkpoint, made.key_map, self.device, self.dtype, **options)
 
 
 def _fill(blocks: str, offload: str) -> Any:
     """How `build_model` fills a model whose `blocks` wait where `offload` says."""
     return resident if offload == "none" else partial(stream_model, blocks=blocks, rest=offload)
+
+
+def _article(kind: str) -> str:
+    if kind == "unknown":
+        return "it is of an unknown kind"
+    return f"it is {'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"

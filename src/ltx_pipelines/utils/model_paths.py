@@ -68,8 +68,8 @@ class ModelPaths:
         ]
         if whole and split:
             raise InputError(
-                f"{_flags(whole)} (one whole checkpoint) and {_flags(split)} (one file per component) exclude "
-                "each other; give one or the other kind."
+                f"{flag_names(whole)} (one whole checkpoint) and {flag_names(split)} (one file per component) "
+                "exclude each other; give one or the other kind."
             )
         return cls(**values)
 
@@ -117,5 +117,6 @@ def _text(path: PathLike | None) -> str | None:
     return None if path is None else str(Path(path).expanduser())
 
 
-def _flags(names: Sequence[str]) -> str:
+def flag_names(names: Sequence[str]) -> str:
+    """The flags of these arguments, for a message."""
     return " and ".join("--" + name.replace("_", "-") for name in names)

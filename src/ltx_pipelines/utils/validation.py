@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,20 @@ def check_window(start: float, end: float, duration: float) -> None:
         raise InputError(f"The window starts at {start:g} s, after the end of the clip ({duration:.3f} s).")
 
 
-def check_images(images: Iterable[Any], num_frames: int) -> tuple[ImageConditioningInput, ...]:
-    """Images as `ImageConditioningInput` (3- and 4-tuples serve), each checked against the clip."""
-    checked = tuple(ImageConditioningInput(*image) for image in images)
+def check_images(images: Iterable[Any], num_frames: int, crf: int) -> tuple[ImageConditioningInput, ...]:
+    """Images as `ImageConditioningInput` (3- and 4-tuples serve), each checked against the clip.
+
+    crf: of images that say None.
+    """
+    given = (ImageConditioningInput(*image) for image in images)
+    checked = tuple(image if image.crf is not None else image._replace(crf=crf) for image in given)
     for image in checked:
         if not 0 <= image.frame_idx < num_frames:
             raise InputError(
                 f"The image {image.path} is for frame {image.frame_idx}; the video has frames 0 to {num_frames - 1}."
             )
         check_strength(f"The strength of {image.path}", image.strength)
-        if image.crf is not None and not 0 <= image.crf <= 51:
+        if not 0 <= (image.crf or 0) <= 51:
             raise InputError(f"The crf of {image.path} is {image.crf}; it must lie between 0 and 51.")
         check_file(image.path)
     return checked
@@ -104,8 +108,13 @@ def check_output_path(path: str | Path, *, overwrite: bool = True) -> None:
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; give another name, or --overwrite.")
     existing = next((p for p in target.absolute().parents if p.exists()), Path("/"))
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"Cannot write to {existing}; choose another folder for {target.name}.")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"Cannot write to {existing} ({error.strerror}); choose another folder for {target.name}."
+        ) from None
 
 
 def check_inputs_exist(paths: Sequence[str | Path | None]) -> None:

@@ -191,9 +191,7 @@ def _small_functions(path: Path) -> Iterator[Check]:
         want = getattr(constants, row["params"])
         newest = constants.LTX_2_4_PARAMS
         got = constants.params_for_version(row["model_version"])
-        yield Check(
-            f"params of {row['model_version']}", got in (want, newest), str(got.num_inference_steps)
-        )
+        yield Check(f"params of {row['model_version']}", got in (want, newest), str(got.num_inference_steps))
     for row in meta["clean_response"]:
         yield equal("clean_response", clean_response(row["in"]), row["out"])
     for row in meta["assert_resolution"]:

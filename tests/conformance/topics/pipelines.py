@@ -30,10 +30,24 @@ from tests.conformance.harness import (
 )
 
 DTYPE = torch.bfloat16
-CALL = (
-    "prompt seed height width num_frames frame_rate enhance_prompt start_time end_time audio_start_time "
-    "audio_max_duration conditioning_attention_strength skip_stage_2 regenerate_video regenerate_audio distilled"
-).split()
+CALL = [
+    "prompt",
+    "seed",
+    "height",
+    "width",
+    "num_frames",
+    "frame_rate",
+    "enhance_prompt",
+    "start_time",
+    "end_time",
+    "audio_start_time",
+    "audio_max_duration",
+    "conditioning_attention_strength",
+    "skip_stage_2",
+    "regenerate_video",
+    "regenerate_audio",
+    "distilled",
+]
 
 
 def recognises(folder: Path) -> bool:
@@ -66,6 +80,10 @@ class StubEngine(Engine):
         return given
 
     distillation: tuple = ()
+    variant = None
+
+    def check(self, components, loras) -> None:  # type: ignore[no-untyped-def]
+        """Stubs have no files."""
 
     def encode_prompts(self, prompts, enhancement=None):  # type: ignore[no-untyped-def]
         texts = list(prompts)

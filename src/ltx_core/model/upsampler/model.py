@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ltx_core.config import parse_config
 from ltx_core.model.upsampler.config import RATIOS, UpsamplerConfig
+from ltx_core.model.video_vae.checks import check_tensor
 
 Factors = tuple[int, int, int]
 
@@ -96,10 +97,18 @@ class LatentUpsampler(nn.Module):
         self.final_conv = _conv(dims, mid, in_channels)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        """Raises what `check` raises."""
+        self.check(latent)
         if self.dims == 2:  # every frame on its own, through the whole network
             x = latent.transpose(1, 2).flatten(0, 1)
             return self._network(x).unflatten(0, (latent.shape[0], -1)).transpose(1, 2)
         return self._network(latent)
+
+    def check(self, latent: torch.Tensor) -> None:
+        """Raise `ShapeError`, or `InputError` for another dtype than the network's."""
+        weight = self.final_conv.get_parameter("weight")
+        sizes = ("batch", weight.shape[0], "frames", "height", "width")
+        check_tensor(latent, "The upsampler", "latents", sizes, weight.dtype)
 
     def _network(self, x: torch.Tensor) -> torch.Tensor:
         x = F.silu(self.initial_norm(self.initial_conv(x)))
@@ -152,5 +161,6 @@ def upsample_video(latent: torch.Tensor, video_encoder: Any, upsampler: LatentUp
 
     video_encoder: whatever has ``per_channel_statistics``, those of the latent's VAE.
     """
+    upsampler.check(latent)
     statistics = video_encoder.per_channel_statistics
     return statistics.normalize(upsampler(statistics.un_normalize(latent)))

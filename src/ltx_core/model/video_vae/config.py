@@ -24,10 +24,18 @@ class Block:
     def num_layers(self) -> int:
         if "num_layers" not in self.params:
             raise ConfigError(f"config.vae: the block {self.name} lacks num_layers.")
-        return int(self.params["num_layers"])
+        return self._whole("num_layers", self.params["num_layers"], 0)
 
     def multiplier(self, default: int) -> int:
-        return int(self.params.get("multiplier", default))
+        return self._whole("multiplier", self.params.get("multiplier", default), 1)
+
+    def _whole(self, key: str, value: Any, least: int) -> int:
+        if not isinstance(value, int | float) or value != int(value) or value < least:
+            raise ConfigError(
+                f"config.vae: {key} of the block {self.name} is {value!r}; expected a whole number, "
+                f"at least {least}."
+            )
+        return int(value)
 
     def flag(self, name: str) -> bool:
         return bool(self.params.get(name, False))
@@ -67,8 +75,19 @@ class VideoVAEConfig:
 
 
 def parse_blocks(entries: Any) -> tuple[Block, ...]:
-    """A configuration's block list; an integer parameter stands for num_layers."""
+    """A configuration's block list; an integer parameter stands for num_layers.
+
+    Raises `ConfigError` for what is no list of [name, parameters].
+    """
+    if not isinstance(entries, list | tuple):
+        raise ConfigError(f"config.vae: a block list is {entries!r}; expected [[name, parameters], ...].")
     blocks = []
-    for name, params in entries:
-        blocks.append(Block(name, {"num_layers": params} if isinstance(params, int) else dict(params)))
+    for entry in entries:
+        match entry:
+            case [str(name), int(layers)]:
+                blocks.append(Block(name, {"num_layers": layers}))
+            case [str(name), Mapping() as params]:
+                blocks.append(Block(name, dict(params)))
+            case _:
+                raise ConfigError(f"config.vae: a block is {entry!r}; expected [name, parameters].")
     return tuple(blocks)

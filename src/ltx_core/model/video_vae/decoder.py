@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ltx_core.errors import ShapeError
 from ltx_core.model.video_vae.blocks import Flow, Style, decoder_block
+from ltx_core.model.video_vae.checks import check_tensor
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import PaddingModeType
 from ltx_core.model.video_vae.layers import PerChannelStatistics, TimestepEmbedding, make_norm, unpatchify
@@ -27,7 +29,7 @@ class VideoDecoder(nn.Module):
         super().__init__()
         self.patch_size, self.causal = config.patch_size, config.causal_decoder
         self.timestep_conditioning = config.timestep_conditioning
-        self.out_channels = config.out_channels
+        self.latent_channels, self.out_channels = config.latent_channels, config.out_channels
         padding = config.spatial_padding_mode or PaddingModeType.REFLECT
         style = Style(config.norm_layer, padding, config.timestep_conditioning)
         width = bottleneck_channels or 8 * config.decoder_base_channels
@@ -53,8 +55,11 @@ class VideoDecoder(nn.Module):
         """Decode in one piece.
 
         timestep: (B,), only for decoders conditioned on it; default 0.05. generator: source of the noise that
-        such decoders, and those with noise injection, draw.
+        such decoders, and those with noise injection, draw. A latent (C, F, H, W) is a batch of one. Raises
+        `ShapeError`, or `InputError` for another dtype than the network's.
         """
+        sample = self._batched(sample)
+        self._check_sides(sample.shape[3:])
         if self.timestep_conditioning:
             noise = torch.randn(sample.shape, dtype=sample.dtype, device=sample.device, generator=generator)
             sample = self.decode_noise_scale * noise + (1 - self.decode_noise_scale) * sample
@@ -65,6 +70,22 @@ class VideoDecoder(nn.Module):
             x = block(x, flow)
         x = self._last_modulation(self.conv_norm_out(x), flow.timestep)
         return unpatchify(self.conv_out(F.silu(x), self.causal), self.patch_size)
+
+    def _batched(self, latent: torch.Tensor) -> torch.Tensor:
+        """`latent` with its batch axis."""
+        latent = latent[None] if latent.dim() == 4 else latent
+        sizes = ("batch", self.latent_channels, "frames", "height", "width")
+        check_tensor(latent, "The video decoder", "latents", sizes, self.conv_in.conv.weight.dtype)
+        return latent
+
+    def _check_sides(self, sides: Iterable[int]) -> None:
+        """Refuse a video or tile whose edge has nothing to reflect."""
+        if self.conv_in.conv.padding_mode == "reflect" and min(sides) < 2:
+            least = 2 * self.video_downscale_factors.height
+            raise ShapeError(
+                "The video decoder reflects edges, which a side of 1 latent does not allow; "
+                f"use sides, and tiles, of {least} pixels or more."
+            )
 
     def _scaled_timestep(self, z: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor | None:
         if not self.timestep_conditioning:
@@ -89,9 +110,13 @@ class VideoDecoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Iterator[torch.Tensor]:
         """Chunks (B, 3, f, H, W) whose concatenation is the whole video; memory is bounded by one temporal
-        tile of it. Tiles are decoded in the order time, height, width, and blended where they overlap."""
+        tile of it. Tiles are decoded in the order time, height, width, and blended where they overlap.
+
+        Raises what `forward` raises, and `InputError` for sizes that leave no tile, at the first chunk."""
+        latent = self._batched(latent)
         factors = self.video_downscale_factors
         groups = decode_groups(tiling_config, tuple(latent.shape[2:]))
+        self._check_sides([side.length for tile in groups[0].tiles for side in (tile.height, tile.width)])
         height, width = latent.shape[3] * factors.height, latent.shape[4] * factors.width
 
         def decoded() -> Iterator[tuple]:

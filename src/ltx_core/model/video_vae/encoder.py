@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ltx_core.errors import ConfigError, InputError
-from ltx_core.model.video_vae.blocks import Flow, Style, encoder_block
+from ltx_core.errors import ConfigError, ShapeError
+from ltx_core.model.video_vae.blocks import Downsample, Flow, Strided, Style, encoder_block
+from ltx_core.model.video_vae.checks import check_tensor
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import LogVarianceType, PaddingModeType
 from ltx_core.model.video_vae.layers import PerChannelStatistics, make_norm, patchify
@@ -30,6 +32,7 @@ class VideoEncoder(nn.Module):
                 "config.vae.latent_log_var is 'none'; expected uniform, constant or per_channel."
             )
         self.patch_size, self.norm_layer = config.patch_size, config.norm_layer
+        self.in_channels = config.in_channels
         self.latent_channels, self.latent_log_var = config.latent_channels, config.latent_log_var
         style = Style(config.norm_layer, config.spatial_padding_mode or PaddingModeType.ZEROS)
         self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
@@ -44,19 +47,19 @@ class VideoEncoder(nn.Module):
         self.conv_out = style.conv(width, self.latent_channels + variances)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """Normalised latent means. Frames beyond 8k + 1 are dropped, with a warning."""
-        means, _ = self.encode_moments(crop_frames(video))
+        """Normalised latent means. Frames beyond 8k + 1 are dropped, with a warning.
+
+        Raises `ShapeError` for a video that cannot be cut into latents, `InputError` for another dtype than
+        the network's.
+        """
+        means, _ = self.encode_moments(video)
         return self.per_channel_statistics.normalize(means)
 
     def encode_moments(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(means, log variances) before normalisation; the log variances broadcast against the means."""
-        if video.shape[-1] % self.patch_size or video.shape[-2] % self.patch_size:
-            raise InputError(
-                f"A video of {video.shape[-1]}x{video.shape[-2]} pixels cannot be cut into patches of "
-                f"{self.patch_size}; use sides that are multiples of {SPACE_FACTOR}."
-            )
+        self._check(video, self.conv_in.conv.weight.dtype)
         flow = Flow(causal=True)
-        x = self.conv_in(patchify(video, self.patch_size))
+        x = self.conv_in(patchify(crop_frames(video), self.patch_size))
         for block in self.down_blocks:
             x = block(x, flow)
         moments = self.conv_out(F.silu(self.conv_norm_out(x)))
@@ -65,8 +68,10 @@ class VideoEncoder(nn.Module):
     def tiled_encode(self, video: torch.Tensor, tiling_config: AnyTiling | None = None) -> torch.Tensor:
         """`forward` tile by tile, blended in latent space; `video` may stay on another device.
 
-        Raises `InputError` for overlaps under 16 frames or 64 pixels on an axis that is tiled.
+        Raises `InputError` for overlaps under 16 frames or 64 pixels on an axis that is tiled, and what
+        `forward` raises; floating-point pixels are converted to the network's dtype.
         """
+        self._check(video, None, multiple=SPACE_FACTOR)
         video = crop_frames(video)
         weight = self.conv_in.conv.weight
         grid = (1 + (video.shape[2] - 1) // TIME_FACTOR, *(side // SPACE_FACTOR for side in video.shape[3:]))
@@ -74,6 +79,35 @@ class VideoEncoder(nn.Module):
         shape = (video.shape[0], self.latent_channels, *grid)
         latents = ((tile, self(video[tile.pixels].to(weight))) for tile in tiles)
         return blend(latents, shape, weight.device).to(weight.dtype)
+
+    def _check(self, video: torch.Tensor, dtype: torch.dtype | None, multiple: int = 1) -> None:
+        """Refuse what cannot be encoded; `multiple`: what sides must be multiples of beside the blocks' needs."""
+        sizes = ("batch", self.in_channels, "frames", "height", "width")
+        check_tensor(video, "The video encoder", "pixels", sizes, dtype, scaling="; scale them to [-1, 1]")
+        least = 2 if self.conv_in.conv.padding_mode == "reflect" else 1  # an edge has nothing to reflect
+        if any(side % multiple or self._latent_side(side) < least for side in video.shape[3:]):
+            factor = math.lcm(self.patch_size * math.prod(stride for stride, _ in self._strides()), multiple)
+            raise ShapeError(
+                f"A video of {video.shape[4]}x{video.shape[3]} pixels cannot be cut into latents; use sides "
+                f"that are multiples of {factor}, at least {least * factor}."
+            )
+
+    def _strides(self) -> list[tuple[int, bool]]:
+        """(stride, whether it folds, and so needs a multiple) of all blocks that compress height and width."""
+        folds = [
+            (b.stride[1], True) if isinstance(b, Downsample) else (b.conv.stride[1], False)
+            for b in self.down_blocks
+            if isinstance(b, Downsample | Strided)
+        ]
+        return folds
+
+    def _latent_side(self, side: int) -> int:
+        """Length of a latent's side for a side in pixels; 0 if a patch or a fold does not come out even."""
+        for stride, folds in ((self.patch_size, True), *self._strides()):
+            if folds and side % stride:
+                return 0
+            side = -(-side // stride)
+        return side
 
 
 def crop_frames(video: torch.Tensor) -> torch.Tensor:

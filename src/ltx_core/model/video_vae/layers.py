@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ltx_core.errors import ConfigError
 from ltx_core.model.common.normalization import PixelNorm
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
 
@@ -39,8 +40,13 @@ class CausalConv3d(nn.Module):
 
 
 def make_norm(kind: NormLayerType, channels: int) -> nn.Module:
-    """The configured norm: parameter-free pixel norm, or group norm of 32 groups."""
+    """The configured norm: parameter-free pixel norm, or group norm of 32 groups (`ConfigError` if uneven)."""
     if kind is NormLayerType.GROUP_NORM:
+        if channels % 32:
+            raise ConfigError(
+                f"config.vae.norm_layer is 'group_norm', whose 32 groups do not divide {channels} channels; "
+                "expected 'pixel_norm' or widths that are multiples of 32."
+            )
         return nn.GroupNorm(32, channels, eps=1e-6)
     return PixelNorm(eps=1e-8)
 

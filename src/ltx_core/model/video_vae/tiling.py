@@ -213,12 +213,24 @@ def decode_axes(config: AnyTiling | None, grid: Sequence[int]) -> tuple[list[Int
 
 
 def _axes(config: TileSizeConfig, grid: Sequence[int]) -> tuple[list[Interval], ...]:
-    units = (TIME, SPACE, SPACE)
-    sizes = [
-        (axis.tile_size // unit, axis.overlap // unit)
-        for axis, unit in zip((config.frames, config.height, config.width), units)
-    ]
-    return split_time(grid[0], *sizes[0]), split(grid[1], *sizes[1]), split(grid[2], *sizes[2])
+    frames = _in_latents(config.frames, "frames", TIME)
+    height, width = (_in_latents(axis, "pixels", SPACE) for axis in (config.height, config.width))
+    return split_time(grid[0], *frames), split(grid[1], *height), split(grid[2], *width)
+
+
+def _in_latents(axis: DimensionSizeConfig, unit: str, factor: int) -> tuple[int, int]:
+    """(size, overlap) of an axis in whole latents. Raises `InputError` where they leave no way forward."""
+    size, overlap = axis.tile_size // factor, axis.overlap // factor
+    if axis.tile_size and size < 1:
+        raise InputError(
+            f"A tile of {axis.tile_size} {unit} is too small; the least is {factor}, and 0 is no tiling."
+        )
+    if axis.tile_size and not 0 <= overlap < size:
+        raise InputError(
+            f"A tile of {axis.tile_size} {unit} must be larger than its overlap, {axis.overlap}, which must be "
+            f"at least 0 (both count in steps of {factor})."
+        )
+    return size, overlap
 
 
 def decode_groups(config: AnyTiling | None, grid: Sequence[int]) -> list[DecodeGroup]:
@@ -305,10 +317,6 @@ def encode_tiles(config: AnyTiling | None, grid: Sequence[int]) -> list[EncodeTi
         if axis.tile_size and axis.overlap < least:
             raise InputError(
                 f"Encoding in tiles needs an overlap of at least {least} {unit}, not {axis.overlap}."
-            )
-        if axis.tile_size and axis.overlap >= axis.tile_size:
-            raise InputError(
-                f"A tile of {axis.tile_size} {unit} must be larger than its overlap, {axis.overlap}."
             )
     times, rows, columns = _axes(sizes, grid)
     return [EncodeTile(t, h, w) for t in times for h in rows for w in columns]
