@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ltx_core.errors import InputError
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_pipelines.conditions import Images
 from ltx_pipelines.generate import Generated
@@ -54,6 +55,8 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
         audio_start_time, audio_max_duration: the part of it to use, in seconds. A sound shorter than the
         video is continued with silence. The other arguments are those of `GuidedPipeline.__call__`.
         """
+        if audio_path is None:
+            raise InputError("No sound was given; pass audio_path (--audio-path).")
         request = self.guided_request(
             prompt,
             run,
@@ -70,7 +73,7 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
             enhance_seed=42 if enhance_prompt else None,
         )
         source = Source(
-            audio_path=None if audio_path is None else str(audio_path),
+            audio_path=str(audio_path),
             audio_start_time=audio_start_time,
             audio_max_duration=audio_max_duration,
         )

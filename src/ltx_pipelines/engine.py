@@ -71,7 +71,7 @@ class Engine:
         memory at hand. Opens headers at most: weights are read when they are first needed.
         Raises `MissingFileError` for a path that does not exist.
         """
-        place = torch.device(device) if device is not None else memory.get_device()
+        place = memory.get_device(device)
         kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         built_in = None
         if paths == ModelPaths():

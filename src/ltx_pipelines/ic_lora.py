@@ -8,6 +8,7 @@ from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.conditions import Images, ReferenceVideo
 from ltx_pipelines.generate import Generated
+from ltx_pipelines.media.video import probe_video
 from ltx_pipelines.pipeline import (
     Device,
     LoraArgument,
@@ -21,7 +22,7 @@ from ltx_pipelines.pipeline import (
 from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.loras import reference_downscale_factor
-from ltx_pipelines.utils.validation import check_file, check_strength
+from ltx_pipelines.utils.validation import check_strength
 
 
 class ICLoraPipeline(Pipeline):
@@ -90,7 +91,7 @@ class ICLoraPipeline(Pipeline):
         if enhance_prompt:
             request = request.enhanced(request.seed)
         for path, strength in video_conditioning:
-            check_file(path)
+            probe_video(path)
             check_strength(f"The strength of {path}", strength)
         references = tuple(
             ReferenceVideo(

@@ -8,10 +8,26 @@ from dataclasses import dataclass
 
 import torch
 
+from ltx_core.errors import InputError
 
-def get_device() -> torch.device:
-    """A CUDA GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+def get_device(name: torch.device | str | None = None) -> torch.device:
+    """The device of this name; without one a CUDA GPU if there is any, else the CPU.
+
+    Raises `InputError` for a name that PyTorch does not know, or a GPU that it does not see.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device is {name!r}; give cpu, cuda, or cuda:N for the N-th GPU.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device is {str(device)!r}, but PyTorch sees {torch.cuda.device_count()} GPUs; use --device cpu, or "
+            "install a CUDA build of PyTorch."
+        )
+    return device
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -1,8 +1,9 @@
-"""`python -m ltx_trainer TASK --config run.toml --output-path folder`."""
+"""`python -m ltx_trainer COMMAND`: train a part of the model, encode clips, or put parts together."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,29 +19,62 @@ TASKS = {
     "video-vae": "train a video VAE",
     "audio-vae": "train an audio VAE",
     "vocoder": "train a vocoder",
+    "upsampler": "train a latent upsampler",
+    "transformer": "train the audio-video transformer and its text connectors on a latent cache",
+    "distill": "distil guided sampling into few steps, as a LoRA",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a training. Exit codes: 0 done or stopped by a signal, 1 failed, 2 bad arguments or input."""
+    """Run a command. Exit codes: 0 done or stopped by a signal, 1 failed, 2 bad arguments or input."""
     options = _parser().parse_args(argv)
-    return guarded(lambda: run(options.task, options.config, options.output_path), debug=options.debug)
+    return guarded(lambda: options.run(options), debug=options.debug)
 
 
-def run(name: str, config: Path, folder: Path) -> int:
+def run_training(options: argparse.Namespace) -> int:
     """Read the configuration, train, and say what was written."""
     from ltx_trainer.config import read_config
     from ltx_trainer.loop import train
 
-    kind, task = _task(name)
-    written = train(task(read_config(config, kind)), folder)
-    if written is not None:
+    kind, task = task_of(options.command)
+    written = train(task(read_config(options.config, kind)), options.output_path)
+    if written is not None and os.environ.get("RANK", "0") == "0":  # of several processes the first tells
         print(written)
     return 0
 
 
-def _task(name: str) -> tuple[type[RunConfig], Callable[[Any], Task]]:
+def run_cache(options: argparse.Namespace) -> int:
+    """Encode the clips that a configuration describes."""
+    from ltx_trainer.cache import CacheConfig
+    from ltx_trainer.config import read_config
+    from ltx_trainer.encode import make_cache
+
+    print(make_cache(read_config(options.config, CacheConfig), options.output_path))
+    return 0
+
+
+def run_assemble(options: argparse.Namespace) -> int:
+    """Put files together."""
+    from ltx_trainer.assemble import assemble
+
+    print(assemble(options.parts, options.output_path))
+    return 0
+
+
+def task_of(name: str) -> tuple[type[RunConfig], Callable[[Any], Task]]:
     """What the task's file is read into, and what is made of that."""
+    if name == "transformer":
+        from ltx_trainer.transformer import TransformerRun, TransformerTask
+
+        return TransformerRun, TransformerTask
+    if name == "distill":
+        from ltx_trainer.distill import DistillRun, DistillTask
+
+        return DistillRun, DistillTask
+    if name == "upsampler":
+        from ltx_trainer.upsampler import UpsamplerRun, UpsamplerTask
+
+        return UpsamplerRun, UpsamplerTask
     if name == "vocoder":
         from ltx_trainer.vocoder import VocoderRun, VocoderTask
 
@@ -55,14 +89,28 @@ def _task(name: str) -> tuple[type[RunConfig], Callable[[Any], Task]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ltx_trainer",
-        description="Train a part of the model. A run that was interrupted goes on when started again.",
+        description="Train the parts of a model. What was interrupted goes on when started again.",
     )
-    commands = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    for name, summary in TASKS.items():
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, run: Callable[[argparse.Namespace], int], output: str) -> Any:
         command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
-        command.add_argument("--config", type=Path, required=True, help="TOML file that describes the run")
-        command.add_argument("--output-path", type=Path, required=True, help="folder of the run")
+        command.add_argument("--output-path", type=Path, required=True, help=output)
         command.add_argument("--debug", action="store_true", help="show the trace of an error")
+        command.set_defaults(run=run)
+        return command
+
+    described = "TOML file that describes what is to be done"
+    for name, summary in TASKS.items():
+        add(name, summary, run_training, "folder of the run").add_argument(
+            "--config", type=Path, required=True, help=described
+        )
+    add("cache", "encode clips to latents", run_cache, "folder of the latents").add_argument(
+        "--config", type=Path, required=True, help=described
+    )
+    add("assemble", "put the files of several trainings together", run_assemble, "file").add_argument(
+        "--parts", type=Path, nargs="+", required=True, help="official-format files"
+    )
     return parser
 
 

@@ -82,7 +82,9 @@ class Checkpoints:
     def _prune(self) -> None:
         for path in self.all()[: -self.keep]:
             (path / STATE).unlink()  # first, so that a kill leaves no half of a checkpoint that looks whole
-            shutil.rmtree(path, ignore_errors=True)
+        for path in (*self.folder.glob("step-*"), *self.folder.glob(".*-*")):
+            if not (path / STATE).is_file() or path.name.startswith("."):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:

@@ -24,10 +24,10 @@ class Precision(Enum):
 
 
 class Decay(Enum):
-    """What the learning rate does after its warm-up."""
+    """What the learning rate does in each stage after its warm-up."""
 
     CONSTANT = "constant"
-    COSINE = "cosine"  # down to a hundredth at the run's last step
+    COSINE = "cosine"  # down to a hundredth at the stage's last step
 
 
 @dataclass(frozen=True)

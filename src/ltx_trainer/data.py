@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ltx_trainer.task import Task
+from ltx_trainer.task import Batch, Task
 
 AHEAD = 4  # batches that each worker renders in advance
 
@@ -22,16 +21,16 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return self.task.config.steps * self.task.config.optimizer.accumulate - self.start
 
-    def __getitem__(self, k: int) -> Tensor:
+    def __getitem__(self, k: int) -> Batch:
         config = self.task.config
         step, part = divmod(self.start + k, config.optimizer.accumulate)
         stage, within = config.stage_of(step)
         size = config.stages[stage].batch_size
         first = ((within * config.optimizer.accumulate + part) * self.ranks + self.rank) * size
-        return self.task.clips(self.task.world(stage, self.device), range(first, first + size))
+        return self.task.batch(stage, range(first, first + size), self.device)
 
 
-def batches(task: Task, step: int, rank: int, ranks: int, device: torch.device) -> Iterator[Tensor]:
+def batches(task: Task, step: int, rank: int, ranks: int, device: torch.device) -> Iterator[Batch]:
     """The batches of process `rank` of `ranks` from `step` on to the run's end, on `device`.
 
     Without workers they are rendered on `device` itself, with them on CPUs, a few ahead.
@@ -46,4 +45,11 @@ def batches(task: Task, step: int, rank: int, ranks: int, device: torch.device) 
         pin_memory=bool(workers) and device.type == "cuda",
     )
     for batch in loader:
-        yield batch.to(device, non_blocking=True)
+        yield to_device(batch, device)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`."""
+    if isinstance(batch, dict):
+        return {name: to_device(value, device) for name, value in batch.items()}
+    return batch.to(device, non_blocking=True) if isinstance(batch, torch.Tensor) else batch

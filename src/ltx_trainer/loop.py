@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltx_core.errors import ConfigError, InputError, LTXError
+from ltx_core.errors import CheckpointError, ConfigError, InputError, LTXError
 from ltx_trainer.average import WeightAverage
 from ltx_trainer.checkpoints import Checkpoints
 from ltx_trainer.config import Decay, Precision, RunConfig
 from ltx_trainer.data import batches
 from ltx_trainer.log import Log
-from ltx_trainer.task import Task
+from ltx_trainer.task import Batch, Task
 
 logger = logging.getLogger(__name__)
 
@@ -34,24 +34,27 @@ def train(task: Task, folder: Path, *, progress: bool = True) -> Path | None:
 
     The folder gets ``log.jsonl``, ``checkpoints/`` and at the end ``<task>.safetensors``. If it holds
     checkpoints already, the run goes on from the last one, and ends as if it had never stopped: batches, noise
-    and learning rates follow from seed and step alone. SIGTERM and SIGINT save a checkpoint first.
+    and learning rates follow from seed and step alone; PyTorch's global random state is set from them at every
+    step. SIGTERM and SIGINT save a checkpoint first.
     Raises `LTXError` for what the user can mend, a full disk and a diverging loss included.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; --output-path takes a folder for the run.")
     folder.mkdir(parents=True, exist_ok=True)
-    return _Run(task, folder, progress).run()
+    with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
+        return _Run(task, folder, progress).run()
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
-    """The rate of the run's step `step` (from 0): a linear warm-up, then constant or half a cosine."""
-    optimizer = config.optimizer
-    peak = config.stages[config.stage_of(step)[0]].learning_rate or optimizer.learning_rate
-    if step < optimizer.warmup_steps:
-        return peak * (step + 1) / optimizer.warmup_steps
+    """The rate of the run's step `step` (from 0): in each stage a linear warm-up, then constant or half a cosine."""
+    number, within = config.stage_of(step)
+    stage, optimizer = config.stages[number], config.optimizer
+    peak = stage.learning_rate or optimizer.learning_rate
+    if within < optimizer.warmup_steps:
+        return peak * (within + 1) / optimizer.warmup_steps
     if optimizer.decay is Decay.CONSTANT:
         return peak
-    done = (step - optimizer.warmup_steps) / max(1, config.steps - optimizer.warmup_steps)
+    done = (within - optimizer.warmup_steps) / max(1, stage.steps - optimizer.warmup_steps)
     return peak * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
@@ -75,6 +78,8 @@ class _Run:
         self.average = WeightAverage(task.model, settings.average) if settings.average else None
         if self.average:
             self.accelerator.register_for_checkpointing(self.average)
+        self.frozen = {name for name, p in task.model.named_parameters() if not p.requires_grad}
+        self.accelerator.register_save_state_pre_hook(self._leave_out_frozen)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.saving.keep)
         self.log = Log(folder / "log.jsonl")
         self.step, self.bad_steps, self.began = 0, 0, time.monotonic()
@@ -90,8 +95,10 @@ class _Run:
                 {k: v for k, v in dataclasses.asdict(stage).items() if k != "learning_rate"}
                 for stage in self.config.stages[:-1]  # the last one may be prolonged
             ],
+            "start": self.config.start,
             "average": bool(self.average),
             "processes": self.accelerator.num_processes,
+            **self.task.identity,
         }
 
     def run(self) -> Path | None:
@@ -118,7 +125,7 @@ class _Run:
                     return None
         return self._export()
 
-    def _step(self, source: Iterator[Tensor]) -> dict[str, Tensor]:
+    def _step(self, source: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of the weights; returns the losses of its last batch."""
         config, accelerator = self.config, self.accelerator
         rate = learning_rate(config, self.step)
@@ -196,6 +203,12 @@ class _Run:
         elif main:
             self.checkpoints.save(self.step, self.identity, self._write)
 
+    def _leave_out_frozen(self, models: list, weights: list[dict[str, Tensor]], folder: str) -> None:
+        """What is not trained comes from the file that the run started from."""
+        for state in weights:
+            for name in [name for name in state if name.removeprefix("module.") in self.frozen]:
+                del state[name]
+
     def _write(self, path: Path) -> None:
         self.accelerator.save_state(str(path))
 
@@ -219,7 +232,13 @@ class _Run:
                 f"{last} is beyond this run's {self.config.steps} steps; add steps to the last of [[stages]] or "
                 "give another --output-path."
             )
-        self.accelerator.load_state(str(last))
+        try:
+            self.accelerator.load_state(str(last), strict=not self.frozen)
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(
+                f"{last} cannot be read ({reason}); remove this folder, and the run goes on from the one before."
+            ) from error
         if self.accelerator.is_main_process:
             self.log.rewind(self.step)
         logger.info("Going on from step %d of %d (%s).", self.step, self.config.steps, last)
@@ -243,11 +262,15 @@ def _move_into(source: Path, target: Path) -> None:
 
 def _accelerator(config: RunConfig) -> Any:
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
     except ImportError:
         raise InputError("Training needs Hugging Face Accelerate: pip install 'openltx[train]'.") from None
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file it saves
     precision = "bf16" if config.precision is Precision.BF16 else "no"
-    return Accelerator(mixed_precision=precision)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # what a batch is given decides
+    return Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
 
 
 @contextmanager

@@ -24,10 +24,16 @@ def read_network(config: RunConfig, *sections: str) -> dict[str, Any]:
     return {name: network[name] for name in sections}
 
 
-def make_part(configurator: Any, keys: SDOps, config: RunConfig, network: Mapping[str, Any]) -> nn.Module:
-    """A trainable float32 module: from the file to start from, or with PyTorch's initial weights."""
+def make_part(
+    configurator: Any,
+    keys: SDOps,
+    config: RunConfig,
+    network: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """A trainable module: from the file to start from, in `dtype`, or with PyTorch's initial weights in float32."""
     if config.start is not None:
-        module = build_model(configurator, Checkpoint(config.start), keys, "cpu", torch.float32)
+        module = build_model(configurator, Checkpoint(config.start), keys, "cpu", dtype)
         return module.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

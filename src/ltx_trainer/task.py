@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ltx_trainer.config import RunConfig
 from ltx_trainer.world import World, WorldConfig
 
+Batch = Any  # a tensor, or a dictionary of tensors and other values
+
 
 class Task(ABC):
     """A model, its clips by number, and its losses.
@@ -44,18 +46,27 @@ class Task(ABC):
         )
         return World(world, device)
 
-    @abstractmethod
-    def clips(self, world: World, numbers: Sequence[int]) -> Tensor:
+    def clips(self, world: World, numbers: Sequence[int]) -> Batch:
         """What the task needs of these clips, in the smallest form: it may come from another process."""
+        raise NotImplementedError(f"{type(self).__name__} takes no clips of the world.")
 
-    def some(self, stage: int, split: str, count: int, device: torch.device) -> Iterator[Tensor]:
+    def batch(self, stage: int, numbers: Sequence[int], device: torch.device) -> Batch:
+        """The training batch of these numbers, on `device`."""
+        return self.clips(self.world(stage, device), numbers)
+
+    def some(self, stage: int, split: str, count: int, device: torch.device) -> Iterator[Batch]:
         """The first `count` clips of a split, in batches of the stage's size."""
         world, size = self.world(stage, device, split), self.config.stages[stage].batch_size
         for start in range(0, count, size):
             yield self.clips(world, range(start, min(start + size, count)))
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What checkpoints must agree on beside name and network."""
+        return {}
+
     @abstractmethod
-    def losses(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars to log; the one called "loss" is what is minimised. `model` may be wrapped."""
 
     @abstractmethod

@@ -46,8 +46,13 @@ class VideoVAETask(AutoencoderTask):
 
     def prepare(self, clips: Tensor) -> Tensor:
         """float32 (B, 3, F, H, W) in [-1, 1]."""
-        return clips.movedim(-1, 1).float().div_(127.5).sub_(1)
+        return to_pixels(clips)
 
     def score(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """ "psnr": dB, of the mean squared error over all clips."""
         return {"psnr": float(10 * torch.log10(4 / F.mse_loss(output.clamp(-1, 1), target)))}
+
+
+def to_pixels(frames: Tensor) -> Tensor:
+    """uint8 (B, F, H, W, 3) to float32 (B, 3, F, H, W) in [-1, 1]."""
+    return frames.movedim(-1, 1).float().div_(127.5).sub_(1)

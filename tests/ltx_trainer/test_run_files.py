@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from tests.ltx_trainer.tiny import SIMPLE
 
 from ltx_core.errors import CheckpointError, ConfigError, MissingFileError
 from ltx_trainer import checkpoints as module

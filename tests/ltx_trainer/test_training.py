@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("accelerate", reason="training needs Accelerate")
 
-from tests.ltx_trainer.tiny import NETWORKS, table
+from tests.ltx_trainer.tiny import NETWORKS, SIMPLE, table
 
 from ltx_core.errors import CheckpointError, ConfigError, InputError, LTXError
 from ltx_core.loader import Checkpoint, build_model
@@ -164,6 +164,21 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert same(run("video-vae", tmp_path / "parts", steps=4), whole)
 
 
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    run("video-vae", tmp_path, steps=2)
+    weights = tmp_path / "checkpoints" / "step-00000002" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match=r"step-00000002 cannot be read .* remove this folder"):
+        run("video-vae", tmp_path, steps=4)
+
+
+def test_what_is_frozen_is_not_in_checkpoints(tmp_path: Path) -> None:
+    run("video-vae", tmp_path, steps=2, train_encoder=False)
+    kept = Checkpoint(tmp_path / "checkpoints" / "step-00000002" / "model.safetensors")
+    assert any(key.startswith("decoder.conv_in") for key in kept)
+    assert not any(key.startswith("encoder.conv_in") for key in kept)
+
+
 def test_a_diverging_run_ends_with_the_remedy(tmp_path: Path) -> None:
     task = make("video-vae", steps=20)
     task.losses = lambda model, batch, generator: {"loss": model(task.prepare(batch))[0].sum() * torch.nan}
@@ -211,15 +226,18 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         run("video-vae", tmp_path / "x")
 
 
-def test_learning_rates_warm_up_and_fall() -> None:
-    stages = [{"steps": 50, "frames": 1}, {"steps": 50, "frames": 9, "learning_rate": 1e-3}]
+def test_learning_rates_warm_up_and_fall_in_each_stage() -> None:
+    stages = [{"steps": 50, "frames": 1}, {"steps": 100, "frames": 9, "learning_rate": 1e-3}]
     optimizer = {"learning_rate": 2e-3, "warmup_steps": 10}
     config = make("video-vae", stages=stages, optimizer=optimizer).config
-    assert learning_rate(config, 0) == pytest.approx(2e-4)
-    assert learning_rate(config, 9) == pytest.approx(2e-3)
-    assert learning_rate(config, 99) == pytest.approx(1e-5, rel=0.05)
-    falling = [learning_rate(config, step) for step in range(9, 100)]
-    assert falling == sorted(falling, reverse=True)
+    for first, last, peak in ((0, 49, 2e-3), (50, 149, 1e-3)):
+        assert learning_rate(config, first) == pytest.approx(peak / 10)
+        assert learning_rate(config, first + 9) == pytest.approx(peak)
+        assert learning_rate(config, last) == pytest.approx(peak / 100, rel=0.2)
+        falling = [learning_rate(config, step) for step in range(first + 9, last + 1)]
+        assert falling == sorted(falling, reverse=True)
+    constant = make("video-vae", stages=stages, optimizer=optimizer | {"decay": "constant"}).config
+    assert learning_rate(constant, 49) == 2e-3
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,8 @@ NETWORKS = {
     "vocoder": {"vocoder": VOCODER, "audio_vae": AUDIO_VAE},
 }
 
+SIMPLE = tuple(NETWORKS)  # tasks that need nothing but the world
+
 
 def table(kind: str, steps: int = 4, **changes: Any) -> dict[str, Any]:
     """The TOML table of a small run of `kind`."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ltx_core.errors import InputError
 from ltx_core.types import Audio
 from ltx_pipelines.media.container import open_media
 
 # Integer sample formats: (what silence is, full scale).
 SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 32768.0), "s32": (0.0, 2147483648.0), "s64": (0.0, 2.0**63)}
+
+
+# Lossy decoders need some sound before the first sample that is wanted (Opus: 80 ms; MP3: several frames).
+RUN_UP = 0.5
 
 
 def decode_audio_from_file(
@@ -23,20 +29,26 @@ def decode_audio_from_file(
 ) -> Audio | None:
     """The sound of a file from `start_time` on, at most `max_duration` seconds: Audio (1, channels, samples),
     float32 in [-1, 1], at the file's own rate. None if it has no sound there.
+
+    Times count from where the file begins to play; sound that begins later than that follows silence.
+    Raises `InputError` for a negative time, `MediaError` for a file that cannot be decoded.
     """
+    for name, value in (("start_time", start_time), ("max_duration", max_duration)):
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise InputError(f"{name} is {value}; give a number of seconds from 0 on.")
     with open_media(path, "audio") as (container, stream):
         if stream is None:
             return None
         rate = stream.rate
-        # Also to 0: decoders that prime themselves (AAC) start differently after a seek, and the reference seeks.
-        container.seek(int(start_time / stream.time_base), stream=stream)
+        origin = (container.start_time or 0) / 1_000_000
+        _seek(container, stream, origin, start_time)
         end = None if not max_duration else start_time + max_duration
-        pieces, first = _decode(container, stream, start_time, end)
+        pieces, first = _decode(container, stream, origin, start_time, end)
     if not pieces:
         return None
     samples = np.concatenate(pieces, axis=1)
     surplus = round((start_time - first) * rate)
-    samples = samples[:, max(surplus, 0) :]
+    samples = samples[:, surplus:] if surplus > 0 else np.pad(samples, ((0, 0), (-surplus, 0)))
     if max_duration is not None:
         samples = samples[:, : round(max_duration * rate)]
     if not samples.shape[1]:
@@ -44,12 +56,29 @@ def decode_audio_from_file(
     return Audio(torch.from_numpy(np.ascontiguousarray(samples))[None].to(device), rate)
 
 
-def _decode(container: Any, stream: Any, start: float, end: float | None) -> tuple[list[np.ndarray], float]:
+def _seek(container: Any, stream: Any, origin: float, start: float) -> None:
+    """To a little before `start`; stays at the beginning where the file cannot be searched."""
+    import av
+
+    target = max(start - RUN_UP, 0.0)
+    # In MP4 also to 0: AAC decoders prime themselves differently after a seek, and the reference seeks. In other
+    # files a seek to 0 may lose the first packet.
+    if not target and "mp4" not in container.format.name:
+        return
+    try:
+        container.seek(int((origin + target) / stream.time_base), stream=stream)
+    except av.FFmpegError:
+        container.seek(0)
+
+
+def _decode(
+    container: Any, stream: Any, origin: float, start: float, end: float | None
+) -> tuple[list[np.ndarray], float]:
     """(pieces (channels, samples) that touch [start, end], time of the first one)."""
     pieces: list[np.ndarray] = []
     first = position = 0.0
     for frame in container.decode(stream):
-        time = float(frame.time) if frame.time is not None else position
+        time = float(frame.time) - origin if frame.time is not None else position
         position = time + frame.samples / frame.sample_rate
         if position < start:
             continue

@@ -18,20 +18,37 @@ if TYPE_CHECKING:
 
 
 def decode_image(image_path: str | Path) -> np.ndarray:
-    """A picture as uint8 (H, W, 3), upright by its EXIF orientation. Transparency is dropped, not blended.
+    """A picture as uint8 (H, W, 3) in sRGB, upright by its EXIF orientation. Transparency is dropped, not blended.
 
     Raises `MediaError` for a file that is no picture.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(image_path) as image:
             upright = ImageOps.exif_transpose(image)
-            return np.array(_to_rgb(upright))
+            return np.array(_in_srgb(upright) or _to_rgb(upright))
     except FileNotFoundError:
         raise MediaError(f"{image_path} does not exist; check the path.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    # Pillow's readers raise whatever they stumble over in a broken file.
+    except (OSError, SyntaxError, ValueError, EOFError, LookupError, Image.DecompressionBombError) as error:
         raise MediaError(f"{image_path} cannot be read as an image ({error}).") from None
+
+
+def _in_srgb(image: Image.Image) -> Image.Image | None:
+    """The picture converted by the colour profile it carries; None without one that applies."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "CMYK"):
+        return None
+    try:
+        from PIL import ImageCms
+
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return None
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImportError, OSError, ImageCms.PyCMSError):  # a Pillow without LittleCMS, or a broken profile
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -40,7 +57,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         scaled = values / 257 if image.mode != "F" else values * 255
         from PIL import Image as PILImage
 
-        image = PILImage.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+        image = PILImage.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
     if image.mode == "RGBA":
         red, green, blue, _ = image.split()
         from PIL import Image as PILImage
@@ -52,10 +69,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
     """The picture after one H.264 intra frame at `crf`, as video frames in training were; crf 0 leaves it.
 
-    image: uint8 (H, W, 3), cropped to even sides.
+    image: uint8 (H, W, 3), cropped to even sides. Raises `InputError` for another crf than 0 to 51, and for a
+    picture that is too thin or too large.
     """
     if crf == 0:
         return image
+    if not 0 < crf <= 51:
+        raise InputError(f"crf is {crf}; give 0 (the picture stays) to 51 (coarsest).")
     import av
 
     height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
@@ -63,13 +83,23 @@ def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
         raise InputError(
             f"A picture of {image.shape[1]}x{image.shape[0]} pixels cannot be compressed; use crf 0."
         )
+    try:
+        return _recompressed(np.ascontiguousarray(image[:height, :width]), crf)
+    except av.FFmpegError as error:
+        raise InputError(
+            f"A picture of {width}x{height} pixels cannot be compressed ({error.strerror}); use crf 0."
+        ) from None
+
+
+def _recompressed(image: np.ndarray, crf: float) -> np.ndarray:
+    import av
+
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         options = {"crf": str(crf), "preset": "veryfast"}
         stream = container.add_stream("libx264", rate=1, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
-        container.mux(stream.encode(frame))
+        stream.width, stream.height, stream.pix_fmt = image.shape[1], image.shape[0], "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     buffer.seek(0)
     with av.open(buffer, "r") as container:
@@ -97,7 +127,7 @@ def resize_aspect_ratio_preserving(image: torch.Tensor, long_side: int) -> torch
     """An image (H, W, C) or video (F, H, W, C), its long side scaled to `long_side`; same layout, float32."""
     height, width = image.shape[-3:-1]
     factor = max(height, width)
-    target = int(height * long_side / factor), int(width * long_side / factor)
+    target = max(int(height * long_side / factor), 1), max(int(width * long_side / factor), 1)
     resized = resize_and_center_crop(image, *target)[0].permute(1, 2, 3, 0)
     return resized[0] if image.dim() == 3 else resized
 

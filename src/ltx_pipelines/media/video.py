@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -36,7 +37,7 @@ class VideoInfo:
 def probe_video(path: str | Path) -> VideoInfo:
     """What a clip is. Counts frames by decoding where the container does not say.
 
-    Raises `MediaError` for a file without video.
+    Raises `MediaError` for a file without video frames.
     """
     with open_media(path, "video") as (container, stream):
         turned = _rotation(container, stream) % 180 == 90
@@ -45,6 +46,8 @@ def probe_video(path: str | Path) -> VideoInfo:
         frames = stream.frames
     if not frames:
         frames = sum(1 for _ in decode_video_from_file(path))
+    if not frames:
+        raise MediaError(f"{path} has no video frames; is it complete?")
     return VideoInfo(Fraction(rate), frames, *((height, width) if turned else (width, height)))
 
 
@@ -65,6 +68,10 @@ def fitted_clip(path: str | Path, fit: str | None = None) -> VideoInfo:
     frames = (clip.frames - 1 + 7 * up) // 8 * 8 + 1
     width, height = ((side + 31 * up) // 32 * 32 for side in (clip.width, clip.height))
     wanted = replace(clip, frames=frames, width=width, height=height)
+    if not width or not height:
+        raise InputError(
+            f"{path} has {clip.width}x{clip.height} pixels, a clip to work on at least 32x32; use fit (--fit) pad."
+        )
     sides_fit = (width, height) == (clip.width, clip.height)
     if clip == wanted or fit in ("crop", "pad") or (fit == "trim" and sides_fit):
         return wanted
@@ -78,11 +85,16 @@ def fitted_clip(path: str | Path, fit: str | None = None) -> VideoInfo:
 def load_fitted_clip(
     path: str | Path, clip: VideoInfo, fit: str | None, dtype: torch.dtype, device: torch.device | str
 ) -> torch.Tensor:
-    """The pixels (1, 3, F, H, W) in [-1, 1] of a clip, as `fitted_clip` says they are."""
-    found = decode_video_from_file(path, clip.frames, until=clip.duration)
-    frames = torch.cat([_fitted(frame, clip, fit) for frame in found])
-    if len(frames) < clip.frames and fit == "pad":
-        frames = torch.cat([frames, frames[-1:].expand(clip.frames - len(frames), -1, -1, -1)])
+    """The pixels (1, 3, F, H, W) in [-1, 1] of a clip, as `fitted_clip` says they are.
+
+    Raises `MediaError` if the file holds fewer frames than it says.
+    """
+    found = [_fitted(frame, clip, fit) for frame in decode_video_from_file(path, clip.frames)]
+    missing = clip.frames - len(found)
+    # Padding adds at most 7 frames; more are missing only from a broken file.
+    if not found or missing > (7 if fit == "pad" else 0):
+        raise MediaError(f"{path} holds only {len(found)} of {clip.frames} frames; is it complete?")
+    frames = torch.cat([*found, found[-1].expand(missing, -1, -1, -1)])
     return normalize_pixels(frames.permute(3, 0, 1, 2)[None].float(), dtype, device)
 
 
@@ -114,8 +126,10 @@ def decode_video_from_file(
     """Frames (1, H, W, 3), uint8, upright, at most `frame_cap` of them (0 or less: all).
 
     until: stop before this time in seconds. fps: answer frames at this rate instead of the file's, each the
-    nearest one in time (also evens out variable frame rates).
+    nearest one in time (also evens out variable frame rates). Raises `InputError` for a rate that is none.
     """
+    if fps is not None and not (fps > 0 and math.isfinite(fps)):
+        raise InputError(f"fps is {fps}; give a positive number of frames a second.")
     frames = _timed_frames(path, until)
     chosen = (frame for _, frame in frames) if fps is None else _resample(frames, fps)
     for count, frame in enumerate(chosen, start=1):
@@ -141,17 +155,17 @@ def _timed_frames(path: str | Path, until: float | None) -> Iterator[tuple[float
 
 
 def _resample(frames: Iterator[tuple[float, torch.Tensor]], fps: float) -> Iterator[torch.Tensor]:
-    """The nearest frame at each tick of a steady rate."""
-    tick, previous = 0, None
+    """The nearest frame at each tick of a steady rate; the last one lasts as long as the one before."""
+    tick, previous, last = 0, None, 0.0
     for time, frame in frames:
         if previous is not None:
-            middle = (previous[0] + time) / 2
-            while tick / fps < middle:
+            last = time - previous[0]
+            while tick / fps < previous[0] + last / 2:
                 yield previous[1]
                 tick += 1
         previous = (time, frame)
     if previous is not None:
-        while tick / fps <= previous[0] + 0.5 / fps:
+        while tick == 0 or tick / fps < previous[0] + last - 1e-6:
             yield previous[1]
             tick += 1
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -20,10 +21,17 @@ from ltx_pipelines.media.container import open_media
 
 CRF, PRESET = "19", "veryfast"
 NTSC = 1001  # 23.976, 29.97, 59.94 ... are multiples of 1000 / 1001
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+QUICKTIME = (".mp4", ".m4v", ".mov")
 
 
 def exact_rate(fps: float) -> Fraction:
-    """The frame rate that a decimal number stands for: 23.976 is 24000/1001."""
+    """The frame rate that a decimal number stands for: 23.976 is 24000/1001.
+
+    Raises `InputError` for a rate below 0.001 or above 1000, or none at all.
+    """
+    if not 0.001 <= fps <= 1000:
+        raise InputError(f"The frame rate is {fps}; give frames a second, 0.001 to 1000.")
     nearest = round(fps)
     if nearest and abs(fps - nearest * 1000 / NTSC) < 5e-3 * nearest / 24 and fps != nearest:
         return Fraction(nearest * 1000, NTSC)
@@ -31,8 +39,12 @@ def exact_rate(fps: float) -> Fraction:
 
 
 def to_int16(waveform: torch.Tensor) -> np.ndarray:
-    """Float (channels, samples) to int16 (samples, channels): clipped to [-1, 1], times 32767, truncated."""
-    return (waveform.detach().cpu().float().clamp(-1, 1) * 32767).to(torch.int16).T.contiguous().numpy()
+    """Float (channels, samples) to int16 (samples, channels): clipped to [-1, 1], times 32767, truncated.
+
+    Samples that are no number become silence.
+    """
+    clipped = waveform.detach().cpu().float().nan_to_num(0.0, 1.0, -1.0).clamp(-1, 1)
+    return (clipped * 32767).to(torch.int16).T.contiguous().numpy()
 
 
 def encode_video(
@@ -49,52 +61,55 @@ def encode_video(
     """Write H.264 (yuv420p, BT.709 limited, tagged) with AAC sound of the same length.
 
     video: uint8 (F, H, W, 3), or an iterable of such chunks, read one at a time. audio: (channels, samples)
-    or (samples, 2), one or two channels; cut, or continued with silence, to the length of the video.
-    settings: kept in the file's comment tag. on_chunk: called before each chunk; what it raises stops the
-    work. The file appears under its name only when it is complete.
+    or (samples, 2), one or two channels, also with a batch axis of 1; cut, or continued with silence, to the
+    length of the video. settings: kept in the file's comment tag. on_chunk: called before each chunk is
+    written; what it raises stops the work. The file appears under its name only when it is complete.
     Raises `InputError` for sound or frames that cannot be written, `MediaError` if the file cannot be.
     """
-    waveform = None if audio is None else _two_channels(audio.waveform)
-    rate = None if audio is None else audio.sampling_rate
-    chunks = iter([video] if isinstance(video, torch.Tensor) else video)
-    with _partial(Path(output_path)) as path:
-        _write(path, chunks, exact_rate(fps), waveform, rate, video_chunks_number, settings, on_chunk, crf)
+    rate = exact_rate(fps)
+    sound = None if audio is None else _Sound(audio)
+    chunks = _checked([video] if isinstance(video, torch.Tensor) else video)
+    with _partial(Path(output_path)) as path, _container(path, rate, sound) as container:
+        if settings is not None:
+            container.metadata["comment"] = settings
+        # Both streams before the first chunk: what a file cannot hold is found before any work.
+        picture = _add_stream(container, "libx264", rate=rate)
+        if sound is not None:
+            sound.open(container)
+        first = next(chunks, None)
+        if first is None:
+            raise InputError("There are no frames to write.")
+        _set_up(picture, rate, first.shape[2], first.shape[1], crf)
+        count = 0
+        bar = tqdm(_chain(first, chunks), total=video_chunks_number or None, desc="Writing", unit="chunk")
+        for number, chunk in enumerate(bar):
+            if on_chunk is not None:
+                on_chunk(number)
+            for second in chunk.split(max(round(rate), 1)):
+                count += _encode_frames(container, picture, second, count)
+                if sound is not None:
+                    sound.write(count / rate)
+        container.mux(picture.encode())
+        if sound is not None:
+            sound.finish()
 
 
-def _write(
-    path: Path,
-    chunks: Iterator[torch.Tensor],
-    fps: Fraction,
-    waveform: torch.Tensor | None,
-    rate: int | None,
-    expected: int,
-    settings: str | None,
-    on_chunk: Callable[[int], None] | None,
-    crf: str,
-) -> None:
-    import av
-
-    try:
-        with av.open(str(path), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
-            if settings is not None:
-                container.metadata["comment"] = settings
-            first = next((chunk for chunk in chunks if len(chunk)), None)
-            if first is None:
-                raise InputError("There are no frames to write.")
-            picture = _video_stream(container, fps, first.shape[2], first.shape[1], crf)
-            # Both streams before the first packet: the header lists them.
-            sound = None if rate is None else container.add_stream("aac", rate=rate, layout="stereo")
-            count = 0
-            bar = tqdm(_chain(first, chunks), total=expected or None, desc="Writing", unit="chunk")
-            for number, chunk in enumerate(bar):
-                if on_chunk is not None:
-                    on_chunk(number)
-                count += _encode_frames(container, picture, chunk, count)
-            container.mux(picture.encode())
-            if sound is not None and waveform is not None and rate is not None:
-                _encode_sound(container, sound, waveform, rate, round(count / fps * rate))
-    except av.FFmpegError as error:
-        raise MediaError(f"{path.name}: writing failed ({error.strerror or error}).") from None
+def _checked(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The chunks that hold frames. Raises `InputError` for one that is no frames, or of another size."""
+    size = None
+    for chunk in chunks:
+        shape = tuple(chunk.shape)
+        if chunk.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
+            raise InputError(
+                f"Frames of shape {shape}, {chunk.dtype}, cannot be written; give uint8 (frames, height, width, 3)."
+            )
+        if size not in (None, shape[1:3]):
+            raise InputError(
+                f"Frames of {shape[2]}x{shape[1]} pixels follow frames of {size[1]}x{size[0]}; give all one size."
+            )
+        size = shape[1:3]
+        if len(chunk):
+            yield chunk
 
 
 def _chain(first: torch.Tensor, rest: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -102,17 +117,42 @@ def _chain(first: torch.Tensor, rest: Iterator[torch.Tensor]) -> Iterator[torch.
     yield from rest
 
 
-def _video_stream(container: Any, fps: Fraction, width: int, height: int, crf: str) -> Any:
+@contextmanager
+def _container(path: Path, rate: Fraction, sound: _Sound | None) -> Iterator[Any]:
+    """A file to write into. Raises `MediaError` for an ending that says nothing."""
+    import av
+
+    options = {}
+    if path.suffix.lower() in QUICKTIME:
+        # The header counts durations in these units, by default milliseconds: too coarse for samples.
+        units = rate.numerator * 1000 if sound is None else sound.encoded_rate
+        options = {"movflags": "use_metadata_tags+faststart", "movie_timescale": str(units)}
+    try:
+        container = av.open(str(path), "w", options=options)
+    except av.FFmpegError:
+        raise
+    except ValueError:  # an ending that PyAV does not know
+        raise MediaError(f"No video can be written to a file ending in {path.suffix}; use .mp4.") from None
+    with container:
+        yield container
+
+
+def _add_stream(container: Any, codec: str, **facts: Any) -> Any:
+    try:
+        return container.add_stream(codec, **facts)
+    except ValueError as error:  # what PyAV raises for a codec that a kind of file cannot hold
+        raise MediaError(f"{error}; use a name ending in .mp4.") from None
+
+
+def _set_up(stream: Any, fps: Fraction, width: int, height: int, crf: str) -> None:
     # Without cpu-independent x264's rate control differs from run to run, and so do the bytes.
-    options = {"crf": crf, "preset": PRESET, "x264-params": "cpu-independent=1"}
-    stream = container.add_stream("libx264", rate=fps, options=options)
+    stream.codec_context.options = {"crf": crf, "preset": PRESET, "x264-params": "cpu-independent=1"}
     # 4:2:0 halves both sides; an odd last row or column is repeated when frames are encoded.
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
     context = stream.codec_context
     context.time_base = 1 / fps
     context.color_range, context.colorspace = 1, 1  # limited, BT.709
     context.color_primaries = context.color_trc = 1
-    return stream
 
 
 def _encode_frames(container: Any, stream: Any, chunk: torch.Tensor, start: int) -> int:
@@ -134,22 +174,50 @@ def _encode_frames(container: Any, stream: Any, chunk: torch.Tensor, start: int)
     return len(frames)
 
 
-def _encode_sound(container: Any, stream: Any, waveform: torch.Tensor, rate: int, samples: int) -> None:
-    """AAC of exactly `samples` samples."""
-    import av
+class _Sound:
+    """AAC sound that is written as far as the picture has come, so that the two lie side by side in the file.
 
-    fitted = torch.nn.functional.pad(waveform[:, :samples], (0, max(samples - waveform.shape[1], 0)))
-    values = to_int16(fitted)
-    for start in range(0, samples, rate):
-        part = np.ascontiguousarray(values[start : start + rate]).reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(part, format="s16", layout="stereo")
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+    Raises `InputError` for sound that is neither mono nor stereo, or has no sampling rate.
+    """
+
+    def __init__(self, audio: Audio) -> None:
+        self.waveform = _two_channels(audio.waveform)
+        self.rate = int(audio.sampling_rate)
+        if self.rate <= 0:
+            raise InputError(f"The sampling rate is {audio.sampling_rate}; give samples a second.")
+        # AAC knows a few rates only; PyAV resamples to the stream's.
+        self.encoded_rate = next((rate for rate in AAC_RATES if rate >= self.rate), AAC_RATES[-1])
+        self._container: Any = None
+        self._stream: Any = None
+        self._written = 0
+
+    def open(self, container: Any) -> None:
+        """Add the stream. Raises `MediaError` for a file that cannot hold it."""
+        self._container = container
+        self._stream = _add_stream(container, "aac", rate=self.encoded_rate, layout="stereo")
+
+    def write(self, seconds: Fraction) -> None:
+        """The samples up to this time; silence follows the last one."""
+        import av
+
+        end = round(seconds * self.rate)
+        for start in range(self._written, end, self.rate):
+            stop = min(start + self.rate, end)
+            values = to_int16(self.waveform[:, start:stop])
+            values = np.pad(values, ((0, stop - start - len(values)), (0, 0)))
+            frame = av.AudioFrame.from_ndarray(values.reshape(1, -1), format="s16", layout="stereo")
+            frame.sample_rate, frame.pts, frame.time_base = self.rate, start, Fraction(1, self.rate)
+            self._container.mux(self._stream.encode(frame))
+        self._written = end
+
+    def finish(self) -> None:
+        self._container.mux(self._stream.encode())
 
 
 def _two_channels(waveform: torch.Tensor) -> torch.Tensor:
     """(2, samples) from mono or stereo in either order of axes. Raises `InputError` for anything else."""
+    if waveform.dim() == 3 and waveform.shape[0] == 1:
+        waveform = waveform[0]
     if waveform.dim() == 1:
         waveform = waveform[None]
     if waveform.dim() == 2 and waveform.shape[0] not in (1, 2) and waveform.shape[1] in (1, 2):
@@ -164,14 +232,25 @@ def _two_channels(waveform: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
     """A temporary name beside `target`, moved there at the end, removed on any error."""
+    import av
+
+    if target.is_dir():
+        raise MediaError(f"{target} is a folder; give the name of a file.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MediaError(f"Cannot make the folder {target.parent} ({error.strerror}).") from None
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix or '.mp4'}")
+    # Part of the name only: long names must not become too long.
+    partial = target.with_name(f".{target.stem[:20]}.{uuid4().hex}.partial{target.suffix or '.mp4'}")
     try:
-        yield partial
-        os.replace(partial, target)
+        try:
+            yield partial
+        except av.FFmpegError as error:
+            raise MediaError(f"Cannot write {target} ({error.strerror or error}).") from None
+        try:
+            os.replace(partial, target)
+        except OSError as error:
+            raise MediaError(f"Cannot write {target} ({error.strerror}).") from None
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -180,8 +259,9 @@ def _partial(target: Path) -> Iterator[Path]:
 def read_settings(path: str | Path) -> dict[str, Any] | None:
     """The settings that `encode_video` put into a file, or None."""
     with open_media(path, "video") as (container, _):
-        comment = container.metadata.get("comment")
+        comment = container.metadata.get("comment") or container.metadata.get("COMMENT")
     try:
-        return json.loads(comment) if comment else None
+        settings = json.loads(comment) if comment else None
     except ValueError:
         return None
+    return settings if isinstance(settings, dict) else None

@@ -41,7 +41,7 @@ _HOMES = {
     "combined_image_conditionings": "ltx_pipelines.utils.conditionings",
     "encode_prompts": "ltx_pipelines.utils.text",
     "generate_enhanced_prompt": "ltx_pipelines.utils.text",
-    "get_device": "ltx_pipelines.utils.validation",
+    "get_device": "ltx_pipelines.memory",
     "image_conditionings_by_adding_guiding_latent": "ltx_pipelines.utils.conditionings",
     "image_conditionings_by_replacing_latent": "ltx_pipelines.utils.conditionings",
 }

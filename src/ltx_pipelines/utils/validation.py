@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import InputError, MissingFileError
+from ltx_pipelines.media.images import decode_image
 from ltx_pipelines.utils.args import ImageConditioningInput
 
 MAX_SEED = 2**63 - 1
@@ -88,6 +89,7 @@ def check_images(images: Iterable[Any], num_frames: int, crf: int) -> tuple[Imag
         if not 0 <= (image.crf or 0) <= 51:
             raise InputError(f"The crf of {image.path} is {image.crf}; it must lie between 0 and 51.")
         check_file(image.path)
+        decode_image(image.path)
     return checked
 
 

@@ -220,6 +220,10 @@ class World:
         config, scenes = self.config, [truth.scene for truth in truths]
         return make_sound(scenes, config.stage, config.seconds, config.sample_rate, self.device)
 
+    def resized(self, height: int, width: int) -> World:
+        """The same world at another size of the same proportions, in which the same truths can be drawn."""
+        return World(replace(self.config, height=height, width=width), self.device)
+
     def masks(self, truths: Sequence[Truth]) -> Tensor:
         """How much of each pixel the object covers, (B, F, H, W) float32 in [0, 1]."""
         scenes = [truth.scene for truth in truths]

@@ -249,8 +249,8 @@ def test_perturbations_say_what_to_compute():
     x = torch.ones(2, 3, 4)
     some = BatchedPerturbationConfig([PerturbationConfig([Perturbation(SELF, [2])]), PerturbationConfig([])])
     everyone = BatchedPerturbationConfig([PerturbationConfig([Perturbation(SELF, [2])])])
-    assert some.keep(SELF, 1, x) is True
-    assert everyone.keep(SELF, 2, x) is False
-    assert some.keep(SELF, 2, x).flatten().tolist() == [0, 1]
+    assert some.keep(1, x)[SELF] is True
+    assert everyone.keep(2, x)[SELF] is False
+    assert some.keep(2, x)[SELF].flatten().tolist() == [0, 1]
     assert everyone.first_perturbed_block(8) == 2
     assert BatchedPerturbationConfig.empty(2).first_perturbed_block(8) == 8

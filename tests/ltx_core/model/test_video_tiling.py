@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from ltx_core.errors import InputError, LTXError
+from ltx_core.errors import InputError, ShapeError
 from ltx_core.model.video_vae import (
     AUTO_TILING,
     SOURCE_TILING,
@@ -53,11 +53,6 @@ SECTION = {
     ],
 }
 CPU = torch.device("cpu")
-UNCHECKED = pytest.mark.xfail(
-    strict=True,
-    raises=(RuntimeError, ValueError, ZeroDivisionError),
-    reason="known gap: Python's error, no sentence of ours",
-)
 
 
 def fill(module: torch.nn.Module, tap: int | None = None) -> torch.nn.Module:
@@ -339,20 +334,46 @@ def test_chunk_numbers_for_progress_bars(frames, config, chunks):
     assert get_video_chunks_number(frames, config) == chunks
 
 
-@UNCHECKED
 @pytest.mark.parametrize(
-    "config", [sizes(height=(64, 64)), sizes((16, 16)), sizes((16, 24)), sizes((16, -8))]
+    ("config", "message"),
+    [
+        (sizes(height=(64, 64)), "A tile of 64 pixels must be larger than its overlap, 64"),
+        (sizes((16, 16)), "A tile of 16 frames must be larger than its overlap, 16"),
+        (sizes((16, 24)), "A tile of 16 frames must be larger than its overlap, 24"),
+        (sizes((16, -8)), "overlap, -8, which must be at least 0"),
+        (sizes(width=(90, 80)), r"A tile of 90 pixels .* its overlap, 80, .* \(both count in steps of 32\)"),
+        (sizes(width=(31, 0)), "A tile of 31 pixels is too small; the least is 32, and 0 is no tiling"),
+        (sizes((7, 0)), "A tile of 7 frames is too small; the least is 8"),
+        (sizes(height=(-64, 0)), "A tile of -64 pixels is too small"),
+    ],
 )
-def test_sizes_that_leave_no_tile(config):
-    with pytest.raises(LTXError, match=r"overlap|tile"):
+def test_sizes_that_leave_no_tile(config, message):
+    with pytest.raises(InputError, match=message):
         list(decoder(local=True).tiled_decode(randn(1, 4, 5, 4, 4), config))
 
 
-@UNCHECKED
-@pytest.mark.parametrize("shape", [(1, 5, 2, 2, 2), (1, 4, 0, 2, 2), (1, 4, 2, 0, 2)])
+@pytest.mark.parametrize("shape", [(1, 5, 2, 2, 2), (1, 4, 0, 2, 2), (1, 4, 2, 0, 2), (2, 2, 2)])
 def test_latents_that_cannot_be_decoded_in_tiles(shape):
-    with pytest.raises(LTXError, match=r"latent|channels"):
+    with pytest.raises(
+        ShapeError, match=r"takes \(batch, 4, frames, height, width\) latents, not "
+    ) as caught:
         list(decode_video(torch.zeros(shape), decoder(), TilingConfig.default()))
+    assert str(shape) in str(caught.value)
+
+
+def test_tiles_too_thin_to_reflect_are_refused_before_any_is_decoded(monkeypatch):
+    model, latent = decoder(spatial_padding_mode="reflect"), randn(1, 4, 1, 2, 5)
+    monkeypatch.setattr(model, "forward", lambda *args: pytest.fail("decoded"))
+    with pytest.raises(
+        ShapeError, match="a side of 1 latent does not allow; use sides, and tiles, of 64 pixels"
+    ):
+        list(model.tiled_decode(latent, tiling((64, 0))))
+
+
+def test_a_latent_without_batch_is_decoded_in_tiles_too():
+    model, latent = decoder(local=True), randn(1, 4, 3, 2, 2)
+    (one,), (other,) = (model.tiled_decode(x, tiling((64, 32))) for x in (latent, latent[0]))
+    assert torch.equal(one, other)
 
 
 # Encoding in pieces
@@ -412,17 +433,23 @@ def test_overlaps_too_small_for_encoding(config, message):
         encoder().tiled_encode(randn(1, 3, 33, 128, 128), config)
 
 
-@UNCHECKED
 def test_sizes_that_round_to_their_overlap():
-    with pytest.raises(LTXError, match="overlap"):
+    with pytest.raises(InputError, match="A tile of 90 pixels must be larger than its overlap, 80"):
         encoder().tiled_encode(randn(1, 3, 9, 160, 64), sizes(height=(90, 80)))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="known gap: pixels beyond a multiple of 32 are dropped in silence",
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1, 3, 9, 48, 64), torch.float32, "video of 64x48 pixels cannot be cut .* multiples of 32"),
+        ((1, 3, 9, 64, 65), torch.float32, "video of 65x64 pixels"),
+        ((1, 3, 9, 64, 64), torch.uint8, "takes floating-point pixels, not torch.uint8"),
+        ((1, 4, 9, 64, 64), torch.float32, r"takes \(batch, 3, frames, height, width\) pixels, not \(1, 4,"),
+        ((3, 10, 64, 64), torch.float32, r"not \(3, 10, 64, 64\)"),
+        ((1, 3, 0, 64, 64), torch.float32, "no size may be 0"),
+    ],
 )
-def test_videos_that_do_not_fill_their_tiles():
-    with pytest.raises(LTXError, match="48"):
-        encoder().tiled_encode(randn(1, 3, 9, 48, 64))
+def test_videos_that_cannot_be_encoded_in_tiles(shape, dtype, message, caplog):
+    with pytest.raises(InputError, match=message):
+        encoder().tiled_encode(torch.zeros(shape, dtype=dtype))
+    assert "Cropping" not in caplog.text

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltx_core.errors import ConfigError, LTXError, UnsupportedConfigError
+from ltx_core.errors import ConfigError, InputError, ShapeError, UnsupportedConfigError
 from ltx_core.model.video_vae import (
     VideoDecoder,
     VideoDecoderConfigurator,
@@ -62,11 +62,6 @@ CONDITIONED = TIGHT | {
     ],
 }
 LAYOUTS = pytest.mark.parametrize("section", [LAYOUT_20, LAYOUT_23], ids=["2.0", "2.3"])
-UNCHECKED = pytest.mark.xfail(
-    strict=True,
-    raises=(RuntimeError, ValueError, TypeError),
-    reason="known gap: torch's error, no sentence of ours",
-)
 
 
 def fill(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -364,10 +359,8 @@ def test_an_unconditioned_decoder_draws_nothing():
 
 def test_defaults_are_those_of_a_missing_section():
     with torch.device("meta"):
-        half, other = (
-            VideoEncoderConfigurator.from_config({}),
-            VideoDecoderConfigurator.from_metadata({"config": {}}),
-        )
+        half = VideoEncoderConfigurator.from_config({})
+        other = VideoDecoderConfigurator.from_metadata({"config": {}})
     assert (half.patch_size, half.latent_channels, half.norm_layer) == (4, 128, NormLayerType.PIXEL_NORM)
     assert half.conv_in.conv.padding_mode == "zeros"
     assert other.conv_in.conv.padding_mode == "reflect"
@@ -385,11 +378,8 @@ def test_log_variances_take_channels_that_the_means_do_not(log_var, channels):
 
 
 def test_keys_that_no_network_reads_are_ignored():
-    extra = {
-        "encoder_spatial_padding_mode": "circular",
-        "decoder_spatial_padding_mode": "circular",
-        "use_quant_conv": 1,
-    }
+    modes = {f"{half}_spatial_padding_mode": "circular" for half in ("encoder", "decoder")}
+    extra = modes | {"use_quant_conv": 1}
     latent = randn(1, 4, 1, 2, 2)
     assert torch.equal(decoder(TIGHT, **extra)(latent), decoder(TIGHT)(latent))
     assert not torch.allclose(decoder(TIGHT, spatial_padding_mode="circular")(latent), decoder(TIGHT)(latent))
@@ -411,13 +401,15 @@ def test_keys_that_no_network_reads_are_ignored():
         ({"spatial_padding_mode": "mirror"}, "config.vae.spatial_padding_mode is 'mirror'"),
         ({"latent_log_var": "none"}, "config.vae.latent_log_var is 'none'; expected uniform"),
         ({"latent_channels": "many"}, "config.vae.latent_channels is 'many'; expected int"),
-        pytest.param({"norm_layer": "group_norm"}, "group_norm", marks=UNCHECKED),
-        pytest.param(
-            {"decoder_blocks": [["res_x", None]], "encoder_blocks": [["res_x", None]]},
-            "res_x",
-            marks=UNCHECKED,
-        ),
-        pytest.param({"decoder_blocks": ["res_x"], "encoder_blocks": ["res_x"]}, "res_x", marks=UNCHECKED),
+        ({"norm_layer": "group_norm"}, "'group_norm', whose 32 groups do not divide 4 channels"),
+        ({"encoder_blocks": [["res_x", None]]}, r"a block is \['res_x', None\]; expected \[name, param"),
+        ({"decoder_blocks": ["res_x"]}, r"a block is 'res_x'; expected \[name, parameters\]"),
+        ({"decoder_blocks": [["res_x", 1, 2]]}, r"a block is \['res_x', 1, 2\]"),
+        ({"encoder_blocks": "res_x"}, r"a block list is 'res_x'; expected \[\[name, parameters\], ...\]"),
+        ({"decoder_blocks": [["res_x", {"num_layers": "two"}]]}, "num_layers of the block res_x is 'two'"),
+        ({"decoder_blocks": [["res_x", -1]]}, "num_layers of the block res_x is -1; .* at least 0"),
+        ({"decoder_blocks": [["res_x_y", {"multiplier": 0}]]}, "res_x_y is 0; .* number, at least 1"),
+        ({"encoder_blocks": [["res_x_y", {"multiplier": 1.5}]]}, "multiplier of the block res_x_y is 1.5"),
     ],
 )
 def test_configurations_that_cannot_be(changes, message):
@@ -437,11 +429,8 @@ def test_conditioned_and_noisy_decoders_have_more_tensors():
     more = {k: tuple(v.shape) for k, v in model.state_dict().items() if k not in plain.state_dict()}
     linears = {"linear_1.weight": 256, "linear_1.bias": None, "linear_2.weight": -1, "linear_2.bias": None}
     expected = {"timestep_scale_multiplier": (), "last_scale_shift_table": (2, 32)}
-    for prefix, width in (
-        ("last_time_embedder", 64),
-        ("up_blocks.0.time_embedder", 128),
-        ("up_blocks.2.time_embedder", 128),
-    ):
+    blocks = [(f"up_blocks.{i}.time_embedder", 128) for i in (0, 2)]
+    for prefix, width in [("last_time_embedder", 64), *blocks]:
         for key, inputs in linears.items():
             shape = (width,) if inputs is None else (width, width if inputs == -1 else inputs)
             expected[f"{prefix}.timestep_embedder.{key}"] = shape
@@ -454,40 +443,58 @@ def test_conditioned_and_noisy_decoders_have_more_tensors():
 
 # Bad input
 
-
-def test_videos_that_cannot_be_cut_into_patches():
-    with pytest.raises(LTXError, match=r"64x50 pixels cannot be cut .*; use sides that are multiples of 32"):
-        encoder(TIGHT)(torch.zeros(1, 3, 9, 50, 64))
+PIXELS = r"video encoder takes \(batch, 3, frames, height, width\) pixels, not "
+LATENTS = r"video decoder takes \(batch, 4, frames, height, width\) latents, not "
 
 
-@UNCHECKED
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [
-        ((1, 4, 9, 32, 32), torch.float32, "channels"),
-        ((1, 3, 0, 32, 32), torch.float32, "frames"),
-        ((1, 3, 9, 0, 32), torch.float32, "pixels"),
-        ((1, 3, 9, 48, 32), torch.float32, "32x48"),
-        ((1, 3, 9, 32, 32), torch.uint8, "uint8"),
-        ((1, 3, 9, 32, 32), torch.bfloat16, "bfloat16"),
+        ((1, 4, 9, 32, 32), torch.float32, PIXELS + r"\(1, 4, 9, 32, 32\)\.$"),
+        ((3, 10, 32, 32), torch.float32, PIXELS + r"\(3, 10, 32, 32\)"),  # nothing is cropped
+        ((1, 3, 0, 32, 32), torch.float32, PIXELS + r"\(1, 3, 0, 32, 32\); no size may be 0"),
+        ((1, 3, 9, 0, 32), torch.float32, PIXELS + r"\(1, 3, 9, 0, 32\); no size may be 0"),
+        ((1, 3, 9, 50, 64), torch.float32, "video of 64x50 pixels cannot be cut .*; use sides that are mult"),
+        ((1, 3, 9, 48, 32), torch.float32, "video of 32x48 pixels .* multiples of 32, at least 32"),
+        ((1, 3, 9, 32, 32), torch.uint8, r"not torch.uint8; scale them to \[-1, 1\]"),
+        ((1, 3, 9, 32, 32), torch.bfloat16, r"not take torch.bfloat16 pixels; .* \.to\(torch.float32\)"),
     ],
 )
-def test_videos_that_an_encoder_cannot_take(shape, dtype, message):
-    with pytest.raises(LTXError, match=message):
-        encoder(TIGHT)(torch.zeros(shape, dtype=dtype))
+def test_videos_that_an_encoder_cannot_take(shape, dtype, message, caplog):
+    video = torch.zeros(shape, dtype=dtype)
+    for call in (encoder(TIGHT), encoder(TIGHT).encode_moments):
+        with pytest.raises(InputError, match=message):
+            call(video)
+    assert "Cropping" not in caplog.text
 
 
-@UNCHECKED
+def test_strided_convolutions_take_sides_that_are_no_multiples():
+    strided = encoder(TIGHT, encoder_blocks=[["compress_space", {}]] * 3)
+    assert strided(randn(1, 3, 1, 36, 68)).shape == (1, 4, 1, 2, 3)
+    mixed = encoder(TIGHT, encoder_blocks=[["compress_space", {}], ["compress_space_res", {}]])
+    assert mixed(randn(1, 3, 1, 12, 16)).shape == (1, 4, 1, 1, 1)
+    with pytest.raises(ShapeError, match=r"video of 16x20 pixels .* multiples of 16"):
+        mixed(randn(1, 3, 1, 20, 16))
+
+
+def test_an_encoder_that_reflects_needs_two_latents_a_side():
+    model = encoder(TIGHT, spatial_padding_mode="reflect")
+    assert model(randn(1, 3, 1, 64, 64)).shape == (1, 4, 1, 2, 2)
+    with pytest.raises(ShapeError, match=r"video of 64x32 pixels .* multiples of 32, at least 64"):
+        model(randn(1, 3, 1, 32, 64))
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [
-        ((1, 5, 2, 2, 2), torch.float32, "channels"),
-        ((1, 4, 0, 2, 2), torch.float32, "frames"),
-        ((1, 4, 2, 0, 2), torch.float32, "0"),
-        ((1, 4, 2, 1, 2), torch.float32, "reflect"),
-        ((1, 4, 2, 2, 2), torch.bfloat16, "bfloat16"),
+        ((1, 5, 2, 2, 2), torch.float32, LATENTS + r"\(1, 5, 2, 2, 2\)\.$"),
+        ((4, 2, 2), torch.float32, LATENTS + r"\(4, 2, 2\)"),
+        ((1, 4, 0, 2, 2), torch.float32, LATENTS + r"\(1, 4, 0, 2, 2\); no size may be 0"),
+        ((1, 4, 2, 0, 2), torch.float32, LATENTS + r"\(1, 4, 2, 0, 2\); no size may be 0"),
+        ((1, 4, 2, 1, 2), torch.float32, "reflects edges, .* a side of 1 latent .* of 64 pixels or more"),
+        ((1, 4, 2, 2, 2), torch.bfloat16, "does not take torch.bfloat16 latents"),
     ],
 )
 def test_latents_that_a_decoder_cannot_take(shape, dtype, message):
-    with pytest.raises(LTXError, match=message):
+    with pytest.raises(InputError, match=message):
         decoder(TIGHT)(torch.zeros(shape, dtype=dtype))

@@ -20,9 +20,11 @@ from ltx_core.model.audio_vae.layers import (
     Upsample,
     make_norm,
 )
+from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.common.normalization import NormType
 
 TIME_FACTOR = 4  # mel frames per latent frame; fixed, whatever the number of levels
+DEFAULT_BINS = 64
 
 
 class Level(nn.Module):
@@ -108,7 +110,7 @@ class AudioEncoder(_Half):
         common = (norm_type, causality_axis)
         outputs = 2 * z_channels if double_z else z_channels
         self.latent_channels = outputs // 2  # the second half is log variance, whatever double_z says
-        bins = (mel_bins or 64) >> (len(ch_mult) - 1)
+        bins = (mel_bins or DEFAULT_BINS) >> (len(ch_mult) - 1)
         self.per_channel_statistics = PerFeatureStatistics(self.latent_channels * bins)
         self.conv_in = CausalConv2d(in_channels, ch, 3, causality_axis)
         self.down = nn.ModuleList()
@@ -125,12 +127,14 @@ class AudioEncoder(_Half):
         self.conv_out = CausalConv2d(width, outputs, 3, causality_axis)
 
     def forward(self, spectrogram: torch.Tensor) -> torch.Tensor:
-        """Normalised latent means."""
+        """Normalised latent means. Raises `ShapeError`, or `InputError` for another dtype than the network's."""
         means, _ = self.encode_moments(spectrogram)
         return self.per_channel_statistics.normalize(means)
 
     def encode_moments(self, spectrogram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(means, log variances) before normalisation."""
+        sizes = ("batch", self.in_channels, "frames", self.mel_bins or DEFAULT_BINS)
+        check_tensor(spectrogram, "The audio encoder", "log-mel", sizes, self.conv_in.conv.weight.dtype)
         x = self.conv_in(spectrogram)
         for level in self.down:
             x = level(x)
@@ -188,6 +192,10 @@ class AudioDecoder(_Half):
         self.conv_out = CausalConv2d(width, out_ch, 3, causality_axis)
 
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        """Raises `ShapeError`, or `InputError` for another dtype than the network's."""
+        weight, features = self.conv_in.conv.weight, self.per_channel_statistics.get_buffer("mean-of-means")
+        sizes = ("batch", weight.shape[1], "frames", len(features) // weight.shape[1])
+        check_tensor(sample, "The audio decoder", "latents", sizes, weight.dtype)
         x = self.conv_in(self.per_channel_statistics.un_normalize(sample))
         for part in self.mid.values():
             x = part(x)

@@ -17,6 +17,7 @@ def encode_audio(
     """A waveform (B, channels, N) of any rate and number of channels to a normalised latent (B, z, L, F / 4).
 
     The log-mel is computed in the waveform's dtype, which should be float32; the latent has the encoder's.
+    Raises `ShapeError`, or `InputError` for integers, a sound too short for one frame, or an impossible rate.
     """
     weight = audio_encoder.conv_in.conv.weight
     if audio_processor is None:

@@ -38,8 +38,13 @@ class CausalConv2d(nn.Module):
 
 
 def make_norm(norm_type: NormType, channels: int) -> nn.Module:
-    """The configured norm: 32 groups, or parameter-free pixel norm."""
+    """The configured norm: 32 groups (`ConfigError` if uneven), or parameter-free pixel norm."""
     if norm_type is NormType.GROUP:
+        if channels % 32:
+            raise ConfigError(
+                f"config.audio_vae: the 32 groups of norm_type 'group' do not divide {channels} channels; "
+                "expected 'pixel' or widths that are multiples of 32."
+            )
         return nn.GroupNorm(32, channels, eps=1e-6)
     return PixelNorm(eps=1e-6)
 

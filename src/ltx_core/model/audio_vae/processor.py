@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ltx_core.errors import InputError
+from ltx_core.model.common.checks import check_tensor
 from ltx_core.types import Audio
 
 MEL_FLOOR = 1e-5
 ZERO_CROSSINGS, ROLLOFF = 6, 0.99
+FIRST_SURROUND = {3: 3, 5: 3, 6: 4, 8: 4}  # by the number of channels: 3.0, 5.0, 5.1, 7.1
 
 
 def log_mel(mel: torch.Tensor) -> torch.Tensor:
     """Natural logarithm with a floor: silence is ln(1e-5)."""
     return mel.clamp(min=MEL_FLOOR).log()
+
+
+def check_waveform(waveform: torch.Tensor) -> None:
+    """Raise `ShapeError` unless `waveform` is (B, C, N), `InputError` unless it is floating-point."""
+    sizes = ("batch", "channels", "samples")
+    remedy = "; divide 16-bit samples by 32768"
+    check_tensor(waveform, "The audio front end", "waveforms", sizes, scaling=remedy)
 
 
 def resample(waveform: torch.Tensor, source: int, target: int) -> torch.Tensor:
@@ -28,12 +38,12 @@ def resample(waveform: torch.Tensor, source: int, target: int) -> torch.Tensor:
     """
     if source == target:
         return waveform
-    if source <= 0 or target <= 0:
+    if not all(isinstance(rate, Integral) and rate > 0 for rate in (source, target)):
         raise InputError(f"Cannot resample from {source} to {target} Hz; rates are positive whole numbers.")
     common = math.gcd(source, target)
     old, new = source // common, target // common
     kernel, reach = _resampling_kernel(old, new, waveform)
-    flat = waveform.reshape(-1, waveform.shape[-1])
+    flat = waveform.reshape(math.prod(waveform.shape[:-1]), waveform.shape[-1])
     padded = F.pad(flat, (reach, reach + old))[:, None]
     phases = F.conv1d(padded, kernel, stride=old)  # (rows, new, steps)
     samples = phases.transpose(1, 2).reshape(flat.shape[0], -1)
@@ -98,10 +108,10 @@ class AudioProcessor(nn.Module):
     def waveform_to_mel(self, audio: Audio) -> torch.Tensor:
         """Natural-log magnitudes in Slaney mel bands, frames centred on multiples of the hop.
 
-        Raises `InputError` for a waveform that is not (B, C, N) or too short for one frame.
+        Raises `ShapeError` for a waveform that is not (B, C, N), `InputError` for one of integers, for one too
+        short for one frame, and for a rate that is no positive whole number.
         """
-        if audio.waveform.dim() != 3:
-            raise InputError(f"A waveform is (batch, channels, samples), not {tuple(audio.waveform.shape)}.")
+        check_waveform(audio.waveform)
         waveform = self.resample_audio(audio).waveform
         batch, channels, samples = waveform.shape
         if samples <= self.n_fft // 2:
@@ -125,16 +135,21 @@ class AudioProcessor(nn.Module):
 def match_channels(waveform: torch.Tensor, channels: int) -> torch.Tensor:
     """(B, C, N) with C changed to `channels`: mono is copied, more are mixed down.
 
-    5.1 (front left, front right, centre, low, back left, back right) is mixed to stereo with the usual
-    weights (ITU-R BS.775, without the low channel), scaled so that it cannot clip.
+    3.0, 5.0, 5.1 and 7.1 (front left, front right, centre, low if any, then pairs of left and right surrounds)
+    are mixed to stereo as in ITU-R BS.775: centre and surrounds at sqrt(1 / 2), the low channel left out, and
+    the sum scaled so that it cannot clip. Of other layouts every `channels`-th is averaged.
+    Raises `ShapeError`, or `InputError` for integers.
     """
+    check_waveform(waveform)
     present = waveform.shape[1]
     if present == channels:
         return waveform
     if present == 1:
         return waveform.expand(-1, channels, -1)
-    if present == 6 and channels == 2:
-        side = math.sqrt(0.5)
-        front, centre, back = waveform[:, 0:2], waveform[:, 2:3], waveform[:, 4:6]
-        return (front + side * centre + side * back) / (1 + 2 * side)
+    if present in FIRST_SURROUND and channels == 2:
+        side, first = math.sqrt(0.5), FIRST_SURROUND[present]
+        pairs = (present - first) // 2
+        front, centre = waveform[:, 0:2], waveform[:, 2:3]
+        surround = waveform[:, first:].unflatten(1, (pairs, 2)).sum(dim=1)
+        return (front + side * centre + side * surround) / (1 + (1 + pairs) * side)
     return torch.stack([waveform[:, i::channels].mean(dim=1) for i in range(channels)], dim=1)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ltx_core.errors import ConfigError, InputError
+from ltx_core.errors import ConfigError
+from ltx_core.model.common.checks import check_tensor
 
 MEL_CHANNELS = 128  # two channels of 64 bands
 FILTER_TAPS = 12
@@ -121,6 +122,15 @@ def _same(channels: int, kernel: int, dilation: int) -> nn.Conv1d:
     return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2)
 
 
+def _check_pairs(**lists: Sequence) -> None:
+    (first, values), (second, others) = lists.items()
+    if not values or len(values) != len(others):
+        raise ConfigError(
+            f"config.vocoder: {first} has {len(values)} values and {second} {len(others)}; expected as many "
+            "in both, at least 1."
+        )
+
+
 class Vocoder(nn.Module):
     """(B, 2, T, 64) log-mel to (B, 2, T x product of upsample_rates) in [-1, 1] (HiFi-GAN; BigVGAN for AMP1)."""
 
@@ -141,6 +151,10 @@ class Vocoder(nn.Module):
         super().__init__()
         if resblock not in ("1", "AMP1"):
             raise ConfigError(f"config.vocoder.resblock is {resblock!r}; expected '1' or 'AMP1'.")
+        _check_pairs(upsample_rates=upsample_rates, upsample_kernel_sizes=upsample_kernel_sizes)
+        _check_pairs(
+            resblock_kernel_sizes=resblock_kernel_sizes, resblock_dilation_sizes=resblock_dilation_sizes
+        )
         self.output_sampling_rate = output_sampling_rate
         self.snakes = resblock == "AMP1"
         self.use_tanh_at_final, self.apply_final_activation = use_tanh_at_final, apply_final_activation
@@ -158,8 +172,9 @@ class Vocoder(nn.Module):
         self.conv_post = nn.Conv1d(width, 2, 7, padding=3, bias=use_bias_at_final)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dim() != 4 or x.shape[1] != 2 or 2 * x.shape[3] != MEL_CHANNELS:
-            raise InputError(f"The vocoder takes (batch, 2, frames, 64) log-mel, not {tuple(x.shape)}.")
+        """Raises `ShapeError`, or `InputError` for another dtype than the network's."""
+        sizes = ("batch", 2, "frames", MEL_CHANNELS // 2)
+        check_tensor(x, "The vocoder", "log-mel", sizes, self.conv_pre.weight.dtype)
         x = self.conv_pre(x.transpose(2, 3).flatten(1, 2))
         for i, up in enumerate(self.ups):
             x = up(x if self.snakes else _leaky(x))

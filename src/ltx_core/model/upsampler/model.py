@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltx_core.config import parse_config
+from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.upsampler.config import RATIOS, UpsamplerConfig
-from ltx_core.model.video_vae.checks import check_tensor
 
 Factors = tuple[int, int, int]
 
@@ -106,7 +106,7 @@ class LatentUpsampler(nn.Module):
 
     def check(self, latent: torch.Tensor) -> None:
         """Raise `ShapeError`, or `InputError` for another dtype than the network's."""
-        weight = self.final_conv.get_parameter("weight")
+        weight = self.final_conv.weight
         sizes = ("batch", weight.shape[0], "frames", "height", "width")
         check_tensor(latent, "The upsampler", "latents", sizes, weight.dtype)
 
@@ -132,7 +132,7 @@ class LatentUpsampler(nn.Module):
         return frames.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
 
-def _conv(dims: int, in_channels: int, out_channels: int) -> nn.Module:
+def _conv(dims: int, in_channels: int, out_channels: int) -> nn.Conv2d | nn.Conv3d:
     return (nn.Conv2d if dims == 2 else nn.Conv3d)(in_channels, out_channels, 3, padding=1)
 
 

@@ -125,6 +125,7 @@ class Strided(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: Stride, style: Style) -> None:
         super().__init__()
+        self.stride = stride
         self.conv = style.conv(in_channels, out_channels, stride).conv
 
     def forward(self, x: torch.Tensor, flow: Flow) -> torch.Tensor:

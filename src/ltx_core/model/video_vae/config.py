@@ -30,7 +30,7 @@ class Block:
         return self._whole("multiplier", self.params.get("multiplier", default), 1)
 
     def _whole(self, key: str, value: Any, least: int) -> int:
-        if not isinstance(value, int | float) or value != int(value) or value < least:
+        if not isinstance(value, int | float) or value % 1 or value < least:
             raise ConfigError(
                 f"config.vae: {key} of the block {self.name} is {value!r}; expected a whole number, "
                 f"at least {least}."

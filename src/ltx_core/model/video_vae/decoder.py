@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltx_core.errors import ShapeError
+from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.video_vae.blocks import Flow, Style, decoder_block
-from ltx_core.model.video_vae.checks import check_tensor
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import PaddingModeType
 from ltx_core.model.video_vae.layers import PerChannelStatistics, TimestepEmbedding, make_norm, unpatchify

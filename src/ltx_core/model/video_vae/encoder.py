@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, ShapeError
+from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.video_vae.blocks import Downsample, Flow, Strided, Style, encoder_block
-from ltx_core.model.video_vae.checks import check_tensor
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import LogVarianceType, PaddingModeType
 from ltx_core.model.video_vae.layers import PerChannelStatistics, make_norm, patchify
@@ -39,9 +39,12 @@ class VideoEncoder(nn.Module):
         width = config.latent_channels  # the first width is that of the latent
         self.conv_in = style.conv(config.in_channels * config.patch_size**2, width)
         self.down_blocks = nn.ModuleList()
+        self.strides = [(config.patch_size, True)]  # of height and width, and whether they need multiples
         for entry in parse_blocks(config.encoder_blocks):
             block, width = encoder_block(entry, width, style)
             self.down_blocks.append(block)
+            if isinstance(block, Downsample | Strided):
+                self.strides.append((block.stride[1], isinstance(block, Downsample)))
         self.conv_norm_out = make_norm(config.norm_layer, width)
         variances = self.latent_channels if self.latent_log_var is LogVarianceType.PER_CHANNEL else 1
         self.conv_out = style.conv(width, self.latent_channels + variances)
@@ -81,29 +84,20 @@ class VideoEncoder(nn.Module):
         return blend(latents, shape, weight.device).to(weight.dtype)
 
     def _check(self, video: torch.Tensor, dtype: torch.dtype | None, multiple: int = 1) -> None:
-        """Refuse what cannot be encoded; `multiple`: what sides must be multiples of beside the blocks' needs."""
+        """Refuse what cannot be encoded. multiple: of what the sides must be multiples, whatever the blocks."""
         sizes = ("batch", self.in_channels, "frames", "height", "width")
         check_tensor(video, "The video encoder", "pixels", sizes, dtype, scaling="; scale them to [-1, 1]")
         least = 2 if self.conv_in.conv.padding_mode == "reflect" else 1  # an edge has nothing to reflect
         if any(side % multiple or self._latent_side(side) < least for side in video.shape[3:]):
-            factor = math.lcm(self.patch_size * math.prod(stride for stride, _ in self._strides()), multiple)
+            factor = math.lcm(math.prod(stride for stride, _ in self.strides), multiple)
             raise ShapeError(
                 f"A video of {video.shape[4]}x{video.shape[3]} pixels cannot be cut into latents; use sides "
                 f"that are multiples of {factor}, at least {least * factor}."
             )
 
-    def _strides(self) -> list[tuple[int, bool]]:
-        """(stride, whether it folds, and so needs a multiple) of all blocks that compress height and width."""
-        folds = [
-            (b.stride[1], True) if isinstance(b, Downsample) else (b.conv.stride[1], False)
-            for b in self.down_blocks
-            if isinstance(b, Downsample | Strided)
-        ]
-        return folds
-
     def _latent_side(self, side: int) -> int:
-        """Length of a latent's side for a side in pixels; 0 if a patch or a fold does not come out even."""
-        for stride, folds in ((self.patch_size, True), *self._strides()):
+        """A side in latents for one in pixels; 0 if a patch or a fold does not come out even."""
+        for stride, folds in self.strides:
             if folds and side % stride:
                 return 0
             side = -(-side // stride)

@@ -1,0 +1,233 @@
+"""What the benchmarks share: peers' interpreters, workers, alternating rounds, ratios, the machine.
+
+Only the standard library at import time: the workers run in the peers' environments too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".bench"  # the peers' environments and the results; ignores itself in git
+OURS = "ours"
+MARK = "RESULT "
+
+Result = dict[str, Any]
+
+
+class Unavailable(Exception):
+    """A worker could not run; the message says why in one line."""
+
+
+def home() -> Path:
+    """The folder for everything the benchmarks write, made if it is not there."""
+    HOME.mkdir(exist_ok=True)
+    (HOME / ".gitignore").write_text("*\n")
+    return HOME
+
+
+def python_of(who: str) -> str:
+    """The interpreter of an implementation: this one for ours, its own environment's for a peer."""
+    if who == OURS:
+        return sys.executable
+    path = home() / who / "bin" / "python"
+    if not path.exists():
+        raise Unavailable(f"not installed; run: python bench/peers.py {who}")
+    return str(path)
+
+
+# -- workers ---------------------------------------------------------------------------------------------
+
+
+def run_worker(who: str, script: str, task: Mapping[str, Any], threads: int, limit: float = 900) -> Result:
+    """Run `script` of this folder as a worker of `who` on `task`, in a fresh process; its answer.
+
+    Raises `Unavailable` with the last line that the worker said if it fails or takes over `limit` seconds.
+    """
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    env |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [python_of(who), str(ROOT / "bench" / script), "--worker", json.dumps({"who": who, **task})]
+    try:
+        done = subprocess.run(
+            command, env=env, cwd=tempfile.gettempdir(), capture_output=True, text=True, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"took more than {limit:.0f} s") from None
+    answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode or not answers:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        raise Unavailable(said[-1].strip()[:300])
+    return json.loads(answers[-1][len(MARK) :])
+
+
+def worker_task() -> Result | None:
+    """The task if this process is a worker."""
+    return json.loads(sys.argv[2]) if sys.argv[1:2] == ["--worker"] else None
+
+
+def answer(result: Mapping[str, Any]) -> None:
+    """What a worker says at its end."""
+    print(MARK + json.dumps(result), flush=True)
+
+
+def alternate(
+    jobs: Mapping[str, Callable[[int], Result]], rounds: int, title: str
+) -> tuple[dict[str, list[Result]], dict[str, str]]:
+    """Run every job once a round, in turns, the order reversed every second round.
+
+    A job that is `Unavailable` leaves, and its reason is the second answer.
+    """
+    results: dict[str, list[Result]] = {name: [] for name in jobs}
+    failures: dict[str, str] = {}
+    for index in range(rounds):
+        names = [name for name in jobs if name not in failures]
+        for name in names if index % 2 == 0 else reversed(names):
+            begin = time.perf_counter()
+            try:
+                results[name].append(jobs[name](index))
+                log(f"{title}: {name}, round {index + 1} of {rounds}: {time.perf_counter() - begin:.1f} s")
+            except Unavailable as error:
+                failures[name] = str(error)
+                log(f"{title}: {name} cannot be run: {error}")
+    return {name: found for name, found in results.items() if name not in failures}, failures
+
+
+def log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# -- numbers ---------------------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratio(ours: Sequence[float], peer: Sequence[float]) -> dict[str, float]:
+    """Peer over ours, round by round: above 1 we are quicker, or smaller."""
+    return spread([theirs / own for own, theirs in zip(ours, peer)])
+
+
+def column(results: Sequence[Result], key: str) -> list[float]:
+    return [result[key] for result in results]
+
+
+def shown(value: Mapping[str, float] | None, unit: str = "") -> str:
+    """ "1.52 (1.48 to 1.60)" for a spread."""
+    if value is None:
+        return "–"
+    median, low, high = (f"{value[key]:.3g}{unit}" for key in ("median", "min", "max"))
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+# -- memory ----------------------------------------------------------------------------------------------
+
+
+def memory(field: str) -> int:
+    """Bytes of a field of this process' status: VmHWM, VmRSS, RssAnon. 0 where the system has no such file."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def reset_peak() -> None:
+    """Let VmHWM start again from what is resident now; without the right to do so it stays."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        log("VmHWM cannot be reset here: peaks include what came before")
+
+
+@contextmanager
+def peak_of(field: str, every: float = 0.002) -> Iterator[Callable[[], int]]:
+    """Watch a field that keeps no peak of its own; call what it yields for the highest value seen."""
+    highest, done = [memory(field)], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            highest[0] = max(highest[0], memory(field))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield lambda: max(highest[0], memory(field))
+    finally:
+        done.set()
+        thread.join()
+
+
+# -- machine and results ---------------------------------------------------------------------------------
+
+
+def machine(threads: int) -> Result:
+    """What was measured on: no host name, no paths."""
+    import torch
+
+    try:
+        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        model = re.search(r"^model name\s*:\s*(.+)$", cpu, re.MULTILINE)
+        name = model[1] if model else platform.processor()
+    except OSError:
+        name = platform.processor()
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": name.strip(),
+        "cores": os.cpu_count(),
+        "ram_gib": round(ram / 2**30),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": threads,
+    }
+
+
+def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The flags that every benchmark has."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--rounds", type=int, default=rounds, help="how often each side runs, in turns")
+    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for every side alike")
+    made.add_argument("--note", default="", help="a remark about the run, kept with the results")
+    return made
+
+
+def save(
+    name: str, args: argparse.Namespace, header: Sequence[str], rows: list[list[str]], data: Any
+) -> None:
+    """Print the table and write it, with the raw numbers, to .bench/results/NAME.json."""
+    result = {
+        "benchmark": name,
+        "machine": machine(args.threads),
+        "options": {key: value for key, value in vars(args).items() if key != "zoo"},
+        "header": list(header),
+        "rows": rows,
+        "data": data,
+    }
+    folder = home() / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(table(header, rows))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,39 @@
+"""Puts the files of single trainings together into one official-format file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ltx_core.errors import InputError
+from ltx_core.loader import Checkpoint
+
+
+def assemble(parts: Sequence[Path], path: Path) -> Path:
+    """Write the tensors and configurations of `parts` as one file; where two have the same, the later counts.
+
+    The model version is the last part's. Raises `InputError` if there are no parts.
+    """
+    from safetensors.torch import save_file
+
+    if not parts:
+        raise InputError("There is nothing to put together; give the files of trainings with --parts.")
+    tensors: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    version = ""
+    for part in parts:
+        checkpoint = Checkpoint(part)
+        tensors |= {key: checkpoint.read(key) for key in checkpoint}
+        config |= checkpoint.config
+        version = checkpoint.model_version or version
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata={"config": json.dumps(config), "model_version": version})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

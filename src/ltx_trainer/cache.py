@@ -1,0 +1,190 @@
+"""Clips encoded once: a folder of latents that the transformer is trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError
+
+INDEX = "cache.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """What is encoded: clips in one format, `shard` of them a file.
+
+    folder: of videos with captions; none takes clips of the world, in `style`, of `split` and `seed`.
+    clips: how many, from the first on; 0 for all of the folder.
+
+    video_vae, audio_vae: official-format files, which may be the same. keyframes: pixel frames that are encoded
+    as stills too, for keyframe conditioning; -1 is the last. references: also encode what an IC-LoRA learns to
+    follow: outlines in the world, the videos of the sub-folder ``references`` in a folder.
+    """
+
+    video_vae: str
+    audio_vae: str
+    folder: str = ""
+    clips: int = 0
+    shard: int = 256
+    batch_size: int = 16
+    height: int = 128
+    width: int = 128
+    frames: int = 17
+    fps: float = 24.0
+    style: str = "plain"
+    split: str = "train"
+    seed: int = 0
+    keyframes: tuple[int, ...] = field(default=(0, -1))
+    references: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("clips", 0 if self.folder else 1), ("shard", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        if self.height % 32 or self.width % 32 or self.frames % 8 != 1:
+            raise ConfigError(
+                f"Clips of {self.width}x{self.height} pixels and {self.frames} frames do not fit; sides must be "
+                "multiples of 32 and frames 8k + 1."
+            )
+        if not all(-self.frames <= index < self.frames for index in self.keyframes):
+            raise ConfigError(f"keyframes are {self.keyframes}, but clips have {self.frames} frames.")
+
+    @property
+    def shards(self) -> int:
+        """How many files the whole cache has."""
+        return -(-self.clips // self.shard)
+
+    def path(self, folder: Path, shard: int) -> Path:
+        """The file of a shard."""
+        return folder / f"latents-{shard:05d}.safetensors"
+
+    def numbers(self, shard: int) -> range:
+        """The clips of a shard."""
+        return range(shard * self.shard, min((shard + 1) * self.shard, self.clips))
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor], captions: Sequence[str]) -> None:
+    """Write one file; complete under its name or not there at all."""
+    from safetensors.torch import save_file
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(dict(tensors), partial, metadata={"captions": json.dumps(list(captions))})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def open_folder(folder: Path, config: CacheConfig, models: Mapping[str, str], source: str) -> list[int]:
+    """Prepare `folder` for writing and return the shards that are still to be made.
+
+    models, source: what identifies the encoders and the clips. Raises `InputError` if the folder holds another cache.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; --output-path takes a folder for the latents.")
+    folder.mkdir(parents=True, exist_ok=True)
+    index = {"format": FORMAT, "config": _identity(config), "models": dict(models), "source": source}
+    path = folder / INDEX
+    if path.is_file():
+        present = _read_index(path)
+        if present != json.loads(json.dumps(index)):
+            raise InputError(f"{folder} holds latents of other clips or encoders; give another folder.")
+    else:
+        partial = path.with_name(f".{INDEX}.partial")
+        partial.write_text(json.dumps(index, indent=1), encoding="utf-8")
+        os.replace(partial, path)
+    return [shard for shard in range(config.shards) if not config.path(folder, shard).is_file()]
+
+
+def _identity(config: CacheConfig) -> dict[str, Any]:
+    """What decides about the contents: paths and batch size do not."""
+    left_out = ("video_vae", "audio_vae", "folder", "batch_size")
+    return {name: value for name, value in asdict(config).items() if name not in left_out}
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); make the cache anew.") from None
+
+
+class LatentCache:
+    """A complete folder of latents, read clip by clip; files stay on disk until they are asked for.
+
+    Raises `MissingFileError` for a folder that holds none and `CheckpointError` for a half-made one.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / INDEX
+        if not path.is_file():
+            raise MissingFileError(
+                f"{self.folder} holds no latents; make them with `python -m ltx_trainer cache`."
+            )
+        index = _read_index(path)
+        values = index["config"] | {"video_vae": "", "audio_vae": ""}
+        self.config = CacheConfig(**values | {"keyframes": tuple(values["keyframes"])})
+        self.models: dict[str, str] = index["models"]
+        made = sum(self.config.path(self.folder, shard).is_file() for shard in range(self.config.shards))
+        if made < self.config.shards:
+            raise CheckpointError(
+                f"{self.folder} is half made, {made} of {self.config.shards} files; run the same "
+                "`python -m ltx_trainer cache` again, it goes on."
+            )
+
+    def __len__(self) -> int:
+        return self.config.clips
+
+    @property
+    def keyframes(self) -> tuple[int, ...]:
+        """The pixel frames that are encoded as stills, counted from 0."""
+        return tuple(index % self.config.frames for index in self.config.keyframes)
+
+    def clips(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """The clips at these positions of an endless, shuffled repetition of the cache.
+
+        "video" (B, C, F, H, W) and "audio" (B, C, L, bins), normalised latents in bfloat16; "keyframes"
+        (B, K, C, H, W); "reference" like "video" if there are any; "captions", a list of B strings.
+        """
+        rows = [self._row(number) for number in numbers]
+        names = [name for name in rows[0] if name != "captions"]
+        batch: dict[str, Any] = {name: torch.stack([row[name] for row in rows]) for name in names}
+        return batch | {"captions": [row["captions"] for row in rows]}
+
+    def _row(self, number: int) -> dict[str, Any]:
+        epoch, position = divmod(number, len(self))
+        clip = int(_shuffled(len(self), self.config.seed, epoch)[position])
+        shard, row = divmod(clip, self.config.shard)
+        file, captions = _open(self.config.path(self.folder, shard))
+        names = list(file.keys())
+        return {name: file.get_slice(name)[row] for name in names} | {"captions": captions[row]}
+
+
+@lru_cache(maxsize=4)
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+@lru_cache(maxsize=1024)
+def _open(path: Path) -> tuple[Any, list[str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file = safe_open(path, "pt")
+        return file, json.loads(file.metadata()["captions"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}); remove it and make the cache again, it adds what is missing."
+        ) from None

@@ -1,0 +1,160 @@
+"""Where a latent cache takes its clips from: the procedural world, or a folder of videos with captions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ltx_core.errors import InputError, MissingFileError
+from ltx_core.model.audio_vae.processor import match_channels, resample
+from ltx_trainer.cache import CacheConfig
+from ltx_trainer.world import World, WorldConfig
+
+ENDINGS = (".mp4", ".mov", ".mkv", ".webm")
+REFERENCES = "references"  # sub-folder with the clips that an IC-LoRA learns to follow, under the same names
+
+
+@dataclass(frozen=True)
+class Clips:
+    """B clips: frames uint8 (B, F, H, W, 3), sounds float32 (B, 2, N), captions, references like frames or None."""
+
+    frames: Tensor
+    sounds: Tensor
+    captions: list[str]
+    references: Tensor | None = None
+
+
+class Source(Protocol):
+    """An ordered set of clips of one format."""
+
+    @property
+    def identity(self) -> str: ...
+
+    def count(self) -> int:
+        """How many there are."""
+
+    def read(self, numbers: Sequence[int]) -> Clips:
+        """The clips of these numbers."""
+
+
+def open_source(config: CacheConfig, rate: int, device: torch.device) -> Source:
+    """The source that a configuration names; `rate` is that of the sounds in Hz."""
+    return FolderSource(config, rate) if config.folder else WorldSource(config, rate, device)
+
+
+class WorldSource:
+    """Clips of the procedural world; the references are outlines."""
+
+    def __init__(self, config: CacheConfig, rate: int, device: torch.device) -> None:
+        self.config = config
+        world = WorldConfig(
+            height=config.height,
+            width=config.width,
+            frames=config.frames,
+            fps=config.fps,
+            sample_rate=rate,
+            seed=config.seed,
+            split=config.split,
+            style=config.style,
+        )
+        self.world = World(world, device)
+
+    @property
+    def identity(self) -> str:
+        return "world"
+
+    def count(self) -> int:
+        return self.config.clips
+
+    def read(self, numbers: Sequence[int]) -> Clips:
+        truths = [self.world.truth(number) for number in numbers]
+        references = self.world.outlines(truths) if self.config.references else None
+        captions = [truth.caption for truth in truths]
+        return Clips(self.world.frames(truths), self.world.sounds(truths), captions, references)
+
+
+class FolderSource:
+    """Videos of a folder, each with its caption in a text file of the same name.
+
+    A video is read at the cache's frame rate from its beginning, scaled to cover the cache's size and cropped; one
+    without sound is silent. Raises `MissingFileError` for an empty folder and for missing captions or references.
+    """
+
+    def __init__(self, config: CacheConfig, rate: int) -> None:
+        self.config, self.rate, folder = config, rate, Path(config.folder).expanduser()
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        self.videos = [path for path in files if path.suffix.lower() in ENDINGS]
+        if not self.videos:
+            raise MissingFileError(f"{folder} holds no videos ({', '.join(ENDINGS)}) to train on.")
+        bare = [path.name for path in self.videos if not path.with_suffix(".txt").is_file()]
+        if bare:
+            raise MissingFileError(
+                f"{len(bare)} of {len(self.videos)} videos in {folder} have no caption ({bare[0]}, ...); write it "
+                f"in a text file of the same name, {Path(bare[0]).with_suffix('.txt')}."
+            )
+        unled = [path.name for path in self.videos if not self._reference(path).is_file()]
+        if config.references and unled:
+            raise MissingFileError(
+                f"{self._reference(folder / unled[0])} is missing; references = true asks for it."
+            )
+
+    @property
+    def identity(self) -> str:
+        """Names and sizes of the files."""
+        digest = hashlib.sha256()
+        for path in self.videos:
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def count(self) -> int:
+        return len(self.videos)
+
+    def read(self, numbers: Sequence[int]) -> Clips:
+        paths = [self.videos[number] for number in numbers]
+        references = None
+        if self.config.references:
+            references = torch.stack([self._frames(self._reference(path)) for path in paths])
+        return Clips(
+            frames=torch.stack([self._frames(path) for path in paths]),
+            sounds=torch.stack([self._sound(path) for path in paths]),
+            captions=[path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in paths],
+            references=references,
+        )
+
+    @staticmethod
+    def _reference(path: Path) -> Path:
+        return path.parent / REFERENCES / path.name
+
+    def _frames(self, path: Path) -> Tensor:
+        from ltx_pipelines.media.images import resize_and_center_crop
+        from ltx_pipelines.media.video import decode_video_from_file
+
+        config = self.config
+        found = list(decode_video_from_file(path, config.frames, fps=config.fps))
+        if len(found) < config.frames:
+            raise InputError(
+                f"{path} has {len(found)} frames at {config.fps:g} a second, but {config.frames} are needed; "
+                "remove it, or ask for fewer frames."
+            )
+        fitted = resize_and_center_crop(torch.cat(found), config.height, config.width)
+        return fitted[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
+
+    def _sound(self, path: Path) -> Tensor:
+        from ltx_pipelines.media.audio import decode_audio_from_file
+
+        seconds = self.config.frames / self.config.fps
+        samples = round(seconds * self.rate)
+        wave = torch.zeros(2, samples)
+        audio = decode_audio_from_file(path, max_duration=seconds)
+        if audio is not None:
+            heard = match_channels(resample(audio.waveform, audio.sampling_rate, self.rate), 2)[
+                0, :, :samples
+            ]
+            wave[:, : heard.shape[1]] = heard
+        return wave

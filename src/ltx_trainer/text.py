@@ -1,0 +1,102 @@
+"""Captions to contexts while training: Gemma, frozen or trained along, and the embeddings processor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ltx_core.loader import Checkpoint
+from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS
+from ltx_core.text_encoders.gemma.encoders.base_encoder import BLOCK
+from ltx_core.text_encoders.gemma.folder import GemmaFolder
+from ltx_core.text_encoders.gemma.loading import load_text_encoder
+from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
+
+
+class TextTower(nn.Module):
+    """Gemma's language model, and how captions become its input."""
+
+    def __init__(self, folder: str | Path, *, trained: bool) -> None:
+        super().__init__()
+        encoder = load_text_encoder(folder, "cpu", torch.float32 if trained else torch.bfloat16)
+        self.folder, self.trained = GemmaFolder(folder), trained
+        self.language_model = encoder.model.model.language_model.requires_grad_(trained)
+        assert encoder.tokenizer is not None  # it was loaded from a folder
+        self.tokenizer: LTXVGemmaTokenizer = encoder.tokenizer
+
+    @property
+    def features(self) -> int:
+        """Values a token that the embeddings processor gets."""
+        config = self.language_model.config
+        return config.hidden_size * (config.num_hidden_layers + 1)
+
+    def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """ids and mask (B, N), padded at the left to whole blocks as when generating."""
+        rows = [self.tokenizer.token_ids(caption) for caption in captions]
+        length = min(-(-max(map(len, rows)) // BLOCK) * BLOCK, self.tokenizer.max_length)
+        pad = self.tokenizer.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+        return ids, mask
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Hidden states of all layers, each float32 (B, N, H), at the positions they have when generating."""
+        total, length = self.tokenizer.max_length, ids.shape[1]
+        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
+            output = self.language_model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=torch.arange(total - length, total, device=ids.device)[None],
+                output_hidden_states=True,
+                use_cache=False,
+            )
+        return tuple(state.float() for state in output.hidden_states)
+
+    def write(self, folder: Path) -> None:
+        """A Gemma folder as the one read, with the weights as they are now; complete or not there."""
+        from safetensors.torch import save_file
+
+        weights, checkpoint = self.language_model.state_dict(), Checkpoint(self.folder.weights)
+        tensors = {}
+        for key in checkpoint:
+            name = _module_name(key)
+            stored = checkpoint.read(key)
+            tensors[key] = weights[name].detach().to("cpu", stored.dtype).contiguous() if name else stored
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for path in (self.folder.config_file.parent, self.folder.tokenizer_folder):
+            for file in path.iterdir():
+                if file.is_file() and not file.name.startswith("model"):
+                    shutil.copyfile(file, partial / file.name)
+        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+
+
+def _module_name(key: str) -> str | None:
+    """The name that a tensor of a Gemma file has in the language model; None for what is not part of it."""
+    renamed = GEMMA_LANGUAGE_MODEL_KEYS.apply_to_key(key)
+    if renamed is None:
+        return None
+    return GEMMA_LANGUAGE_MODEL_KEYS.apply_to_key_value(renamed, torch.empty(0))[0][0]
+
+
+def size_projections(processor: nn.Module, features: int) -> None:
+    """Give the text projections of a new embeddings processor, which fit any Gemma, the width of this one."""
+    for module in processor.modules():
+        if isinstance(module, nn.LazyLinear) and is_lazy(module.weight):
+            module.initialize_parameters(torch.empty(1, features))
+
+
+def describe(config_file: Path) -> dict[str, int]:
+    """The sizes of a Gemma that must not change while training goes on."""
+    text = json.loads(config_file.read_text(encoding="utf-8"))["text_config"]
+    return {name: text[name] for name in ("hidden_size", "num_hidden_layers")}

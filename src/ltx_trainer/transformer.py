@@ -1,0 +1,209 @@
+"""Trains the joint audio-video transformer with its text connectors, on cached latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltx_core.errors import ConfigError
+from ltx_core.loader import save_checkpoint
+from ltx_core.model.transformer import LTXModelConfigurator
+from ltx_core.model.transformer.adaln import AdaLayerNormSingle
+from ltx_core.sd_ops import EMBEDDINGS_PROCESSOR_KEY_OPS, LTXV_MODEL_COMFY_RENAMING_MAP
+from ltx_core.text_encoders.gemma.encoders.encoder_configurator import EmbeddingsProcessorConfigurator
+from ltx_trainer.cache import LatentCache
+from ltx_trainer.config import Precision, RunConfig, StageConfig
+from ltx_trainer.flow import Drawn, NoiseConfig, TasksConfig, draw
+from ltx_trainer.lora import LoRAConfig, add_lora, save_lora
+from ltx_trainer.start import make_part, read_network
+from ltx_trainer.task import Batch, Task
+from ltx_trainer.text import TextTower, describe, size_projections
+
+STREAMS = ("video", "audio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentStage(StageConfig):
+    """A stretch of the run on some caches, which take turns from batch to batch and say what the format is."""
+
+    caches: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerRun(RunConfig):
+    """A run of ``transformer``.
+
+    gemma: folder of the text encoder. train_gemma: whether it learns too, and is written beside the model.
+    text_length: positions of a context; 1024 when generating, and a multiple of the connectors' registers.
+    dropped_captions: what stands in for a caption that is left out. video_weight, audio_weight: of the losses.
+    evaluation: a cache that is not trained on, of which `evaluation_clips` are scored.
+    gradient_checkpointing: recompute blocks in the backward pass to save memory.
+    """
+
+    stages: tuple[LatentStage, ...]
+    gemma: str
+    train_gemma: bool = False
+    text_length: int = 1024
+    dropped_captions: tuple[str, ...] = ("",)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+    evaluation: str | None = None
+    evaluation_clips: int = 64
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora.rank and (self.start is None or self.train_gemma):
+            raise ConfigError("A LoRA adapts a trained model: give `start`, and leave train_gemma out.")
+
+
+class Denoiser(nn.Module):
+    """Everything that is trained: text encoder if it is, embeddings processor, transformer."""
+
+    def __init__(self, text: TextTower, processor: Any, transformer: Any, text_length: int) -> None:
+        super().__init__()
+        self.processor, self.transformer, self.text_length = processor, transformer, text_length
+        self.trained_text = text if text.trained else None
+        self._text = [text]  # in a list, so that checkpoints do not hold a frozen text encoder
+
+    @property
+    def text(self) -> TextTower:
+        return self._text[0]
+
+    def forward(self, ids: Tensor, mask: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Velocities of both streams."""
+        states = self.text.to(ids.device)(ids, mask)
+        contexts = self.processor.process_valid(states, mask, self.text_length)
+        video = drawn.modality("video", contexts.video_encoding)
+        audio = drawn.modality("audio", contexts.audio_encoding)
+        return self.transformer(video, audio, drawn.perturbations)
+
+
+class TransformerTask(Task):
+    """The model of the configuration's ``transformer`` section."""
+
+    name = "transformer"
+    config: TransformerRun
+
+    def __init__(self, config: TransformerRun) -> None:
+        super().__init__(config)
+        self.network = read_network(config, "transformer")
+        self.caches = {path: LatentCache(path) for stage in config.stages for path in stage.caches}
+        self.evaluation = LatentCache(config.evaluation) if config.evaluation else None
+        _check_caches([*self.caches.values(), *([self.evaluation] if self.evaluation else [])])
+        text = TextTower(config.gemma, trained=config.train_gemma)
+        frozen = config.lora.rank > 0 and config.precision is Precision.BF16
+        made = (config, self.network, torch.bfloat16 if frozen else torch.float32)
+        processor = make_part(EmbeddingsProcessorConfigurator, EMBEDDINGS_PROCESSOR_KEY_OPS, *made)
+        transformer: Any = make_part(LTXModelConfigurator, LTXV_MODEL_COMFY_RENAMING_MAP, *made)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            size_projections(processor, text.features)
+        if config.start is None:
+            begin_as_identity(transformer)
+        if config.lora.rank:
+            processor.requires_grad_(False)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                add_lora(transformer, config.lora)
+        transformer.set_gradient_checkpointing(config.gradient_checkpointing)
+        self.model: Denoiser = Denoiser(text, processor, transformer, config.text_length)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What checkpoints must agree on beside the network."""
+        return {
+            "gemma": describe(self.model.text.folder.config_file),
+            "train_gemma": self.config.train_gemma,
+            "lora": vars(self.config.lora),
+        }
+
+    def batch(self, stage: int, numbers: Sequence[int], device: torch.device) -> Batch:
+        paths = self.config.stages[stage].caches
+        turn = numbers[0] // len(numbers) % len(paths)
+        cache = self.caches[paths[turn]]
+        return self._tokenised(cache, cache.clips(numbers))
+
+    def _tokenised(self, cache: LatentCache, clips: Batch) -> Batch:
+        """The batch with tokens in the place of captions, with and without what they say."""
+        captions, dropped = clips.pop("captions"), self.config.dropped_captions
+        empty = [dropped[i % len(dropped)] for i in range(len(captions))]
+        ids, mask = self.model.text.tokens([*captions, *empty])
+        return clips | {
+            "ids": ids,
+            "mask": mask,
+            "keyframe_indices": cache.keyframes,
+            "fps": cache.config.fps,
+        }
+
+    def losses(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        config = self.config
+        drawn = draw(batch, batch["keyframe_indices"], batch["fps"], config.tasks, config.noise, generator)
+        count = len(batch["video"])
+        chance = torch.rand(count, generator=generator, device=generator.device)
+        rows = torch.arange(count, device=chance.device) + count * (chance < config.tasks.caption)
+        velocities = model(batch["ids"][rows], batch["mask"][rows], drawn)
+        parts = {name: drawn.loss(name, velocity) for name, velocity in zip(STREAMS, velocities)}
+        total = config.video_weight * parts["video"] + config.audio_weight * parts["audio"]
+        return {"loss": total, **parts}
+
+    def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
+        """The losses on the evaluation cache, with the same noise at every call."""
+        if self.evaluation is None:
+            return {}
+        generator = torch.Generator(device).manual_seed(0)
+        size, sums, batches = self.config.stages[stage].batch_size, dict.fromkeys(STREAMS, 0.0), 0
+        for start in range(0, self.config.evaluation_clips, size):
+            clips = self._tokenised(self.evaluation, self.evaluation.clips(range(start, start + size)))
+            moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in clips.items()}
+            parts = self.losses(self.model, moved, generator)
+            sums = {name: total + float(parts[name]) for name, total in sums.items()}
+            batches += 1
+        return {f"{name}_test": total / batches for name, total in sums.items()}
+
+    def export(self, path: Path, device: torch.device) -> None:
+        """The transformer and the embeddings processor; a Gemma that was trained stands beside the file.
+
+        A LoRA run writes the LoRA alone, and if it learnt from references, says how large these are.
+        """
+        if self.config.lora.rank:
+            metadata = {"reference_downscale_factor": "1"} if self.config.tasks.reference else {}
+            save_lora(path, self.model.transformer, self.config.lora, metadata)
+            return
+        parts = {"transformer": self.model.transformer, "embeddings_processor": self.model.processor}
+        save_checkpoint(path, parts, self.network, self.config.model_version)
+        if self.config.train_gemma:
+            self.model.text.write(path.with_name("gemma"))
+
+
+def _check_caches(caches: Sequence[LatentCache]) -> None:
+    """Raise `ConfigError` for caches whose latents are not of the same encoders."""
+    for cache in caches[1:]:
+        if cache.models != caches[0].models:
+            raise ConfigError(
+                f"The latents of {cache.folder} and {caches[0].folder} were made with different encoders; make "
+                "both with the same ones."
+            )
+
+
+@torch.no_grad()
+def begin_as_identity(transformer: nn.Module) -> None:
+    """Start with closed gates and a velocity of 0, from which deep diffusion transformers train well.
+
+    All modulations begin at 0, whatever the noise level (adaLN-Zero, Peebles & Xie 2022, arXiv:2212.09748).
+    """
+    for name, parameter in transformer.named_parameters():
+        if "scale_shift_table" in name or name.startswith(("proj_out.", "audio_proj_out.")):
+            parameter.zero_()
+    for module in transformer.modules():
+        if isinstance(module, AdaLayerNormSingle):
+            module.linear.weight.zero_()
+            module.linear.bias.zero_()

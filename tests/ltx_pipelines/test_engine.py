@@ -1,0 +1,375 @@
+"""One owner of weights: what is read when, LoRA sets, offloading, threads, cancelling, failures."""
+
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ltx_core.errors import CheckpointError, InputError, LTXError
+from ltx_core.loader import Checkpoint
+from ltx_core.quantization import QuantizationPolicy
+from ltx_pipelines import DistilledPipeline, TI2VidOneStagePipeline, TI2VidTwoStagesPipeline, memory
+from ltx_pipelines.engine import Engine
+from ltx_pipelines.events import Cancelled
+from ltx_pipelines.plan import describe_plan, passes
+from ltx_pipelines.utils.model_paths import ModelPaths
+
+SMALL = {"height": 64, "width": 128, "num_frames": 9, "seed": 5}
+STEPS = {"num_inference_steps": 2}
+
+
+def files(folder):
+    return {
+        "checkpoint_path": folder / "model.safetensors",
+        "gemma_root": folder / "gemma",
+        "spatial_upsampler_path": folder / "upsampler.safetensors",
+        "distilled_lora": [str(folder / "distilled-lora.safetensors")],
+    }
+
+
+@pytest.fixture
+def pipeline(model_folder):
+    return TI2VidTwoStagesPipeline(**files(model_folder))
+
+
+def everything(result):
+    return torch.cat(list(result.video)), result.audio.waveform
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other))
+
+
+@pytest.fixture
+def read_bytes(monkeypatch):
+    """Bytes of tensors read from files so far, in a list with one entry."""
+    total, read = [0], Checkpoint.read
+
+    def counted(self, key, *arguments, **keywords):
+        total[0] += self.info(key).nbytes
+        return read(self, key, *arguments, **keywords)
+
+    monkeypatch.setattr(Checkpoint, "read", counted)
+    return total
+
+
+class TestReading:
+    def test_nothing_is_read_before_the_first_call(self, model_folder, read_bytes):
+        TI2VidTwoStagesPipeline(**files(model_folder))
+        assert read_bytes == [0]
+
+    def test_a_second_call_reads_nothing(self, pipeline, read_bytes):
+        first = everything(pipeline("x", **SMALL, **STEPS))
+        assert read_bytes[0] > 1_000_000
+        read_bytes[0] = 0
+        assert same(first, everything(pipeline("x", **SMALL, **STEPS)))
+        assert read_bytes == [0]
+
+    def test_switching_loras_between_stages_reads_only_the_lora(self, pipeline, model_folder, read_bytes):
+        pipeline.engine.check(["transformer"], pipeline.distilled_lora)
+        pipeline.engine.transformer(())
+        read_bytes[0] = 0
+        pipeline.engine.transformer(pipeline.distilled_lora)
+        assert 0 < read_bytes[0] <= (model_folder / "distilled-lora.safetensors").stat().st_size
+        pipeline.engine.transformer(())
+        pipeline.engine.transformer(pipeline.distilled_lora)
+        assert read_bytes[0] <= (model_folder / "distilled-lora.safetensors").stat().st_size
+
+    def test_only_the_components_of_the_run_are_read(self, model_folder, read_bytes):
+        pipeline = TI2VidOneStagePipeline(model_folder / "model.safetensors", model_folder / "gemma")
+        pipeline("x", **SMALL, **STEPS)
+        loaded = set(pipeline.engine._loaded)
+        assert "spatial_upsampler" not in loaded
+        assert "audio_encoder" not in loaded
+
+    def test_release_gives_all_back_and_the_next_call_loads_again(self, pipeline, read_bytes):
+        first = everything(pipeline("x", **SMALL, **STEPS))
+        pipeline.engine.release()
+        assert not pipeline.engine._loaded
+        read_bytes[0] = 0
+        assert same(first, everything(pipeline("x", **SMALL, **STEPS)))
+        assert read_bytes[0] > 0
+
+    def test_pipelines_can_share_an_engine(self, pipeline, read_bytes):
+        pipeline("x", **SMALL, **STEPS)
+        other = TI2VidOneStagePipeline(engine=pipeline.engine)
+        list(other("x", **SMALL, **STEPS).video)
+        read_bytes[0] = 0
+        list(other("x", **SMALL, **STEPS).video)
+        assert read_bytes == [0]
+
+    def test_prompts_are_encoded_once(self, pipeline, monkeypatch):
+        encoded = []
+        monkeypatch.setattr(
+            "ltx_pipelines.engine.encode_texts",
+            lambda texts, encoder, processor: (
+                encoded.extend(texts)
+                or [processor.process_valid(*encoder.encode_valid(text)) for text in texts]
+            ),
+        )
+        for prompt in ("a", "b", "a"):
+            pipeline(prompt, negative_prompt="no", **SMALL, **STEPS)
+        assert encoded == ["a", "no", "b"]
+
+
+class TestMemory:
+    def small_memory(self, monkeypatch, free):
+        monkeypatch.setattr(memory, "available_bytes", lambda device: free)
+
+    def test_components_take_turns_where_memory_is_short(self, pipeline, monkeypatch):
+        expected = everything(pipeline("x", **SMALL, **STEPS))
+        pipeline.engine.release()
+        sizes = [pipeline.engine.ledger.size_of(name) for name in ("video_decoder", "transformer")]
+        held = pipeline.engine._loaded
+
+        def free(device):
+            return int(max(sizes) * 3) - sum(pipeline.engine.ledger.size_of(name) for name in held)
+
+        monkeypatch.setattr(memory, "available_bytes", free)
+        assert same(expected, everything(pipeline("x", **SMALL, **STEPS)))
+        assert len(held) < 6
+
+    @pytest.mark.parametrize("quantization", [None, QuantizationPolicy.fp8_cast()], ids=["plain", "fp8-cast"])
+    def test_blocks_from_disk_give_the_same_video(self, model_folder, quantization):
+        options = {**files(model_folder), "quantization": quantization}
+        resident, streamed = (
+            TI2VidTwoStagesPipeline(**options, offload=offload) for offload in ("none", "disk")
+        )
+        assert same(everything(resident("x", **SMALL, **STEPS)), everything(streamed("x", **SMALL, **STEPS)))
+        blocks = streamed.engine.transformer().velocity_model.transformer_blocks
+        assert all(parameter.is_meta for parameter in blocks.parameters())
+        assert same(everything(resident("y", **SMALL, **STEPS)), everything(streamed("y", **SMALL, **STEPS)))
+
+    def test_offload_is_chosen_by_what_fits(self):
+        gpu, cpu, gib = torch.device("cuda"), torch.device("cpu"), 2**30
+        sizes = {"transformer": 40 * gib, "text_encoder": 24 * gib, "video_decoder": 2 * gib}
+        plenty = memory.choose_policy(sizes, gpu, 100 * gib)
+        assert set(plenty.offload.values()) == {"none"}
+        assert "everything" in plenty.sentence or "stays loaded" in plenty.sentence
+        turns = memory.choose_policy(sizes, gpu, 50 * gib)
+        assert set(turns.offload.values()) == {"none"}
+        assert "take turns" in turns.sentence
+        asked = memory.choose_policy(sizes, gpu, 100 * gib, "disk")
+        assert asked.offload == {"transformer": "disk", "text_encoder": "disk", "video_decoder": "none"}
+        assert memory.choose_policy(sizes, cpu, 100 * gib, "cpu").offload["transformer"] == "none"
+        short = memory.choose_policy(sizes, cpu, 8 * gib)
+        assert short.offload["transformer"] == "disk"
+
+    def test_a_gpu_too_small_streams_from_main_memory_or_disk(self, monkeypatch):
+        gib = 2**30
+        sizes = {"transformer": 40 * gib}
+        for host, where in ((64 * gib, "cpu"), (16 * gib, "disk")):
+            self.small_memory(monkeypatch, host)
+            assert memory.choose_policy(sizes, torch.device("cuda"), 16 * gib).offload["transformer"] == where
+
+    def test_an_unknown_mode_is_named(self, model_folder):
+        with pytest.raises(InputError, match="offload is 'tape'; choose none, cpu or disk"):
+            TI2VidOneStagePipeline(offload="tape")
+
+
+class TestPlan:
+    def test_it_tells_tokens_passes_and_memory_and_loads_nothing(self, pipeline, read_bytes):
+        recipe = pipeline("x", dry_run=True, num_inference_steps=4, **SMALL)
+        text = describe_plan(pipeline.engine, recipe)
+        assert "stage 1: 64x32, 9 frames" in text
+        assert "4 video and" in text
+        assert "transformer" in text
+        assert "Fits" in text
+        assert read_bytes == [0]
+
+    def test_passes_are_counted_as_they_are_run(self, pipeline, monkeypatch):
+        recipe = pipeline("x", dry_run=True, num_inference_steps=4, **SMALL)
+        model, calls = pipeline.engine.transformer(), []
+        forward = type(model).forward
+        monkeypatch.setattr(type(model), "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+        pipeline("x", num_inference_steps=4, **SMALL)
+        assert len(calls) == sum(passes(stage) for stage in recipe.stages)
+
+
+class TestSafety:
+    def test_gradients_are_off_in_worker_threads_too(self, pipeline):
+        seen = []
+
+        def call():
+            torch.set_grad_enabled(True)
+            pipeline(
+                "x", callback=lambda event: seen.append(torch.is_grad_enabled()) and None, **SMALL, **STEPS
+            )
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        assert seen
+        assert not any(seen)
+
+    def test_decoding_outside_of_the_call_tracks_no_gradients(self, pipeline):
+        result = pipeline("x", **SMALL, **STEPS)
+        assert not any(chunk.requires_grad for chunk in result.video)
+        assert torch.is_grad_enabled()
+
+    def test_threads_that_share_an_object_do_not_disturb_each_other(self, pipeline):
+        expected = {seed: everything(pipeline("x", **{**SMALL, "seed": seed}, **STEPS)) for seed in (1, 2)}
+        found = {}
+
+        def call(seed):
+            found[seed] = everything(pipeline("x", **{**SMALL, "seed": seed}, **STEPS))
+
+        threads = [threading.Thread(target=call, args=(seed,)) for seed in (1, 2)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        assert all(same(found[seed], expected[seed]) for seed in (1, 2))
+
+    def test_the_global_random_state_is_left_alone(self, pipeline):
+        before = torch.random.get_rng_state()
+        everything(pipeline("x", **SMALL, **STEPS))
+        assert torch.equal(before, torch.random.get_rng_state())
+
+    def test_events_come_in_order_with_previews(self, pipeline):
+        events = []
+        pipeline("x", callback=lambda event: events.append(event) and None, **SMALL, **STEPS)
+        stages = list(dict.fromkeys(event.stage for event in events))
+        assert stages == ["encode prompt", "stage 1", "stage 2", "decode audio"]
+        steps = [event for event in events if event.stage == "stage 1" and event.video_x0 is not None]
+        assert [(event.step, event.of) for event in steps] == [(0, 2), (1, 2)]
+        assert steps[0].sigma == pytest.approx(1.0)
+
+    @pytest.mark.parametrize("stage", ["encode prompt", "stage 1", "stage 2", "decode audio", "write"])
+    def test_cancelling_anywhere_leaves_no_file_and_a_usable_object(self, pipeline, tmp_path, stage):
+        path = tmp_path / "out.mp4"
+        with pytest.raises(Cancelled, match=stage):
+            pipeline("x", output_path=path, callback=lambda event: event.stage != stage, **SMALL, **STEPS)
+        assert not list(tmp_path.iterdir())
+        pipeline("x", output_path=path, **SMALL, **STEPS)
+        assert path.stat().st_size > 0
+
+    def test_an_error_in_the_callback_passes_through(self, pipeline):
+        def fail(event):
+            raise KeyError(event.stage)
+
+        with pytest.raises(KeyError):
+            pipeline("x", callback=fail, **SMALL, **STEPS)
+        everything(pipeline("x", **SMALL, **STEPS))
+
+    def test_a_nan_stops_at_its_stage(self, model_folder, tmp_path):
+        tensors = load_file(model_folder / "distilled-lora.safetensors")
+        name = next(iter(tensors))
+        tensors[name] = torch.full_like(tensors[name], float("nan"))
+        lora = tmp_path / "broken.safetensors"
+        save_file(tensors, lora)
+        pipeline = TI2VidTwoStagesPipeline(**{**files(model_folder), "distilled_lora": [str(lora)]})
+        with pytest.raises(LTXError, match=r"not finite .* stage 2 \(torch.float32 on cpu\)"):
+            pipeline("x", output_path=tmp_path / "out.mp4", **SMALL, **STEPS)
+        assert not (tmp_path / "out.mp4").exists()
+
+
+class TestLoras:
+    def test_strength_0_is_no_lora_and_sets_are_restored(self, pipeline, model_folder):
+        lora = str(model_folder / "distilled-lora.safetensors")
+        engine = pipeline.engine
+        plain, zero, two = (
+            TI2VidOneStagePipeline(engine=engine, loras=loras) for loras in ((), [(lora, 0.0)], [(lora, 5.0)])
+        )
+        first, off, on, again = (everything(p("x", **SMALL, **STEPS)) for p in (plain, zero, two, plain))
+        assert same(first, off)
+        assert same(first, again)
+        assert not same(first, on)
+
+    def test_one_that_fits_nothing_stops_before_any_work(self, pipeline, tmp_path):
+        path = tmp_path / "other.safetensors"
+        halves = {"lora_A": torch.zeros(4, 8), "lora_B": torch.zeros(8, 4)}
+        save_file({f"diffusion_model.else.{name}.weight": half for name, half in halves.items()}, path)
+        events = []
+        other = TI2VidOneStagePipeline(engine=pipeline.engine, loras=[str(path)])
+        with pytest.raises(CheckpointError, match=r"matches no weight of this model.*It has: else"):
+            other("x", callback=events.append, **SMALL, **STEPS)
+        assert not events
+
+    def test_one_that_fits_partly_is_reported_once_with_counts(
+        self, pipeline, model_folder, tmp_path, caplog
+    ):
+        tensors = load_file(model_folder / "distilled-lora.safetensors")
+        tensors |= {f"diffusion_model.else.lora_{half}.weight": torch.zeros(4, 4) for half in "AB"}
+        path = tmp_path / "partly.safetensors"
+        save_file(tensors, path)
+        other = TI2VidOneStagePipeline(engine=pipeline.engine, loras=[str(path)])
+        other("x", **SMALL, **STEPS)
+        warnings = [record.getMessage() for record in caplog.records if "partly" in record.getMessage()]
+        assert len(warnings) == 1
+        assert "20 modules are used; 1 match no weight" in warnings[0]
+
+
+class TestWrongFiles:
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"checkpoint_path": "none.safetensors"}, "none.safetensors does not exist"),
+            ({"gemma_root": "none"}, "none does not exist"),
+            ({"spatial_upsampler_path": "none.safetensors"}, "none.safetensors does not exist"),
+            ({"spatial_upsampler_path": None}, "No spatial upsampler was given"),
+            ({"distilled_lora": ["none.safetensors"]}, "none.safetensors does not exist"),
+            (
+                {"checkpoint_path": "upsampler.safetensors"},
+                "holds no video encoder .it is a latent upsampler",
+            ),
+            ({"checkpoint_path": "distilled-lora.safetensors"}, "holds no video encoder .it is a LoRA"),
+            ({"checkpoint_path": "gemma"}, "is a folder; give the .safetensors file in it"),
+            ({"spatial_upsampler_path": "model.safetensors"}, "it holds another kind of model"),
+            ({"distilled_lora": ["model.safetensors"]}, "is a LoRA for another one, or no LoRA"),
+        ],
+    )
+    def test_they_are_named_before_any_work(self, model_folder, change, sentence, monkeypatch):
+        monkeypatch.chdir(model_folder)
+        events = []
+        with pytest.raises((LTXError, FileNotFoundError), match=sentence):
+            TI2VidTwoStagesPipeline(**{**files(model_folder), **change})(
+                "x", callback=events.append, **SMALL, **STEPS
+            )
+        assert not events
+
+    @pytest.mark.parametrize("damage", ["empty", "truncated", "foreign", "misshapen", "lacking"])
+    def test_damaged_files(self, model_folder, tmp_path, damage):
+        source, path = model_folder / "model.safetensors", tmp_path / "model.safetensors"
+        content = source.read_bytes()
+        if damage in ("misshapen", "lacking"):
+            checkpoint = Checkpoint(source)
+            tensors = load_file(source)
+            key = next(key for key in tensors if "transformer_blocks.0.attn1.to_q.weight" in key)
+            kept = tensors.pop(key)
+            if damage == "misshapen":
+                tensors[key] = kept[:-1]
+            save_file(tensors, path, metadata=dict(checkpoint.metadata))
+        else:
+            path.write_bytes(
+                {"empty": b"", "truncated": content[: len(content) // 2], "foreign": b"hello" * 99}[damage]
+            )
+        sentence = {
+            "empty": "is empty",
+            "truncated": "is truncated",
+            "foreign": "is not a safetensors file",
+            "misshapen": "has shape .* the configuration asks for",
+            "lacking": "lacks 1 of the",
+        }[damage]
+        with pytest.raises(CheckpointError, match=sentence):
+            TI2VidOneStagePipeline(path, model_folder / "gemma")("x", **SMALL, **STEPS)
+
+    def test_mixing_whole_and_split_files(self):
+        with pytest.raises(InputError, match=r"--checkpoint-path .* and --transformer-path .* exclude"):
+            ModelPaths.from_arguments(checkpoint_path="a", transformer_path="b")
+
+    def test_the_kind_of_checkpoint_is_told_by_name(self, model_folder, tmp_path, caplog):
+        path = tmp_path / "ltx-2.3-22b-distilled.safetensors"
+        path.symlink_to(model_folder / "model.safetensors")
+        TI2VidOneStagePipeline(path, model_folder / "gemma")("x", dry_run=True, **SMALL)
+        assert not caplog.records
+        TI2VidOneStagePipeline(path, model_folder / "gemma")("x", **SMALL, **STEPS)
+        assert "a distilled one, not full: the distilled pipeline suits it" in caplog.text
+        caplog.clear()
+        DistilledPipeline(path, model_folder / "gemma", model_folder / "upsampler.safetensors")("x", **SMALL)
+        assert "suits it" not in caplog.text
+
+
+def test_the_engine_says_that_it_uses_the_built_in_model(caplog):
+    with caplog.at_level("INFO"):
+        Engine.open(ModelPaths())
+    assert "built-in tiny model with random weights" in caplog.text

@@ -1,0 +1,484 @@
+"""The eight pipelines on the built-in model: what comes out, what is kept, what each argument does."""
+
+import inspect
+
+import pytest
+import torch
+
+from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
+from ltx_core.errors import InputError
+from ltx_pipelines import (
+    A2VidPipelineTwoStage,
+    DistilledPipeline,
+    ICLoraPipeline,
+    KeyframeInterpolationPipeline,
+    RetakePipeline,
+    TI2VidOneStagePipeline,
+    TI2VidTwoStagesHQPipeline,
+    TI2VidTwoStagesPipeline,
+)
+from ltx_pipelines.engine import Engine
+from ltx_pipelines.media.audio import decode_audio_from_file
+from ltx_pipelines.media.video import probe_video
+from ltx_pipelines.utils.args import ImageConditioningInput
+from ltx_pipelines.utils.model_paths import ModelPaths
+from ltx_pipelines.utils.samplers import gradient_estimating_euler_denoising_loop
+
+SMALL = {"height": 64, "width": 128, "num_frames": 9, "seed": 5}
+GUIDED = (
+    TI2VidOneStagePipeline,
+    TI2VidTwoStagesPipeline,
+    TI2VidTwoStagesHQPipeline,
+    KeyframeInterpolationPipeline,
+)
+
+
+@pytest.fixture(scope="module")
+def engine(model_folder) -> Engine:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(model_folder.parents[1]))
+        return Engine.open(ModelPaths())
+
+
+def frames(result) -> torch.Tensor:
+    return torch.cat(list(result.video))
+
+
+def final_latents(pipeline, *arguments, **keywords):
+    """The (video, audio) latents of the last stage."""
+    results = []
+    pipeline(*arguments, **keywords, callback=lambda event: results.append(event.result) and None)
+    return next(result for result in reversed(results) if result is not None)
+
+
+@pytest.mark.parametrize("pipeline", [*GUIDED, DistilledPipeline])
+def test_text_becomes_a_video_with_sound_of_its_length(engine, pipeline):
+    video, audio = pipeline(engine=engine)("a ball", **SMALL)
+    pixels = torch.cat(list(video))
+    assert pixels.shape == (9, 64, 128, 3)
+    assert pixels.dtype == torch.uint8
+    assert audio.waveform.shape[0] == 2
+    seconds = audio.waveform.shape[1] / audio.sampling_rate
+    assert seconds == pytest.approx(9 / engine.params.frame_rate, abs=0.05)
+
+
+def test_the_video_can_be_read_twice(engine):
+    result = DistilledPipeline(engine=engine)("a ball", **SMALL)
+    assert torch.equal(frames(result), frames(result))
+
+
+@pytest.mark.parametrize("change", [{"seed": 6}, {"prompt": "a cube"}, {"frame_rate": 24.0}])
+def test_a_change_changes_the_result_and_nothing_else_does(engine, change):
+    pipeline = TI2VidOneStagePipeline(engine=engine)
+    asked = {"prompt": "a ball", "num_inference_steps": 2} | SMALL
+    first, again, changed = (final_latents(pipeline, **a)[0].latent for a in (asked, asked, asked | change))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, changed)
+
+
+@pytest.mark.parametrize("pipeline", [*GUIDED, DistilledPipeline])
+def test_a_picture_at_frame_0_and_a_later_one_each_change_the_video(engine, pipeline, picture):
+    make = pipeline(engine=engine)
+    none, start, later = (
+        final_latents(make, "a ball", images=images, **SMALL)[0].latent
+        for images in ([], [ImageConditioningInput(str(picture), 0, 1.0)], [(str(picture), 8, 1.0)])
+    )
+    assert none.shape == start.shape == later.shape
+    assert not torch.equal(none, start)
+    assert not torch.equal(none, later)
+
+
+def test_a_picture_at_frame_0_is_the_first_latent_frame(engine, picture):
+    latent = final_latents(
+        TI2VidOneStagePipeline(engine=engine), "a ball", images=[(str(picture), 0, 1.0, 0)], **SMALL
+    )[0].latent
+    from ltx_pipelines.media.images import load_image_conditioning
+
+    pixels = load_image_conditioning(picture, 64, 128, torch.float32, "cpu", 0)
+    assert torch.allclose(latent[:, :, :1], engine.encode_video(pixels), atol=1e-6)
+
+
+def test_keyframes_guide_and_are_not_copied(engine, picture):
+    pictures = [(str(picture), 0, 1.0), (str(picture), 8, 1.0)]
+    recipe = KeyframeInterpolationPipeline(engine=engine)("a ball", images=pictures, dry_run=True, **SMALL)
+    assert [stage.video.conditions[0].tokens(stage.shape) for stage in recipe.stages] == [
+        2 * 1 * 2,
+        2 * 2 * 4,
+    ]
+    recipe = TI2VidTwoStagesPipeline(engine=engine)("a ball", images=pictures, dry_run=True, **SMALL)
+    assert recipe.stages[1].video.conditions[0].tokens(recipe.stages[1].shape) == 1 * 2 * 4
+
+
+class TestGuidance:
+    def latents(self, engine, video=None, audio=None, **more):
+        off = MultiModalGuiderParams(cfg_scale=1.0, stg_scale=0.0, rescale_scale=0.0, modality_scale=1.0)
+        return final_latents(
+            TI2VidOneStagePipeline(engine=engine),
+            "a ball",
+            num_inference_steps=3,
+            video_guider_params=video or off,
+            audio_guider_params=audio or off,
+            **{**SMALL, **more},
+        )
+
+    @pytest.mark.parametrize(
+        "params",
+        [
+            {"cfg_scale": 4.0},
+            {"cfg_scale": 1.0, "stg_scale": 1.0, "stg_blocks": [0]},
+            {"cfg_scale": 1.0, "modality_scale": 3.0},
+            {"cfg_scale": 4.0, "rescale_scale": 0.7},
+        ],
+        ids=["cfg", "stg", "modality", "rescale"],
+    )
+    def test_each_kind_steers_the_stream_it_is_set_for(self, engine, params):
+        plain, video, audio = (
+            self.latents(engine),
+            self.latents(engine, video=MultiModalGuiderParams(**params)),
+            self.latents(engine, audio=MultiModalGuiderParams(**params)),
+        )
+        assert not torch.equal(video[0].latent, plain[0].latent)
+        assert not torch.equal(audio[1].latent, plain[1].latent)
+
+    def test_skipped_steps_cost_no_pass(self, engine, monkeypatch):
+        model, calls = engine.transformer(), []
+        forward = type(model).forward
+        monkeypatch.setattr(type(model), "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+        skipping = MultiModalGuiderParams(cfg_scale=3.0, skip_step=1)
+        self.latents(engine, video=skipping, audio=skipping)
+        assert len(calls) == 2 * 2  # of three steps the second is skipped
+
+    def test_a_factory_varies_the_parameters_with_sigma(self, engine):
+        weak, strong = MultiModalGuiderParams(cfg_scale=2.0), MultiModalGuiderParams(cfg_scale=6.0)
+        varied = MultiModalGuiderFactory.from_dict({0.5: weak, 1.0: strong})
+        results = [self.latents(engine, video=guider)[0].latent for guider in (weak, strong, varied)]
+        assert not torch.equal(results[2], results[0])
+        assert not torch.equal(results[2], results[1])
+
+    def test_the_negative_prompt_counts_only_with_cfg(self, engine):
+        cfg = MultiModalGuiderParams(cfg_scale=3.0)
+        off = MultiModalGuiderParams(cfg_scale=1.0)
+        with_cfg = [self.latents(engine, cfg, cfg, negative_prompt=text)[0].latent for text in ("a", "b")]
+        without = [self.latents(engine, off, off, negative_prompt=text)[0].latent for text in ("a", "b")]
+        assert not torch.equal(*with_cfg)
+        assert torch.equal(*without)
+
+
+class TestSamplers:
+    @pytest.mark.parametrize("sampler", ["gradient-estimation", "res2s", "euler-ancestral"])
+    def test_each_gives_another_finite_result(self, engine, sampler):
+        pipeline = TI2VidOneStagePipeline(engine=engine)
+        asked = {"num_inference_steps": 3} | SMALL
+        euler = final_latents(pipeline, "a ball", sampler="euler", **asked)[0].latent
+        other = final_latents(pipeline, "a ball", sampler=sampler, **asked)[0].latent
+        assert torch.isfinite(other).all()
+        assert not torch.equal(euler, other)
+
+    def test_gamma_0_repeats_the_last_velocity_and_2_does_not(self, engine):
+        pipeline = TI2VidOneStagePipeline(engine=engine)
+        asked = {"num_inference_steps": 3, "sampler": "gradient-estimation"} | SMALL
+        results = [final_latents(pipeline, "a ball", ge_gamma=g, **asked)[0].latent for g in (1.0, 2.0)]
+        assert not torch.equal(*results)
+
+    def test_a_loop_of_ones_own_runs_in_place_of_a_named_sampler(self, engine):
+        def loop(sigmas, video_state, audio_state, stepper, denoise_fn):
+            return gradient_estimating_euler_denoising_loop(
+                sigmas=sigmas,
+                video_state=video_state,
+                audio_state=audio_state,
+                stepper=stepper,
+                denoise_fn=denoise_fn,
+                ge_gamma=2.0,
+            )
+
+        pipeline = TI2VidOneStagePipeline(engine=engine)
+        asked = {"num_inference_steps": 3} | SMALL
+        own = final_latents(pipeline, "a ball", denoising_loop=loop, **asked)[0].latent
+        named = final_latents(pipeline, "a ball", sampler="gradient-estimation", **asked)[0].latent
+        assert torch.allclose(own, named, atol=1e-6)
+
+    def test_an_unknown_one_is_named(self, engine):
+        with pytest.raises(InputError, match="'ddim'; choose euler, gradient-estimation"):
+            DistilledPipeline(engine=engine)("a ball", sampler="ddim", **SMALL)
+
+
+class TestAudioToVideo:
+    def test_the_given_waveform_comes_out(self, engine, sound):
+        result = A2VidPipelineTwoStage(engine=engine)(
+            "a ball", audio_path=sound, audio_max_duration=0.75, **SMALL
+        )
+        given = decode_audio_from_file(sound, "cpu", 0.0, 0.75)
+        assert torch.equal(result.audio.waveform, given.waveform[0])
+        assert result.audio.sampling_rate == 22050
+
+    def test_the_sound_moves_the_picture(self, engine, sound, clip):
+        pipeline = A2VidPipelineTwoStage(engine=engine)
+        one, other = (
+            final_latents(pipeline, "a ball", audio_path=path, **SMALL)[0] for path in (sound, clip)
+        )
+        assert not torch.equal(one.latent, other.latent)
+
+    def test_a_later_start_is_another_part(self, engine, clip):
+        pipeline = A2VidPipelineTwoStage(engine=engine)
+        results = [
+            pipeline("x", audio_path=clip, audio_start_time=t, **SMALL).audio.waveform for t in (0.0, 0.3)
+        ]
+        assert results[0].shape[-1] > results[1].shape[-1]
+
+    def test_a_short_sound_goes_on_in_silence_and_says_so(self, engine, clip, caplog):
+        A2VidPipelineTwoStage(engine=engine)("x", audio_path=clip, **{**SMALL, "num_frames": 17})
+        assert "silence follows" in caplog.text
+
+    def test_without_a_sound_there_is_a_sentence(self, engine):
+        with pytest.raises(InputError, match="audio_path"):
+            A2VidPipelineTwoStage(engine=engine)("x", **SMALL)
+
+
+class TestRetake:
+    def source(self, engine, clip):
+        from ltx_pipelines.recipe import Source
+        from ltx_pipelines.sources import encode_source
+
+        recipe = RetakePipeline(engine=engine)(clip, "x", 0.0, 0.3, dry_run=True)
+        assert recipe.source == Source(video_path=str(clip))
+        return encode_source(engine, recipe)
+
+    @pytest.mark.parametrize("distilled", [False, True])
+    def test_outside_the_window_latents_are_the_source_bit_by_bit(self, engine, clip, distilled):
+        source = self.source(engine, clip)
+        video, audio = final_latents(
+            RetakePipeline(engine=engine), clip, "x", 0.4, 0.75, 1, num_inference_steps=2, distilled=distilled
+        )
+        assert torch.equal(video.latent[:, :, :1], source.video[:, :, :1])
+        assert not torch.equal(video.latent[:, :, 1:], source.video[:, :, 1:])
+        assert torch.equal(audio.latent[:, :, :8], source.audio[:, :, :8])
+        assert not torch.equal(audio.latent[:, :, 12:], source.audio[:, :, 12:])
+
+    def test_a_kept_stream_is_the_source(self, engine, clip):
+        source = self.source(engine, clip)
+        asked = {"num_inference_steps": 2}
+        kept = final_latents(
+            RetakePipeline(engine=engine), clip, "x", 0, 0.75, 1, regenerate_video=False, **asked
+        )
+        assert torch.equal(kept[0].latent, source.video)
+        assert not torch.equal(kept[1].latent, source.audio)
+        kept = final_latents(
+            RetakePipeline(engine=engine), clip, "x", 0, 0.75, 1, regenerate_audio=False, **asked
+        )
+        assert torch.equal(kept[1].latent, source.audio)
+
+    @pytest.mark.parametrize(
+        ("window", "sentence"),
+        [
+            ((0.5, 0.5), "The window from 0.5 s to 0.5 s is empty"),
+            ((0.6, 0.5), "start_time must be before end_time"),
+            ((-1, 0.5), "start_time must be before end_time"),
+            ((2.0, 3.0), r"starts at 2 s, after the end of the clip \(0.750 s\)"),
+        ],
+    )
+    def test_a_wrong_window(self, engine, clip, window, sentence):
+        with pytest.raises(InputError, match=sentence):
+            RetakePipeline(engine=engine)(clip, "x", *window)
+
+    def test_a_clip_that_does_not_fit_can_be_made_to(self, engine, tmp_path):
+        from ltx_pipelines.media.writer import encode_video
+
+        path = tmp_path / "odd.mp4"
+        encode_video(torch.randint(0, 255, (12, 70, 100, 3), dtype=torch.uint8), 12.0, None, path)
+        pipeline = RetakePipeline(engine=engine)
+        with pytest.raises(InputError, match=r"12 frames of 100x70; .* e\.g\. 9 of 96x64"):
+            pipeline(path, "x", 0.0, 0.5)
+        with pytest.raises(InputError, match="crop or pad"):
+            pipeline(path, "x", 0.0, 0.5, fit="trim")
+        for fit, size in (("crop", (9, 64, 96, 3)), ("pad", (17, 96, 128, 3))):
+            result = pipeline(path, "x", 0.0, 0.5, 1, num_inference_steps=1, fit=fit)
+            assert frames(result).shape == size
+
+
+class TestICLora:
+    def latents(self, engine, clip, pipeline=None, **asked):
+        pipeline = pipeline or ICLoraPipeline(engine=engine)
+        asked = {"skip_stage_2": True} | asked
+        return final_latents(
+            pipeline, "x", video_conditioning=[(str(clip), asked.pop("strength", 1.0))], **asked, **SMALL
+        )
+
+    def test_the_reference_and_its_strength_count(self, engine, clip):
+        full, weak = (self.latents(engine, clip, strength=s)[0].latent for s in (1.0, 0.3))
+        without = final_latents(ICLoraPipeline(engine=engine), "x", skip_stage_2=True, **SMALL)[0].latent
+        assert not torch.equal(full, without)
+        assert not torch.equal(full, weak)
+
+    def test_attention_strength_and_mask(self, engine, clip):
+        full = self.latents(engine, clip)[0].latent
+        half = self.latents(engine, clip, conditioning_attention_strength=0.5)[0].latent
+        mask = torch.full((1, 1, 9, 32, 64), 0.5)
+        masked = self.latents(engine, clip, conditioning_attention_mask=mask)[0].latent
+        assert not torch.equal(full, half)
+        assert torch.allclose(half, masked, atol=1e-5)
+
+    def test_skipping_stage_2_leaves_half_the_size(self, engine, clip):
+        half = self.latents(engine, clip)[0].latent
+        full = self.latents(engine, clip, skip_stage_2=False)[0].latent
+        assert [2 * side for side in half.shape[-2:]] == list(full.shape[-2:])
+
+    @pytest.mark.parametrize("asked", [{"strength": 2.0}, {"conditioning_attention_strength": -0.1}])
+    def test_strengths_out_of_range(self, engine, clip, asked):
+        with pytest.raises(InputError, match="must lie between 0 and 1"):
+            self.latents(engine, clip, **asked)
+
+    def test_a_short_reference_is_a_warning(self, engine, clip, caplog):
+        asked = {**SMALL, "num_frames": 17}
+        ICLoraPipeline(engine=engine)("x", video_conditioning=[(str(clip), 1.0)], skip_stage_2=True, **asked)
+        assert "has 9 frames, fewer than the video's 17" in caplog.text
+
+
+class TestEnhancement:
+    @pytest.mark.parametrize("pipeline", [*GUIDED, DistilledPipeline, ICLoraPipeline])
+    def test_it_rewrites_the_prompt(self, engine, pipeline, monkeypatch):
+        asked = []
+        monkeypatch.setattr(
+            "ltx_pipelines.engine.generate_enhanced_prompt",
+            lambda encoder, prompt, image, seed: asked.append((prompt, image, seed)) or "a cat",
+        )
+        make = pipeline(engine=engine)
+        enhanced = final_latents(make, "a dog", enhance_prompt=True, **SMALL)[0].latent
+        plain = final_latents(make, "a cat", **SMALL)[0].latent
+        assert torch.equal(enhanced, plain)
+        assert asked[0][:2] == ("a dog", None)
+
+    def test_it_looks_at_the_first_picture(self, engine, picture):
+        result = DistilledPipeline(engine=engine)(
+            "a dog", enhance_prompt=True, images=[(str(picture), 0, 1.0)], **SMALL
+        )
+        assert frames(result).shape[0] == 9
+
+
+class TestOfficialCalls:
+    """The examples of the official README, word for word but for paths, sizes and steps."""
+
+    def test_two_stages(self, model_folder, picture, tmp_path):
+        from ltx_core.components.guiders import MultiModalGuiderParams
+        from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps
+        from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
+
+        distilled_lora = [
+            LoraPathStrengthAndSDOps(
+                str(model_folder / "distilled-lora.safetensors"), 0.6, LTXV_LORA_COMFY_RENAMING_MAP
+            ),
+        ]
+        pipeline = TI2VidTwoStagesPipeline(
+            checkpoint_path=str(model_folder / "model.safetensors"),
+            distilled_lora=distilled_lora,
+            spatial_upsampler_path=str(model_folder / "upsampler.safetensors"),
+            gemma_root=str(model_folder / "gemma"),
+            loras=[],
+        )
+        guider = {
+            "stg_scale": 1.0,
+            "rescale_scale": 0.7,
+            "modality_scale": 3.0,
+            "skip_step": 0,
+            "stg_blocks": [1],
+        }
+        output = tmp_path / "output.mp4"
+        video, audio = pipeline(
+            prompt="A beautiful sunset over the ocean",
+            output_path=str(output),
+            seed=42,
+            height=64,
+            width=128,
+            num_frames=9,
+            frame_rate=25.0,
+            num_inference_steps=2,
+            video_guider_params=MultiModalGuiderParams(cfg_scale=3.0, **guider),
+            audio_guider_params=MultiModalGuiderParams(cfg_scale=7.0, **guider),
+            images=[ImageConditioningInput(str(picture), 0, 1.0, 33)],
+        )
+        info = probe_video(output)
+        assert (info.frames, info.width, info.height, info.fps) == (9, 128, 64, 25.0)
+        assert torch.cat(list(video)).shape == (9, 64, 128, 3)
+        assert audio.waveform.shape[0] == 2
+
+    def test_both_ways_of_naming_the_files_give_the_same(self, model_folder):
+        model, gemma = str(model_folder / "model.safetensors"), str(model_folder / "gemma")
+        one = TI2VidOneStagePipeline(checkpoint_path=model, gemma_root=gemma, loras=[])
+        monolith = TI2VidOneStagePipeline(model_paths=ModelPaths.from_monolith(model, gemma))
+        split = ModelPaths.from_split(
+            transformer_path=model, text_encoder_path=gemma, video_vae_path=model, audio_vae_path=model
+        )
+        asked = {"num_inference_steps": 1} | SMALL
+        latents = [
+            final_latents(p, "x", **asked)[0].latent
+            for p in (one, monolith, TI2VidOneStagePipeline(model_paths=split))
+        ]
+        assert torch.equal(latents[0], latents[1])
+        assert torch.equal(latents[0], latents[2])
+
+    @pytest.mark.parametrize(
+        ("pipeline", "official"),
+        [
+            (
+                TI2VidTwoStagesPipeline,
+                "checkpoint_path distilled_lora spatial_upsampler_path gemma_root loras device quantization",
+            ),
+            (TI2VidOneStagePipeline, "checkpoint_path gemma_root loras device quantization"),
+            (
+                DistilledPipeline,
+                "distilled_checkpoint_path gemma_root spatial_upsampler_path loras device quantization",
+            ),
+            (
+                ICLoraPipeline,
+                "distilled_checkpoint_path spatial_upsampler_path gemma_root loras device quantization",
+            ),
+            (
+                KeyframeInterpolationPipeline,
+                "checkpoint_path distilled_lora spatial_upsampler_path gemma_root loras device quantization",
+            ),
+            (
+                A2VidPipelineTwoStage,
+                "checkpoint_path distilled_lora spatial_upsampler_path gemma_root loras device quantization",
+            ),
+            (RetakePipeline, "checkpoint_path gemma_root loras device quantization"),
+        ],
+    )
+    def test_constructors_take_the_official_order(self, pipeline, official):
+        names = [
+            name
+            for name, parameter in inspect.signature(pipeline).parameters.items()
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
+        assert names == official.split()
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"height": 100}, r"height is 100; a two-stage video needs a multiple of 64, e\.g\. 64 or 128"),
+        ({"width": -64}, "width is -64"),
+        ({"num_frames": 24}, r"num_frames is 24; it must be a multiple of 8 plus 1, e\.g\. 17 or 25"),
+        ({"num_frames": 0}, "num_frames is 0"),
+        ({"frame_rate": -1.0}, "frame_rate is -1"),
+        ({"seed": 2**70}, "seed is"),
+        ({"images": [("none.png", 0, 1.0)]}, "none.png does not exist"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named_before_any_work(engine, asked, sentence):
+    events = []
+    with pytest.raises((InputError, FileNotFoundError), match=sentence):
+        DistilledPipeline(engine=engine)("x", **{**SMALL, **asked}, callback=events.append)
+    assert not events
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        ((9, 1.0), "frames 0 to 8"),
+        ((-1, 1.0), "frames 0 to 8"),
+        ((0, 1.5), "between 0 and 1"),
+        ((0, 1.0, 99), "between 0 and 51"),
+    ],
+)
+def test_images_out_of_range(engine, picture, image, sentence):
+    with pytest.raises(InputError, match=sentence):
+        DistilledPipeline(engine=engine)("x", images=[(str(picture), *image)], **SMALL)

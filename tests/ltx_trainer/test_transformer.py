@@ -1,0 +1,487 @@
+"""The latent cache and the transformer's training: every task is learnt, nothing is lost, all is checked."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="training needs Accelerate")
+
+from tests.ltx_trainer.test_training import run, same
+from tests.ltx_trainer.tiny import table
+
+from ltx_core.errors import CheckpointError, ConfigError, InputError, LTXError, MissingFileError
+from ltx_core.guidance.perturbations import PerturbationType
+from ltx_core.loader import Checkpoint, SingleGPUModelBuilder, build_model
+from ltx_core.model.transformer import LTXModelConfigurator
+from ltx_core.model.upsampler import LatentUpsamplerConfigurator
+from ltx_core.sd_ops import EMBEDDINGS_PROCESSOR_KEY_OPS, LTXV_MODEL_COMFY_RENAMING_MAP
+from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator, load_text_encoder
+from ltx_core.types import Audio
+from ltx_pipelines.miniature.gemma import write_tiny_gemma
+from ltx_pipelines.miniature.random_model import randomize
+from ltx_pipelines.utils.media_io import encode_video
+from ltx_trainer.assemble import assemble
+from ltx_trainer.cache import CacheConfig, LatentCache
+from ltx_trainer.config import parse_table
+from ltx_trainer.distill import DistillRun, DistillTask
+from ltx_trainer.encode import make_cache
+from ltx_trainer.flow import Levels, NoiseConfig, TasksConfig, draw
+from ltx_trainer.log import Log
+from ltx_trainer.loop import train
+from ltx_trainer.lora import LoRAConfig, add_lora
+from ltx_trainer.sources import open_source
+from ltx_trainer.transformer import TransformerRun, TransformerTask
+from ltx_trainer.upsampler import UpsamplerRun, UpsamplerTask
+from ltx_trainer.world import World, WorldConfig
+
+NOTHING = TasksConfig(caption=0, image=0, keyframes=0, audio=0, region=0, isolated=0)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small autoencoders, a Gemma and a cache."""
+    room = tmp_path_factory.mktemp("room")
+    vae = table("video-vae")["network"]["vae"] | {"latent_channels": 128, "decoder_base_channels": 16}
+    run("video-vae", room / "v", steps=1, network={"vae": vae})
+    audio = json.loads(json.dumps(table("audio-vae")["network"]))
+    audio["audio_vae"]["model"]["params"]["ddconfig"]["z_channels"] = 8
+    run("audio-vae", room / "a", steps=1, network=audio)
+    write_tiny_gemma(room / "gemma", hidden=16, layers=2, heads=2, pieces=100)
+    make_cache(cache_config(room), room / "cache", progress=False)
+    return room
+
+
+def cache_config(room: Path, **changes: Any) -> CacheConfig:
+    values: dict[str, Any] = {
+        "video_vae": str(room / "v" / "video_vae.safetensors"),
+        "audio_vae": str(room / "a" / "audio_vae.safetensors"),
+        "clips": 7,
+        "shard": 4,
+        "batch_size": 3,
+        "height": 64,
+        "width": 64,
+        "frames": 9,
+        "references": True,
+    }
+    return CacheConfig(**values | changes)
+
+
+def make_task(room: Path, **changes: Any) -> TransformerTask:
+    model = json.loads(files("ltx_pipelines.miniature").joinpath("random_model.json").read_text())["model"]
+    values: dict[str, Any] = {
+        "network": {"transformer": model["transformer"] | {"num_layers": 1}},
+        "precision": "fp32",
+        "stages": [{"steps": 4, "batch_size": 4, "caches": [str(room / "cache")]}],
+        "optimizer": {"learning_rate": 3e-3, "warmup_steps": 1},
+        "saving": {"every": 2, "log_every": 1, "evaluate_every": 1000},
+        "gemma": str(room / "gemma"),
+        "text_length": 128,
+        "evaluation": str(room / "cache"),
+        "evaluation_clips": 4,
+    }
+    return TransformerTask(parse_table(TransformerRun, values | changes))
+
+
+def test_a_cache_holds_what_the_encoders_see(room: Path) -> None:
+    cache = LatentCache(room / "cache")
+    assert len(cache) == 7
+    batch = cache.clips(range(7))
+    assert batch["video"].shape == (7, 128, 2, 2, 2)
+    assert batch["audio"].shape == (7, 8, 9, 16)
+    assert batch["keyframes"].shape == (7, 2, 128, 2, 2)
+    assert batch["reference"].shape == batch["video"].shape
+    assert cache.keyframes == (0, 8)
+    assert len(set(batch["captions"])) == 7
+    # The encoder is causal: its first latent frame is that of the first picture alone.
+    assert (batch["keyframes"][:, 0] - batch["video"][:, :, 0]).abs().max() < 0.05
+    again = cache.clips(range(7, 14))
+    assert sorted(again["captions"]) == sorted(batch["captions"])
+    assert again["captions"] != batch["captions"]
+
+
+def test_an_interrupted_cache_goes_on(room: Path, tmp_path: Path) -> None:
+    config = cache_config(room)
+    make_cache(config, tmp_path, progress=False)
+    first, second = (config.path(tmp_path, shard) for shard in range(2))
+    second.unlink()
+    with pytest.raises(CheckpointError, match="half made, 1 of 2 files"):
+        LatentCache(tmp_path)
+    before = first.stat().st_mtime_ns
+    make_cache(config, tmp_path, progress=False)
+    assert first.stat().st_mtime_ns == before
+    whole = LatentCache(room / "cache").clips(range(7))
+    assert torch.equal(LatentCache(tmp_path).clips(range(7))["video"], whole["video"])
+
+
+def write_videos(folder: Path) -> None:
+    world = World(WorldConfig(height=64, width=96, frames=25, sample_rate=24_000))
+    (folder / "references").mkdir(parents=True)
+    for number in range(3):
+        clip = world.clip(number)
+        for path in (folder / f"{number}.mp4", folder / "references" / f"{number}.mp4"):
+            encode_video(clip.video, 24, Audio(clip.audio, 24_000), str(path), 1)
+        (folder / f"{number}.txt").write_text(clip.caption + "\n")
+
+
+def test_a_folder_of_videos_can_be_encoded(room: Path, tmp_path: Path) -> None:
+    write_videos(tmp_path / "videos")
+    config = cache_config(room, folder=str(tmp_path / "videos"), clips=0, frames=17)
+    source = open_source(config, 16_000, torch.device("cpu"))
+    clips = source.read([1, 2])
+    world = World(WorldConfig(height=64, width=96, frames=25))
+    expected = world.batch([1, 2])
+    assert clips.captions == expected.captions
+    assert clips.frames.shape == clips.references.shape == (2, 17, 64, 64, 3)
+    assert (clips.frames.float() - expected.video[:, :17, :, 16:80].float()).abs().mean() < 4
+    assert clips.sounds.shape == (2, 2, round(17 / 24 * 16_000))
+    heard = expected.audio[..., : clips.sounds.shape[-1]]
+    assert (clips.sounds - heard).square().mean() < 0.2 * heard.square().mean()
+    make_cache(config, tmp_path / "cache", progress=False)
+    cache = LatentCache(tmp_path / "cache")
+    assert len(cache) == 3
+    batch = cache.clips(range(3))
+    assert batch["reference"].shape == batch["video"].shape == (3, 128, 3, 2, 2)
+
+
+def test_folders_that_cannot_be_encoded_are_told(room: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    with pytest.raises(MissingFileError, match="holds no videos"):
+        make_cache(cache_config(room, folder=str(folder)), tmp_path / "c", progress=False)
+    write_videos(folder)
+    for changes, said in (
+        ({"clips": 4}, "clips is 4, but .* has 3"),
+        ({"clips": 0, "frames": 33}, "has 25 frames at 24 a second, but 33 are needed"),
+    ):
+        with pytest.raises(LTXError, match=said):
+            make_cache(cache_config(room, folder=str(folder), **changes), tmp_path / "c", progress=False)
+    (folder / "references" / "1.mp4").unlink()
+    with pytest.raises(MissingFileError, match=r"references/1.mp4 is missing"):
+        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c", progress=False)
+    (folder / "2.txt").unlink()
+    with pytest.raises(MissingFileError, match=r"1 of 3 videos .* have no caption \(2.mp4"):
+        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c", progress=False)
+
+
+def test_caches_that_do_not_fit_are_refused(room: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="holds no latents"):
+        LatentCache(tmp_path)
+    with pytest.raises(InputError, match="other clips or encoders"):
+        make_cache(cache_config(room, frames=17), room / "cache", progress=False)
+    with pytest.raises(ConfigError, match="clips is 0"):
+        cache_config(room, clips=0)
+    with pytest.raises(ConfigError, match="keyframes are"):
+        cache_config(room, keyframes=(9,))
+    make_cache(cache_config(room, clips=2), tmp_path / "small", progress=False)
+    path = cache_config(room).path(tmp_path / "small", 0)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"latents-00000.safetensors is damaged"):
+        LatentCache(tmp_path / "small").clips([0])
+    swapped = cache_config(room, video_vae=str(room / "a" / "audio_vae.safetensors"))
+    with pytest.raises(ConfigError, match=r"video_vae: .* has no 'vae'"):
+        make_cache(swapped, tmp_path / "other", progress=False)
+
+
+def drawn(room: Path, **chances: float) -> Any:
+    cache = LatentCache(room / "cache")
+    tasks = TasksConfig(**dict.fromkeys(vars(NOTHING), 0.0) | chances)
+    generator = torch.Generator().manual_seed(1)
+    return draw(cache.clips(range(7)), cache.keyframes, 24.0, tasks, NoiseConfig(), generator)
+
+
+def test_noise_is_mixed_in_by_each_tokens_level(room: Path) -> None:
+    example = drawn(room)
+    video = example.modality("video", torch.zeros(7, 1, 4))
+    assert torch.equal(video.timesteps[:, 0, 0], video.sigma)
+    assert video.sigma.min() > 0
+    assert len(video.sigma.unique()) == 7
+    clean, noise = example.states["video"].clean_latent, example.noise["video"]
+    assert example.loss("video", noise - clean) == 0
+    assert (video.latent - video.timesteps * (noise - clean) - clean).abs().max() < 1e-5
+    assert torch.equal(example.sigma["audio"], video.sigma)
+
+
+def test_a_given_image_is_the_first_latent_frame_and_costs_nothing(room: Path) -> None:
+    example = drawn(room, image=1.0)
+    video = example.modality("video", torch.zeros(7, 1, 4))
+    assert torch.equal(video.timesteps[:, :4], torch.zeros(7, 4, 1))
+    assert torch.equal(video.latent[:, :4], example.states["video"].clean_latent[:, :4])
+    assert (video.timesteps[:, 4:] > 0).all()
+    velocity = example.noise["video"] - example.states["video"].clean_latent
+    velocity[:, :4] = 99
+    assert example.loss("video", velocity) == 0
+
+
+def test_given_sound_is_clean_and_its_level_is_zero(room: Path) -> None:
+    example = drawn(room, audio=1.0)
+    audio = example.modality("audio", torch.zeros(7, 1, 4))
+    assert torch.equal(audio.latent, example.states["audio"].clean_latent)
+    assert not audio.sigma.any()
+    assert example.loss("audio", torch.randn_like(audio.latent)) == 0
+    assert example.sigma["video"].min() > 0
+    assert not drawn(room, video=1.0).sigma["video"].any()
+
+
+def test_keyframes_and_references_are_appended_clean(room: Path) -> None:
+    example = drawn(room, keyframes=1.0, reference=1.0)
+    video = example.modality("video", torch.zeros(7, 1, 4))
+    extra = video.latent.shape[1] - 8
+    assert extra in (4 + 8, 8 + 8)
+    assert not video.timesteps[:, 8:].any()
+    assert torch.equal(video.latent[:, -8:], example.states["video"].clean_latent[:, -8:])
+    assert video.positions.shape[2] == 8 + extra
+
+
+def test_regions_keep_what_lies_outside_in_both_streams(room: Path) -> None:
+    example = drawn(room, region=1.0)
+    mask = example.states["audio"].denoise_mask[..., 0]
+    assert 0 < mask.mean() < 1
+    for row in mask:  # one stretch of time
+        assert row.diff().abs().sum() <= 2
+    assert not torch.equal(example.states["video"].denoise_mask, torch.ones(7, 8, 1))
+
+
+def test_isolated_samples_skip_both_exchanges(room: Path) -> None:
+    config = drawn(room, isolated=1.0).perturbations
+    assert config.all_in_batch(PerturbationType.SKIP_A2V_CROSS_ATTN, 0)
+    assert config.all_in_batch(PerturbationType.SKIP_V2A_CROSS_ATTN, 5)
+    assert not drawn(room).perturbations.any_in_batch(PerturbationType.SKIP_A2V_CROSS_ATTN, 0)
+
+
+def test_noise_levels_lie_where_they_should() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bent = NoiseConfig(mean=1.0, uniform=0.0).draw(4000, generator)
+    assert 0 < bent.min() < bent.max() < 1
+    assert 0.68 < bent.median() < 0.78
+    flat = NoiseConfig(levels=Levels.UNIFORM).draw(4000, generator)
+    assert 0.47 < flat.median() < 0.53
+
+
+@pytest.mark.parametrize("chances", [{"image": 1.5}, {"audio": -0.1}, {"audio": 0.6, "video": 0.6}])
+def test_chances_are_chances(chances: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="tasks"):
+        TasksConfig(**chances)
+
+
+@pytest.mark.parametrize("train_gemma", [False, True])
+def test_training_lowers_the_loss_and_writes_official_files(
+    room: Path, tmp_path: Path, train_gemma: bool
+) -> None:
+    stages = [{"steps": 25, "batch_size": 4, "caches": [str(room / "cache")]}]
+    task = make_task(room, stages=stages, train_gemma=train_gemma, gradient_checkpointing=True)
+    path = train(task, tmp_path, progress=False)
+    lines = Log(tmp_path / "log.jsonl").read()
+    assert sum(line["loss"] for line in lines[-5:]) < 0.9 * sum(line["loss"] for line in lines[:5])
+    assert {"video_test", "audio_test"} <= set(lines[-1])
+    checkpoint = Checkpoint(path)
+    model = build_model(LTXModelConfigurator, checkpoint, LTXV_MODEL_COMFY_RENAMING_MAP, "cpu", torch.float32)
+    processor = build_model(
+        EmbeddingsProcessorConfigurator, checkpoint, EMBEDDINGS_PROCESSOR_KEY_OPS, "cpu", torch.float32
+    )
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, task.model.transformer.state_dict()[name].bfloat16().float())
+    gemma = load_text_encoder(tmp_path / "gemma" if train_gemma else room / "gemma", dtype=torch.float32)
+    states, mask, length = gemma.encode_valid("A red ball bounces.")
+    ids, batch_mask = task.model.text.tokens(["A red ball bounces."])
+    with torch.no_grad():
+        ours = task.model.text(ids, batch_mask)
+    valid = mask[0].bool()
+    assert torch.equal(mask, batch_mask)
+    assert (ours[-1] - states[-1])[0, valid].abs().max() < 0.1
+    assert processor.process_valid(states, mask, length).video_encoding.shape == (1, 1024, 64)
+    old = load_text_encoder(room / "gemma").model.model.language_model.embed_tokens.weight
+    assert torch.equal(old, gemma.model.model.language_model.embed_tokens.weight.bfloat16()) != train_gemma
+
+
+def test_a_run_goes_on_exactly_where_it_was_stopped(room: Path, tmp_path: Path) -> None:
+    whole = train(make_task(room), tmp_path / "whole", progress=False)
+    task = make_task(room)
+    real, seen = task.losses, []
+
+    def losses(*arguments: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    task.losses = losses  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train(task, tmp_path / "parts", progress=False)
+    assert same(train(make_task(room), tmp_path / "parts", progress=False), whole)
+
+
+def test_training_can_start_from_a_file(room: Path, tmp_path: Path) -> None:
+    first = train(make_task(room), tmp_path / "a", progress=False)
+    stages = [{"steps": 1, "batch_size": 2, "caches": [str(room / "cache")]}]
+    settings = {"gemma": str(room / "gemma"), "text_length": 128, "precision": "fp32", "stages": stages}
+    task = TransformerTask(parse_table(TransformerRun, settings | {"start": str(first)}))
+    trained = Checkpoint(first).read("model.diffusion_model.patchify_proj.weight")
+    assert torch.equal(task.model.transformer.patchify_proj.weight.bfloat16(), trained)
+    second = train(task, tmp_path / "b", progress=False)
+    assert Checkpoint(second).config == Checkpoint(first).config
+
+
+def test_caches_of_other_encoders_do_not_mix(room: Path, tmp_path: Path) -> None:
+    make_cache(cache_config(room, clips=2), tmp_path / "c", progress=False)
+    index = tmp_path / "c" / "cache.json"
+    index.write_text(index.read_text().replace('"video": "', '"video": "x'))
+    stages = [{"steps": 1, "caches": [str(room / "cache"), str(tmp_path / "c")]}]
+    with pytest.raises(ConfigError, match="made with different encoders"):
+        make_task(room, stages=stages)
+
+
+def test_parts_are_put_together(room: Path, tmp_path: Path) -> None:
+    parts = [room / "v" / "video_vae.safetensors", room / "a" / "audio_vae.safetensors"]
+    whole = Checkpoint(assemble(parts, tmp_path / "x" / "model.safetensors"))
+    assert set(whole) == {key for part in parts for key in Checkpoint(part)}
+    assert set(whole.config) == {"vae", "audio_vae"}
+    assert whole.model_version == "2.3.0"
+    with pytest.raises(InputError, match="nothing to put together"):
+        assemble([], tmp_path / "y")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_lora_is_what_the_training_added(room: Path, tmp_path: Path, precision: str) -> None:
+    base = train(make_task(room), tmp_path / "base", progress=False)
+    settings = {
+        "start": str(base),
+        "gemma": str(room / "gemma"),
+        "text_length": 128,
+        "precision": precision,
+        "stages": [{"steps": 6, "batch_size": 4, "caches": [str(room / "cache")]}],
+        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1},
+        "saving": {"every": 3, "log_every": 1},
+        "tasks": {"reference": 1.0},
+        "lora": {"rank": 2, "alpha": 4},
+    }
+    task = TransformerTask(parse_table(TransformerRun, settings))
+    path = train(task, tmp_path / "lora", progress=False)
+    lora = Checkpoint(path)
+    assert lora.metadata["reference_downscale_factor"] == "1"
+    assert all(key.startswith("diffusion_model.transformer_blocks.0.") for key in lora)
+    assert {key.rsplit(".", 2)[1] for key in lora} == {"lora_A", "lora_B"}
+
+    builder = SingleGPUModelBuilder(LTXModelConfigurator, str(base), LTXV_MODEL_COMFY_RENAMING_MAP)
+    fused = builder.lora(str(path)).build(dtype=torch.float32)
+    plain = builder.build(dtype=torch.float32)
+    example = drawn(room, reference=1.0)
+    contexts = [torch.randn(7, 5, width, generator=torch.Generator().manual_seed(0)) for width in (64, 32)]
+    learnt = task.model.transformer.float()
+    inputs = [example.modality(name, context) for name, context in zip(("video", "audio"), contexts)]
+    with torch.no_grad():
+        trained, ours, without = (model(*inputs)[0] for model in (learnt, fused, plain))
+    added = (trained - without).abs().mean()
+    assert added > 0
+    assert (ours - trained).abs().mean() < 0.05 * added
+
+    kept = Checkpoint(tmp_path / "lora" / "checkpoints" / "step-00000006" / "model.safetensors")
+    assert kept.keys()
+    assert all(".lora_" in key for key in kept)
+    again = TransformerTask(parse_table(TransformerRun, settings))
+    assert same(train(again, tmp_path / "lora", progress=False), path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora": {"rank": 2}}, "give `start`"),
+        ({"lora": {"rank": -1}}, "may be negative"),
+        ({"stages": [{"steps": 1, "caches": ["nowhere"]}]}, "nowhere holds no latents"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused(room: Path, changes: dict, said: str) -> None:
+    with pytest.raises(LTXError, match=said):
+        make_task(room, **changes)
+
+
+def test_targets_that_match_nothing_are_told() -> None:
+    with pytest.raises(ConfigError, match="match none of the model's 1 linear layers"):
+        add_lora(torch.nn.Sequential(torch.nn.Linear(2, 2)), LoRAConfig(rank=1))
+
+
+def test_an_upsampler_learns_what_the_large_clip_encodes_to(room: Path, tmp_path: Path) -> None:
+    settings = {
+        "network": {"_class_name": "LatentUpsampler", "in_channels": 128, "mid_channels": 32, "dims": 3,
+                    "num_blocks_per_stage": 1, "spatial_upsample": True, "temporal_upsample": False},
+        "video_vae": str(room / "v" / "video_vae.safetensors"),
+        "precision": "fp32",
+        "stages": [{"steps": 12, "batch_size": 2, "height": 64, "width": 64, "frames": 9}],
+        "optimizer": {"learning_rate": 2e-3, "warmup_steps": 1},
+        "saving": {"every": 100, "log_every": 1},
+        "evaluation_clips": 2,
+    }  # fmt: skip
+    task = UpsamplerTask(parse_table(UpsamplerRun, settings))
+    batch = task.batch(0, range(2), torch.device("cpu"))
+    assert batch["small"].shape == (2, 9, 32, 32, 3)
+    shrunk = batch["large"].float().unflatten(2, (32, 2)).unflatten(4, (32, 2)).mean(dim=(3, 5))
+    assert (shrunk - batch["small"].float()).abs().mean() < 2
+    path = train(task, tmp_path, progress=False)
+    lines = Log(tmp_path / "log.jsonl").read()
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+    assert {"mse_nearest"} <= set(lines[-1])
+    model = build_model(LatentUpsamplerConfigurator, Checkpoint(path), None, "cpu", torch.float32)
+    assert model(torch.zeros(1, 128, 2, 1, 1)).shape == (1, 128, 2, 2, 2)
+    with pytest.raises(ConfigError, match="cannot be halved"):
+        UpsamplerTask(parse_table(UpsamplerRun, settings | {"stages": [{"steps": 1, "height": 96}]}))
+    audio = str(room / "a" / "audio_vae.safetensors")
+    with pytest.raises(ConfigError, match="holds no video VAE"):
+        UpsamplerTask(parse_table(UpsamplerRun, settings | {"video_vae": audio}))
+
+
+def test_a_distilled_step_ends_where_the_guided_teacher_ends(room: Path, tmp_path: Path) -> None:
+    teacher, base = make_task(room), tmp_path / "base.safetensors"
+    randomize(teacher.model.transformer, torch.Generator().manual_seed(0))  # so that captions make a difference
+    teacher.export(base, torch.device("cpu"))
+    settings = {
+        "start": str(base),
+        "gemma": str(room / "gemma"),
+        "text_length": 128,
+        "precision": "fp32",
+        "stages": [{"steps": 20, "batch_size": 4, "caches": [str(room / "cache")]}],
+        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1},
+        "saving": {"every": 100, "log_every": 1},
+        "tasks": {"image": 0.5, "keyframes": 0.0, "audio": 0.0, "region": 0.0, "isolated": 0.0},
+        "lora": {"rank": 4},
+        "sigmas": [1.0, 0.8, 0.0],
+        "teacher_steps": 2,
+        "video_guidance": 5.0,
+        "audio_guidance": 5.0,
+    }
+
+    def distillation(**changes: Any) -> DistillTask:
+        return DistillTask(parse_table(DistillRun, settings | changes))
+
+    # One step of an unguided teacher is what the student does already: its LoRA begins at 0.
+    plain = distillation(teacher_steps=1, video_guidance=1.0, audio_guidance=1.0)
+    batch = plain.batch(0, range(4), torch.device("cpu"))
+    assert plain.losses(plain.model, batch, torch.Generator().manual_seed(0))["loss"] < 1e-8
+
+    task = distillation()
+    with torch.no_grad():
+        scores = [task.losses(task.model, batch, torch.Generator().manual_seed(0))["loss"]]
+        path = train(task, tmp_path / "student", progress=False)
+        scores.append(task.losses(task.model, batch, torch.Generator().manual_seed(0))["loss"])
+    assert 0 < scores[1] < 0.8 * scores[0]
+    assert path.name == "distilled_lora.safetensors"
+    assert all(".lora_" in key for key in Checkpoint(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora": {"rank": 0}}, "give lora.rank"),
+        ({"sigmas": [1.0, 0.5]}, "fall from at most 1 to 0"),
+        ({"sigmas": [0.5, 0.7, 0.0]}, "fall from at most 1 to 0"),
+        ({"teacher_steps": 0}, "teacher_steps is 0"),
+    ],
+)
+def test_distillations_that_cannot_be_are_refused(changes: dict, said: str) -> None:
+    stages = [{"steps": 1, "caches": []}]
+    settings = {"start": "x", "gemma": "y", "stages": stages, "lora": {"rank": 1}}
+    with pytest.raises(ConfigError, match=said):
+        parse_table(DistillRun, settings | changes)
