@@ -11,7 +11,6 @@ from ltx_pipelines.generate import Generated
 from ltx_pipelines.pipeline import Run, Unpack, entry_point
 from ltx_pipelines.recipe import (
     AudioOutput,
-    Guidance,
     GuiderArgument,
     Recipe,
     Request,
@@ -57,21 +56,11 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
         """
         if audio_path is None:
             raise InputError("No sound was given; pass audio_path (--audio-path).")
-        request = self.guided_request(
-            prompt,
-            run,
-            negative_prompt,
-            num_inference_steps,
-            Guidance(video_guider_params or self.params.video_guider_params, audio=None),
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            frame_rate=frame_rate,
-            images=images,
-            tiling=tiling_config,
-            enhance_seed=42 if enhance_prompt else None,
-        )
+        guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, None)
+        guided["guidance"] = replace(guided["guidance"], audio=None)
+        size = (seed, height, width, num_frames, frame_rate)
+        request = self.request(prompt, run, *size, images, tiling_config, **guided)
+        request = request.enhanced(enhance_prompt, seed=42)
         source = Source(
             audio_path=str(audio_path),
             audio_start_time=audio_start_time,

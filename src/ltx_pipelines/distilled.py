@@ -58,19 +58,9 @@ class DistilledPipeline(Pipeline):
         **run: Unpack[Run],
     ) -> Generated:
         """Generate a video with sound; the arguments are those of `GuidedPipeline.__call__`."""
-        request = self.request(
-            prompt,
-            run,
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            frame_rate=frame_rate,
-            images=images,
-            tiling=tiling_config,
-            enhance_seed=42 if enhance_prompt else None,
-        )
-        return self.run(self.recipe(request), run)
+        size = (seed, height, width, num_frames, frame_rate)
+        request = self.request(prompt, run, *size, images, tiling_config)
+        return self.run(self.recipe(request.enhanced(enhance_prompt, seed=42)), run)
 
     def recipe(self, request: Request) -> Recipe:
         images = Images(request.images)

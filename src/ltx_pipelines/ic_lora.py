@@ -77,19 +77,8 @@ class ICLoraPipeline(Pipeline):
         skip_stage_2: stop at half size. The other arguments are those of `GuidedPipeline.__call__`.
         """
         check_strength("conditioning_attention_strength", conditioning_attention_strength)
-        request = self.request(
-            prompt,
-            run,
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            frame_rate=frame_rate,
-            images=images,
-            tiling=tiling_config,
-        )
-        if enhance_prompt:
-            request = request.enhanced(request.seed)
+        size = (seed, height, width, num_frames, frame_rate)
+        request = self.request(prompt, run, *size, images, tiling_config).enhanced(enhance_prompt)
         for path, strength in video_conditioning:
             probe_video(path)
             check_strength(f"The strength of {path}", strength)

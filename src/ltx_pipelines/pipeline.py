@@ -110,27 +110,53 @@ class Pipeline:
         """Default sizes, steps and guidance of the checkpoint in use."""
         return self.engine.params
 
-    def request(self, prompt: str, run: Run, **given: Any) -> Request:
+    def request(
+        self,
+        prompt: str,
+        run: Run,
+        seed: int | None,
+        height: int | None,
+        width: int | None,
+        num_frames: int | None,
+        frame_rate: float | None,
+        images: Sequence[ImageConditioningInput] = (),
+        tiling: TilingConfig | AutoTiling | None = AUTO_TILING,
+        **more: Any,
+    ) -> Request:
         """A checked request: what was not given (None) takes the checkpoint's default."""
-        params = self.params
-        size = (
-            (params.stage_1_height, params.stage_1_width)
-            if self.stages == 1
-            else (params.stage_2_height, params.stage_2_width)
+        params, given_seed = self.params, self.params.seed if seed is None else seed
+        full = self.stages > 1
+        default_height = params.stage_2_height if full else params.stage_1_height
+        default_width = params.stage_2_width if full else params.stage_1_width
+        return Request(
+            prompt=prompt,
+            seed=given_seed,
+            height=default_height if height is None else height,
+            width=default_width if width is None else width,
+            num_frames=params.num_frames if num_frames is None else num_frames,
+            frame_rate=params.frame_rate if frame_rate is None else frame_rate,
+            images=images,
+            image_crf=params.default_image_crf,
+            stages=self.stages,
+            tiling=tiling,
+            sampler=self._sampler(run, given_seed),
+            **more,
         )
-        defaults = {
-            "seed": params.seed,
-            "height": size[0],
-            "width": size[1],
-            "num_frames": params.num_frames,
-            "frame_rate": params.frame_rate,
-            "image_crf": params.default_image_crf,
+
+    def guided(
+        self,
+        negative_prompt: str | None,
+        steps: int | None,
+        video: GuiderArgument | None,
+        audio: GuiderArgument | None,
+    ) -> dict[str, Any]:
+        """What a guided request has besides; None takes the default."""
+        params = self.params
+        return {
+            "negative_prompt": DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt,
+            "steps": params.num_inference_steps if steps is None else steps,
+            "guidance": Guidance(video or params.video_guider_params, audio or params.audio_guider_params),
         }
-        values = defaults | {
-            name: value for name, value in given.items() if value is not None or name == "tiling"
-        }
-        sampler = self._sampler(run, values["seed"])
-        return Request(prompt=prompt, stages=self.stages, sampler=sampler, **values)
 
     def run(self, recipe: Recipe, run: Run) -> Generated:
         """Generate, and write the file if `output_path` was given."""
@@ -196,40 +222,10 @@ class GuidedPipeline(Pipeline):
         Returns `Generated`, which unpacks to (iterator of uint8 frames (f, height, width, 3), Audio).
         Raises InputError (a ValueError) for arguments that do not fit, Cancelled if the callback asked to stop.
         """
-        guidance = Guidance(
-            video_guider_params or self.params.video_guider_params,
-            audio_guider_params or self.params.audio_guider_params,
-        )
-        request = self.guided_request(
-            prompt,
-            run,
-            negative_prompt,
-            num_inference_steps,
-            guidance,
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            frame_rate=frame_rate,
-            images=images,
-            tiling=tiling_config,
-        )
-        if enhance_prompt:
-            request = request.enhanced(request.seed)
-        return self.run(self.recipe(request), run)
-
-    def guided_request(
-        self, prompt: str, run: Run, negative: str | None, steps: int | None, guidance: Guidance, **given: Any
-    ) -> Request:
-        """A request with guidance; a negative prompt or step count of None takes the default."""
-        return self.request(
-            prompt,
-            run,
-            negative_prompt=DEFAULT_NEGATIVE_PROMPT if negative is None else negative,
-            steps=self.params.num_inference_steps if steps is None else steps,
-            guidance=guidance,
-            **given,
-        )
+        guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, audio_guider_params)
+        size = (seed, height, width, num_frames, frame_rate)
+        request = self.request(prompt, run, *size, images, tiling_config, **guided)
+        return self.run(self.recipe(request.enhanced(enhance_prompt)), run)
 
 
 def entry_point(name: str) -> Callable[..., int]:

@@ -190,9 +190,9 @@ class Request:
             1, self.num_frames, self.height // self.stages, self.width // self.stages, self.frame_rate
         )
 
-    def enhanced(self, seed: int) -> Request:
-        """The same request, its prompt to be rewritten with this seed."""
-        return replace(self, enhance_seed=seed)
+    def enhanced(self, wanted: bool, seed: int | None = None) -> Request:
+        """The same request, its prompt to be rewritten, if `wanted`, with this seed or its own."""
+        return replace(self, enhance_seed=self.seed if seed is None else seed) if wanted else self
 
     def recipe(self, *stages: Stage, **fields: Any) -> Recipe:
         """A recipe of these stages for this request."""

@@ -20,7 +20,6 @@ from ltx_pipelines.pipeline import (
     entry_point,
 )
 from ltx_pipelines.recipe import (
-    Guidance,
     GuiderArgument,
     Recipe,
     Request,
@@ -85,27 +84,11 @@ class RetakePipeline(Pipeline):
         """
         clip = fitted_clip(video_path, fit)
         check_window(start_time, end_time, clip.duration)
-        params = self.params
-        steps = params.num_inference_steps if num_inference_steps is None else num_inference_steps
-        guidance = Guidance(
-            video_guider_params or params.video_guider_params,
-            audio_guider_params or params.audio_guider_params,
-        )
-        request = self.request(
-            prompt,
-            run,
-            seed=random_seed() if seed is not None and seed < 0 else seed,
-            height=clip.height,
-            width=clip.width,
-            num_frames=clip.frames,
-            frame_rate=clip.fps,
-            tiling=tiling_config,
-            negative_prompt=None if distilled else negative_prompt,
-            steps=steps,
-            guidance=None if distilled else guidance,
-        )
-        if enhance_prompt:
-            request = request.enhanced(request.seed)
+        guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, audio_guider_params)
+        drawn = random_seed() if seed is not None and seed < 0 else seed
+        size = (drawn, clip.height, clip.width, clip.frames, clip.fps)
+        request = self.request(prompt, run, *size, tiling=tiling_config, **({} if distilled else guided))
+        request = request.enhanced(enhance_prompt)
         source = Source(video_path=str(video_path), fit=fit)
         window = (Window(start_time, end_time),)
         video = Stream(Start.SOURCE, window, frozen=not regenerate_video)

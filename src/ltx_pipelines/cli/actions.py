@@ -18,8 +18,8 @@ def resolved_path(text: str) -> str:
     return Path(text).expanduser().resolve().as_posix()
 
 
-class _Appending(argparse.Action):
-    """A repeatable flag whose values make one item; counts other than `counts` are refused."""
+class _Values(argparse.Action):
+    """A flag whose values make one item; counts other than `counts` are refused."""
 
     counts: range
     usage: str
@@ -32,19 +32,32 @@ class _Appending(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         given = [str(value) for value in values or ()]
+        said = f"{option_string} takes {self.usage}; {' '.join(given)!r}"
         if len(given) not in self.counts:
-            parser.error(f"{option_string} takes {self.usage}; got {' '.join(given)!r}")
+            parser.error(f"{said} has another number of values")
         try:
-            item = self.item(given)
-        except ValueError:
+            self.store(namespace, self.item(given))
+        except ValueError as error:
             parser.error(
-                f"{option_string} takes {self.usage}; {' '.join(given)!r} has something else for a number"
+                f"{said} has {error}" if isinstance(error, _Wrong) else f"{said} has no number there"
             )
-        earlier = getattr(namespace, self.dest, None) or []
-        setattr(namespace, self.dest, [*earlier, item])
 
     def item(self, values: list[str]) -> Any:
         raise NotImplementedError
+
+    def store(self, namespace: argparse.Namespace, item: Any) -> None:
+        setattr(namespace, self.dest, item)
+
+
+class _Appending(_Values):
+    """One that may be repeated: the items make a list."""
+
+    def store(self, namespace: argparse.Namespace, item: Any) -> None:
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), item])
+
+
+class _Wrong(ValueError):
+    """A value that the flag does not know."""
 
 
 class LoraAction(_Appending):
@@ -69,46 +82,30 @@ class ImageAction(_Appending):
         return ImageConditioningInput(resolved_path(values[0]), int(values[1]), float(values[2]), crf)
 
 
-class VideoConditioningAction(_Appending):
+class _PathAndStrength(_Values):
     counts, usage = range(2, 3), "PATH STRENGTH"
 
     def item(self, values: list[str]) -> tuple[str, float]:
         return resolved_path(values[0]), float(values[1])
 
 
-class MaskAction(argparse.Action):
-    """``PATH STRENGTH``, once."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        path, strength = map(str, list(values or ("", "")))
-        try:
-            number = float(strength)
-        except ValueError:
-            parser.error(f"{option_string} takes PATH STRENGTH; {strength!r} is no number")
-        setattr(namespace, self.dest, (resolved_path(path), number))
+class VideoConditioningAction(_Appending, _PathAndStrength):
+    """A control clip."""
 
 
-class QuantizationAction(argparse.Action):
+class MaskAction(_PathAndStrength):
+    """The mask of the control clips."""
+
+
+class QuantizationAction(_Values):
     """``fp8-cast``, or ``fp8-scaled-mm`` with a file that older scripts give and nothing reads."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        given = [str(value) for value in list(values or [""])]
-        name, rest = given[0], given[1:]
-        if name not in ("fp8-cast", "fp8-scaled-mm"):
-            parser.error(f"{option_string} is {name!r}; choose fp8-cast or fp8-scaled-mm")
-        if len(rest) > (name == "fp8-scaled-mm"):
-            parser.error(f"{option_string} {name} takes no further value; got {' '.join(rest)!r}")
-        policy = QuantizationPolicy.fp8_cast() if name == "fp8-cast" else QuantizationPolicy.fp8_scaled_mm()
-        setattr(namespace, self.dest, policy)
+    counts, usage = range(1, 3), "fp8-cast or fp8-scaled-mm"
+
+    def item(self, values: list[str]) -> QuantizationPolicy:
+        name, *rest = values
+        if name == "fp8-scaled-mm":
+            return QuantizationPolicy.fp8_scaled_mm()
+        if name != "fp8-cast" or rest:
+            raise _Wrong("another value")
+        return QuantizationPolicy.fp8_cast()

@@ -186,50 +186,22 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
 def _guidance_flags(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
     """How strongly to steer, for picture and sound apart."""
     group = parser.add_argument_group("guidance (each kind in use costs one more pass a step)")
-    guiders = (
-        ("video", "a2v", params.video_guider_params),
-        ("audio", "v2a", params.audio_guider_params),
-    )
-    for stream, cross, guider in guiders:
-        other = "sound" if stream == "video" else "picture"
-        number: dict[str, Any] = {"type": float}
+
+    def number(flag: str, default: float, text: str) -> None:
+        group.add_argument(f"--{flag}", type=type(default), default=default, help=f"{flag[:5]}: {text}")
+
+    for stream, guider in (("video", params.video_guider_params), ("audio", params.audio_guider_params)):
+        cross, other = ("a2v", "sound") if stream == "video" else ("v2a", "picture")
+        number(f"{stream}-cfg-guidance-scale", guider.cfg_scale, "towards the prompt, off at 1")
+        number(f"{stream}-stg-guidance-scale", guider.stg_scale, "away from a weakened model, off at 0")
+        text = f"{stream}: blocks whose self-attention is left out in the weakened model"
         group.add_argument(
-            f"--{stream}-cfg-guidance-scale",
-            default=guider.cfg_scale,
-            help=f"{stream}: towards the prompt, away from the negative one; 1 is off",
-            **number,
+            f"--{stream}-stg-blocks", type=int, nargs="*", default=guider.stg_blocks, help=text
         )
-        group.add_argument(
-            f"--{stream}-stg-guidance-scale",
-            default=guider.stg_scale,
-            help=f"{stream}: away from a pass with self-attention switched off in some blocks; 0 is off",
-            **number,
-        )
-        group.add_argument(
-            f"--{stream}-stg-blocks",
-            type=int,
-            nargs="*",
-            default=guider.stg_blocks,
-            help=f"{stream}: those blocks",
-        )
-        group.add_argument(
-            f"--{cross}-guidance-scale",
-            default=guider.modality_scale,
-            help=f"{stream}: how closely it follows the {other}; 1 is off",
-            **number,
-        )
-        group.add_argument(
-            f"--{stream}-rescale-scale",
-            default=guider.rescale_scale,
-            help=f"{stream}: how far contrast is brought back to that of the unguided estimate, 0 to 1",
-            **number,
-        )
-        group.add_argument(
-            f"--{stream}-skip-step",
-            type=int,
-            default=guider.skip_step,
-            help=f"{stream}: steps left out after each one computed",
-        )
+        text = f"{stream}: how closely it follows the {other}, off at 1"
+        group.add_argument(f"--{cross}-guidance-scale", type=float, default=guider.modality_scale, help=text)
+        number(f"{stream}-rescale-scale", guider.rescale_scale, "back to the unguided contrast, 0 to 1")
+        number(f"{stream}-skip-step", guider.skip_step, "steps left out after each one computed")
 
 
 def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:

@@ -144,10 +144,8 @@ def euler_ancestral_denoising_loop(
     Raises `InputError` for any stepper but an `EulerAncestralDiffusionStep`.
     """
     _check_stepper(stepper, EulerAncestralDiffusionStep)
-    states = (video_state, audio_state)
-    draw = _noise_source(states, noise_seed, new_noise_fn)
-    sampler = StochasticEulerSampler(stepper, draw, model_dtype)  # type: ignore[arg-type]
-    return run_loop(sampler, sigmas, states, denoise_fn, callback, stage)
+    sampler = _stochastic(stepper, (video_state, audio_state), noise_seed, new_noise_fn, model_dtype)
+    return run_loop(sampler, sigmas, (video_state, audio_state), denoise_fn, callback, stage)
 
 
 @accepts_denoiser
@@ -170,10 +168,14 @@ def euler_cfg_pp_denoising_loop(
     force_uncond_pass) does; else `InputError`, as for any stepper but an `EulerCfgPpDiffusionStep`.
     """
     _check_stepper(stepper, EulerCfgPpDiffusionStep)
-    states = (video_state, audio_state)
-    draw = _noise_source(states, noise_seed, new_noise_fn)
-    sampler = StochasticEulerSampler(stepper, draw, model_dtype)  # type: ignore[arg-type]
-    return run_loop(sampler, sigmas, states, denoise_fn, callback, stage)
+    sampler = _stochastic(stepper, (video_state, audio_state), noise_seed, new_noise_fn, model_dtype)
+    return run_loop(sampler, sigmas, (video_state, audio_state), denoise_fn, callback, stage)
+
+
+def _stochastic(
+    stepper: Any, states: States, seed: int, new_noise: NewNoise, dtype: torch.dtype
+) -> StochasticEulerSampler:
+    return StochasticEulerSampler(stepper, _noise_source(states, seed, new_noise), dtype)
 
 
 def _noise_source(states: States, seed: int, new_noise: NewNoise) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -47,8 +47,8 @@ class SnakeBeta(nn.Module):
         return x + (x * a).sin().square() / (b + 1e-9)
 
 
-class UpsampleTwice(nn.Module):
-    """Twice the rate, depthwise, with the file's filter; edges are repeated."""
+class DepthwiseFilter(nn.Module):
+    """A change of rate with the file's filter, each channel by itself; edges are repeated."""
 
     filter: torch.Tensor
 
@@ -56,26 +56,24 @@ class UpsampleTwice(nn.Module):
         super().__init__()
         self.register_buffer("filter", kaiser_sinc_filter())
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        channels = x.shape[1]
-        kernel = self.filter.to(x.dtype).expand(channels, -1, -1)
-        y = 2 * F.conv_transpose1d(F.pad(x, (5, 5), mode="replicate"), kernel, stride=2, groups=channels)
-        return y[..., 15:-15]
+    def kernel(self, x: torch.Tensor) -> torch.Tensor:
+        return self.filter.to(x.dtype).expand(x.shape[1], -1, -1)
 
 
-class LowPass(nn.Module):
-    """Half the rate, depthwise, with the file's filter; edges are repeated."""
-
-    filter: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("filter", kaiser_sinc_filter())
+class UpsampleTwice(DepthwiseFilter):
+    """Twice the rate."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        channels = x.shape[1]
-        kernel = self.filter.to(x.dtype).expand(channels, -1, -1)
-        return F.conv1d(F.pad(x, (5, 6), mode="replicate"), kernel, stride=2, groups=channels)
+        padded = F.pad(x, (5, 5), mode="replicate")
+        return 2 * F.conv_transpose1d(padded, self.kernel(x), stride=2, groups=x.shape[1])[..., 15:-15]
+
+
+class LowPass(DepthwiseFilter):
+    """Half the rate."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padded = F.pad(x, (5, 6), mode="replicate")
+        return F.conv1d(padded, self.kernel(x), stride=2, groups=x.shape[1])
 
 
 class AntiAliased(nn.Module):
