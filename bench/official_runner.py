@@ -26,10 +26,12 @@ def prepare(gemma_root: str | None = None, dtype: str = "bfloat16") -> None:
         torch.bfloat16 = torch.float32
     _let_buffers_take_the_files_shape()
     if gemma_root is not None:
-        _use_gemma_sizes(json.loads((Path(gemma_root) / "config.json").read_text(encoding="utf-8")))
+        use_gemma_sizes(gemma_root)
 
 
-def _use_gemma_sizes(config: dict[str, Any]) -> None:
+def use_gemma_sizes(gemma_root: str) -> None:
+    """Replace the built-in sizes of the text encoder by those of this folder."""
+    config = json.loads((Path(gemma_root) / "config.json").read_text(encoding="utf-8"))
     from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX as BUILT_IN
 
     def replace(part: Any, values: dict[str, Any]) -> None:

@@ -11,11 +11,20 @@ from typing import Any
 from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint
 
+# Section of the configuration -> what the keys of its tensors begin with.
+TENSORS_OF = {
+    "vae": "vae.",
+    "audio_vae": "audio_vae.",
+    "vocoder": "vocoder.",
+    "transformer": "model.diffusion_model.",
+}
+
 
 def assemble(parts: Sequence[Path], path: Path) -> Path:
     """Write the tensors and configurations of `parts` as one file; where two have the same, the later counts.
 
-    The model version is the last part's. Raises `InputError` if there are no parts.
+    Of a section that describes no tensor of its part, as a vocoder's of the spectrograms it takes, the part that has
+    them counts. The model version is the last part's. Raises `InputError` if there are no parts.
     """
     from safetensors.torch import save_file
 
@@ -27,7 +36,10 @@ def assemble(parts: Sequence[Path], path: Path) -> Path:
     for part in parts:
         checkpoint = Checkpoint(part)
         tensors |= {key: checkpoint.read(key) for key in checkpoint}
-        config |= checkpoint.config
+        for section, value in checkpoint.config.items():
+            prefix = TENSORS_OF.get(section, "")
+            if section not in config or any(key.startswith(prefix) for key in checkpoint):
+                config[section] = value
         version = checkpoint.model_version or version
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -33,6 +33,10 @@ class LatentStage(StageConfig):
 
     caches: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not self.caches:
+            raise ConfigError("stages: caches is empty; name at least one folder of latents.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerRun(RunConfig):

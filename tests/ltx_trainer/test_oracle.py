@@ -30,6 +30,15 @@ def test_right_on_ground_truth(condition: str) -> None:
     assert {name: right for name, (right, of) in scores.items() if right < of} == {}
 
 
+def test_what_is_wrong_counts() -> None:
+    """Clips whose red and blue are exchanged, without sound: most colours, and all sounds but silence, are wrong."""
+    scores = accuracy(World(CONFIG), 20, lambda clip, config, index: (clip.video.flip(-1), clip.audio * 0))
+    assert scores["colour"][1] == scores["sound"][1] == 20
+    assert scores["colour"][0] < 15
+    assert scores["sound"][0] < 10
+    assert scores["shape"][0] > 15
+
+
 @pytest.mark.parametrize("size", [(96, 160), (160, 96)])
 def test_right_in_other_formats(size: tuple[int, int]) -> None:
     config = replace(CONFIG, height=size[0], width=size[1], frames=25, fps=16.0, sample_rate=48_000)

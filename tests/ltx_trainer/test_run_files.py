@@ -7,15 +7,21 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 from tests.ltx_trainer.tiny import SIMPLE
 
 from ltx_core.errors import CheckpointError, ConfigError, MissingFileError
+from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_trainer import checkpoints as module
 from ltx_trainer.__main__ import task_of
 from ltx_trainer.autoencoder import AutoencoderRun
+from ltx_trainer.cache import CacheConfig
 from ltx_trainer.checkpoints import Checkpoints
 from ltx_trainer.config import Decay, Precision, read_config
+from ltx_trainer.distill import DistillRun
 from ltx_trainer.log import Log
+from ltx_trainer.transformer import TransformerRun
+from ltx_trainer.upsampler import UpsamplerRun
 
 STAGE = "[[stages]]\nsteps = 3\n"
 NETWORK = "[network.vae]\n"
@@ -76,6 +82,26 @@ def test_the_miniatures_configurations_describe_models_that_can_be_built(kind: s
     config, task = task_of(kind)
     made = task(read_config(Path(str(text)), config))
     assert 0.3e6 < sum(p.numel() for p in made.model.parameters()) < 9e6
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("cache", CacheConfig),
+        ("transformer", TransformerRun),
+        ("upsampler", UpsamplerRun),
+        ("distill", DistillRun),
+        ("ic_lora", TransformerRun),
+    ],
+)
+def test_the_miniatures_other_configurations_can_be_read(name: str, kind: type) -> None:
+    path = Path(str(files("ltx_trainer").joinpath("configs", f"{name}.toml")))
+    config = read_config(path, kind)
+    section = (getattr(config, "network", None) or {}).get("transformer")
+    if section:
+        with torch.device("meta"):
+            model = LTXModelConfigurator.from_config({"transformer": section})
+        assert 5e6 < sum(p.numel() for p in model.parameters()) < 12e6
 
 
 def write(folder: Path) -> None:

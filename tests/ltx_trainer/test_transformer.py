@@ -337,9 +337,11 @@ def test_caches_of_other_encoders_do_not_mix(room: Path, tmp_path: Path) -> None
 
 def test_parts_are_put_together(room: Path, tmp_path: Path) -> None:
     parts = [room / "v" / "video_vae.safetensors", room / "a" / "audio_vae.safetensors"]
+    parts.append(run("vocoder", tmp_path / "w", steps=1))  # describes another audio VAE, but holds none
     whole = Checkpoint(assemble(parts, tmp_path / "x" / "model.safetensors"))
     assert set(whole) == {key for part in parts for key in Checkpoint(part)}
-    assert set(whole.config) == {"vae", "audio_vae"}
+    assert set(whole.config) == {"vae", "audio_vae", "vocoder"}
+    assert whole.config["audio_vae"] == Checkpoint(parts[1]).config["audio_vae"]
     assert whole.model_version == "2.3.0"
     with pytest.raises(InputError, match="nothing to put together"):
         assemble([], tmp_path / "y")
@@ -392,6 +394,7 @@ def test_a_lora_is_what_the_training_added(room: Path, tmp_path: Path, precision
         ({"lora": {"rank": 2}}, "give `start`"),
         ({"lora": {"rank": -1}}, "may be negative"),
         ({"stages": [{"steps": 1, "caches": ["nowhere"]}]}, "nowhere holds no latents"),
+        ({"stages": [{"steps": 1, "caches": []}]}, "caches is empty"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(room: Path, changes: dict, said: str) -> None:
@@ -435,7 +438,9 @@ def test_an_upsampler_learns_what_the_large_clip_encodes_to(room: Path, tmp_path
 
 def test_a_distilled_step_ends_where_the_guided_teacher_ends(room: Path, tmp_path: Path) -> None:
     teacher, base = make_task(room), tmp_path / "base.safetensors"
-    randomize(teacher.model.transformer, torch.Generator().manual_seed(0))  # so that captions make a difference
+    randomize(
+        teacher.model.transformer, torch.Generator().manual_seed(0)
+    )  # so that captions make a difference
     teacher.export(base, torch.device("cpu"))
     settings = {
         "start": str(base),
@@ -481,7 +486,7 @@ def test_a_distilled_step_ends_where_the_guided_teacher_ends(room: Path, tmp_pat
     ],
 )
 def test_distillations_that_cannot_be_are_refused(changes: dict, said: str) -> None:
-    stages = [{"steps": 1, "caches": []}]
+    stages = [{"steps": 1, "caches": ["z"]}]
     settings = {"start": "x", "gemma": "y", "stages": stages, "lora": {"rank": 1}}
     with pytest.raises(ConfigError, match=said):
         parse_table(DistillRun, settings | changes)

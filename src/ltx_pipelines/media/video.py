@@ -18,12 +18,16 @@ from ltx_pipelines.media.images import normalize_pixels, resize_and_center_crop
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Frames a second (exact), number of frames, and upright size of a clip."""
+    """Frames a second (exact), number of frames, and upright size of a clip.
+
+    stored: frames that the file says it holds, where `frames` was fitted.
+    """
 
     rate: Fraction
     frames: int
     width: int
     height: int
+    stored: int | None = None
 
     @property
     def fps(self) -> float:
@@ -67,13 +71,14 @@ def fitted_clip(path: str | Path, fit: str | None = None) -> VideoInfo:
     up = fit == "pad"
     frames = (clip.frames - 1 + 7 * up) // 8 * 8 + 1
     width, height = ((side + 31 * up) // 32 * 32 for side in (clip.width, clip.height))
-    wanted = replace(clip, frames=frames, width=width, height=height)
+    wanted = replace(clip, frames=frames, width=width, height=height, stored=clip.frames)
     if not width or not height:
         raise InputError(
             f"{path} has {clip.width}x{clip.height} pixels, a clip to work on at least 32x32; use fit (--fit) pad."
         )
     sides_fit = (width, height) == (clip.width, clip.height)
-    if clip == wanted or fit in ("crop", "pad") or (fit == "trim" and sides_fit):
+    fits = sides_fit and frames == clip.frames
+    if fits or fit in ("crop", "pad") or (fit == "trim" and sides_fit):
         return wanted
     raise InputError(
         f"{path} has {clip.frames} frames of {clip.width}x{clip.height}; a clip to work on needs a multiple of "
@@ -90,11 +95,10 @@ def load_fitted_clip(
     Raises `MediaError` if the file holds fewer frames than it says.
     """
     found = [_fitted(frame, clip, fit) for frame in decode_video_from_file(path, clip.frames)]
-    missing = clip.frames - len(found)
-    # Padding adds at most 7 frames; more are missing only from a broken file.
-    if not found or missing > (7 if fit == "pad" else 0):
-        raise MediaError(f"{path} holds only {len(found)} of {clip.frames} frames; is it complete?")
-    frames = torch.cat([*found, found[-1].expand(missing, -1, -1, -1)])
+    stored = clip.frames if clip.stored is None else clip.stored
+    if len(found) < min(stored, clip.frames):
+        raise MediaError(f"{path} holds only {len(found)} of {stored} frames; is it complete?")
+    frames = torch.cat([*found, found[-1].expand(clip.frames - len(found), -1, -1, -1)])
     return normalize_pixels(frames.permute(3, 0, 1, 2)[None].float(), dtype, device)
 
 

@@ -7,6 +7,7 @@ import torch
 
 from ltx_core.errors import ConfigError, InputError
 from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
+from ltx_core.guidance.plan import TransformerCall
 from ltx_core.model.transformer import (
     LTXAudioOnlyModelConfigurator,
     LTXModel,
@@ -533,3 +534,64 @@ def test_runs_that_do_not_fit(model23):
         model23.run_blocks(state, until=4)
     with pytest.raises(InputError, match="3 perturbation configs for a batch of 1"):
         model23.run_blocks(state, BatchedPerturbationConfig.empty(3))
+
+
+class TestSharedPasses:
+    """A guided step's passes run together give what each gives alone."""
+
+    def calls(self) -> list[TransformerCall]:
+        v, a = conditioned(video()), audio()
+        other = dataclasses.replace(v, context=v.context + 1)
+        late = BatchedPerturbationConfig([skip(SELF_V, SELF_A, blocks=[BLOCKS - 1])])
+        isolated = BatchedPerturbationConfig([skip(A2V, V2A)])
+        return [
+            TransformerCall(v, a),
+            TransformerCall(other, a),
+            TransformerCall(dataclasses.replace(v), a, late),
+            TransformerCall(v, a, isolated),
+            TransformerCall(dataclasses.replace(v, enabled=False), a),
+        ]
+
+    @pytest.mark.parametrize("section", [V20, V23, V25], ids=["2.0", "2.3", "2.5"])
+    def test_to_the_last_bit(self, section):
+        model = X0Model(build(section)).eval()
+        calls = self.calls()
+        if section is V20:
+            wide = [torch.randn(1, 7, 10, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+            v, a = (
+                dataclasses.replace(video(), context=wide[0]),
+                dataclasses.replace(audio(), context=wide[1]),
+            )
+            calls = [TransformerCall(v, a, call.perturbations) for call in calls]
+        with torch.no_grad():
+            together = model.run_passes(calls)
+            for call, (video_x0, audio_x0) in zip(calls, together):
+                alone = X0Model.denoised(
+                    call.video,
+                    call.audio,
+                    model.velocity_model(call.video, call.audio, call.perturbations),
+                )
+                assert torch.equal(video_x0, alone[0])
+                assert torch.equal(audio_x0, alone[1])
+
+    def test_blocks_before_the_first_perturbed_one_run_once(self):
+        model, runs = X0Model(build(V23)), []
+        for index, block in enumerate(model.velocity_model.transformer_blocks):
+            block.register_forward_hook(lambda *_, index=index: runs.append(index))
+        calls = self.calls()
+        with torch.no_grad():
+            model.run_passes([calls[0], calls[2]])
+        assert sorted(runs) == sorted([*range(BLOCKS), BLOCKS - 1])
+
+    def test_rotary_tables_are_made_once_for_the_same_positions(self, monkeypatch):
+        model, made = X0Model(build(V23)), []
+        tables = LTXModel.rope_tables
+        monkeypatch.setattr(LTXModel, "rope_tables", lambda *args: made.append(1) or tables(*args))
+        v, a = video(), audio()
+        with torch.no_grad():
+            first = model(v, a)
+            model(dataclasses.replace(v, sigma=v.sigma / 2), a)
+            assert len(made) == 1
+            moved = model(dataclasses.replace(v, positions=v.positions + 1), a)
+        assert len(made) == 2
+        assert not torch.equal(first[0], moved[0])

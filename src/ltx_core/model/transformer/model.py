@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ltx_core.errors import InputError
 from ltx_core.guidance.perturbations import BatchedPerturbationConfig
+from ltx_core.guidance.plan import TransformerCall
 from ltx_core.model.transformer.adaln import (
     AdaLayerNormSingle,
     Modulation,
@@ -266,12 +267,35 @@ def _x0(
     return to_denoised(modality.latent, velocity, sigma)
 
 
+def _alike(calls: Sequence[TransformerCall]) -> list[list[int]]:
+    """Indices of the calls, those together whose modalities hold the same tensors."""
+    groups: list[list[int]] = []
+    for index, call in enumerate(calls):
+        for group in groups:
+            first = calls[group[0]]
+            if _is_same(call.video, first.video) and _is_same(call.audio, first.audio):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two modalities hold the very same tensors."""
+    if one is None or other is None:
+        return one is other
+    return all(a is b for a, b in zip(vars(one).values(), vars(other).values()))
+
+
 class X0Model(nn.Module):
     """A velocity model that answers with the denoised tokens, x0 = latent - velocity * timestep."""
 
     def __init__(self, velocity_model: LTXModel) -> None:
         super().__init__()
         self.velocity_model = velocity_model
+        self._rope_key: list[Any] = []
+        self._rope: Mapping[str, RopeTables] = {}
 
     @property
     def num_blocks(self) -> int:
@@ -284,7 +308,35 @@ class X0Model(nn.Module):
         perturbations: BatchedPerturbationConfig | None = None,
     ) -> TokenPair:
         """Denoised video and audio tokens, shaped as the latents; see `LTXModel.forward`."""
-        return self.denoised(video, audio, self.velocity_model(video, audio, perturbations))
+        return self.run_passes([TransformerCall(video, audio, perturbations)])[0]
+
+    def run_passes(self, calls: Sequence[TransformerCall]) -> list[TokenPair]:
+        """The results of each call, as if each were alone.
+
+        Calls that differ in perturbations only share all blocks before the first one that is perturbed.
+        """
+        model = self.velocity_model
+        results: list[TokenPair] = [(None, None)] * len(calls)
+        for alike in _alike(calls):
+            video, audio = calls[alike[0]].video, calls[alike[0]].audio
+            state = model.prepare(video, audio, self._rope_tables(video, audio))
+            for index in sorted(alike, key=lambda index: self._shared_blocks(calls[index])):
+                state = model.run_blocks(state, until=self._shared_blocks(calls[index]))
+                velocities = model.finish(model.run_blocks(state, calls[index].perturbations))
+                results[index] = self.denoised(video, audio, velocities)
+        return results
+
+    def _shared_blocks(self, call: TransformerCall) -> int:
+        """How many blocks of a pass are those of the unperturbed one."""
+        blocks = self.num_blocks
+        return blocks if call.perturbations is None else call.perturbations.first_perturbed_block(blocks)
+
+    def _rope_tables(self, video: Modality | None, audio: Modality | None) -> Mapping[str, RopeTables]:
+        """The rotary tables, computed when the positions are others than last time: once a stage."""
+        key = [part for m in (video, audio) if m for part in (m.positions, m.latent.dtype)]
+        if len(key) != len(self._rope_key) or any(a is not b for a, b in zip(key, self._rope_key)):
+            self._rope_key, self._rope = key, self.velocity_model.rope_tables(video, audio)
+        return self._rope
 
     @staticmethod
     def denoised(video: Modality | None, audio: Modality | None, velocities: TokenPair) -> TokenPair:
