@@ -71,8 +71,15 @@ def run_worker(who: str, script: str, task: Mapping[str, Any], threads: int, lim
     answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not answers:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise Unavailable(said[-1].strip()[:300])
+        raise Unavailable(without_paths(said[-1]))
     return json.loads(answers[-1][len(MARK) :])
+
+
+def without_paths(text: str) -> str:
+    """The start of a line, without this machine's folders."""
+    for folder in (str(HOME), str(ROOT), tempfile.gettempdir(), str(Path.home())):
+        text = text.replace(folder, "...")
+    return text.strip()[:300]
 
 
 def worker_task() -> Result | None:

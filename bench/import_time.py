@@ -32,7 +32,7 @@ def timed(who: str, code: list[str], threads: int) -> Callable[[int], dict[str, 
         seconds = time.perf_counter() - begin
         if done.returncode:
             said = done.stderr.strip().splitlines()
-            raise common.Unavailable(said[-1] if said else f"exit code {done.returncode}")
+            raise common.Unavailable(common.without_paths(said[-1] if said else f"exit {done.returncode}"))
         return {"seconds": seconds}
 
     return run

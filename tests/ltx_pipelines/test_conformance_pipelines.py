@@ -1,16 +1,13 @@
 """The recorded traces of the eight pipelines, with analytic stand-ins for the networks, through the runner."""
 
-import sys
 from pathlib import Path
 
 import pytest
+from tests.conformance.harness import Context
+from tests.conformance.run import run_case
+from tests.conformance.topics import pipelines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))  # `tests` is a package of the repository, not of an installation
-
-from tests.conformance.harness import Context  # noqa: E402
-from tests.conformance.run import run_case  # noqa: E402
-from tests.conformance.topics import pipelines  # noqa: E402
 
 CASES = list(pipelines.cases(REPOSITORY / "tests" / "goldens" / "pipelines_v12", Context()))
 

@@ -3,25 +3,22 @@
 import itertools
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.conformance.harness import Context
+from tests.conformance.run import TOPICS, main, run_case, topic_of
+from tests.conformance.topics import audio, transformer
+from tests.conformance.topics import upsampler as upsampler_topic
+from tests.conformance.topics import video_vae as video_topic
+
+from ltx_core.loader import Checkpoint, build_model
+from ltx_core.model import audio_vae, upsampler, video_vae
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(REPOSITORY))  # `tests` is a package of the repository, not of an installation
-
-from tests.conformance.harness import Context  # noqa: E402
-from tests.conformance.run import TOPICS, main, run_case, topic_of  # noqa: E402
-from tests.conformance.topics import audio, transformer  # noqa: E402
-from tests.conformance.topics import upsampler as upsampler_topic  # noqa: E402
-from tests.conformance.topics import video_vae as video_topic  # noqa: E402
-
-from ltx_core.loader import Checkpoint, build_model  # noqa: E402
-from ltx_core.model import audio_vae, upsampler, video_vae  # noqa: E402
 
 GOLDENS = REPOSITORY / "tests" / "goldens"
 MODULES = {"transformer": transformer, "video_vae": video_topic, "upsampler": upsampler_topic, "audio": audio}

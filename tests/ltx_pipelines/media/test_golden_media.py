@@ -1,16 +1,13 @@
 """The recorded goldens of the media functions that are small enough to lie in the repository."""
 
-import sys
 from pathlib import Path
 
 import pytest
+from tests.conformance.harness import Context
+from tests.conformance.run import run_case
+from tests.conformance.topics import media
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(REPOSITORY))  # `tests` is a package of the repository, not of an installation
-
-from tests.conformance.harness import Context  # noqa: E402
-from tests.conformance.run import run_case  # noqa: E402
-from tests.conformance.topics import media  # noqa: E402
 
 GOLDENS = REPOSITORY / "tests" / "goldens" / "media"
 CASES = list(media.cases(GOLDENS, Context()))

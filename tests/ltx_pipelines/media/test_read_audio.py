@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from making_media import moving, sound, write_sound, write_steady
+from tests.ltx_pipelines.media.making_media import moving, sound, write_sound, write_steady
 
 from ltx_core.errors import InputError, MediaError
 from ltx_pipelines.media.audio import decode_audio_from_file

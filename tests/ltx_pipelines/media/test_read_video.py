@@ -6,7 +6,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from making_media import moving, numbered, numbers, sound, turn, write_clip, write_sound, write_steady
+from tests.ltx_pipelines.media.making_media import (
+    moving,
+    numbered,
+    numbers,
+    sound,
+    turn,
+    write_clip,
+    write_sound,
+    write_steady,
+)
 
 from ltx_core.errors import InputError, MediaError
 from ltx_pipelines.media.images import resize_and_center_crop

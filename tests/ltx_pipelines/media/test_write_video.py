@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from making_media import moving, numbered, numbers, sine, sound, streams
+from tests.ltx_pipelines.media.making_media import moving, numbered, numbers, sine, sound, streams
 
 from ltx_core.errors import InputError
 from ltx_core.types import Audio

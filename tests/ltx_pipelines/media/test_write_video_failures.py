@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from making_media import moving, sound, streams
+from tests.ltx_pipelines.media.making_media import moving, sound, streams
 
 from ltx_core.errors import InputError, MediaError
 from ltx_pipelines.media import writer
