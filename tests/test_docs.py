@@ -91,7 +91,9 @@ def name_of(page: Path) -> str:
 def commands(text: str) -> list[str]:
     """The `ltx` commands of a `text` block, their continued lines joined."""
     joined = re.sub(r"\\\n\s*", " ", text)
-    return [line.strip() for line in joined.splitlines() if re.match(r"\s*(ltx|python -m ltx_\w+\.) ?\w", line)]
+    return [
+        line.strip() for line in joined.splitlines() if re.match(r"\s*(ltx|python -m ltx_\w+\.) ?\w", line)
+    ]
 
 
 def runs(text: str) -> list[tuple[str, list[str]]]:
@@ -355,7 +357,9 @@ def test_every_pipeline_page_runs_it_from_python_and_from_the_command_line():
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_are_of_a_kind_that_is_checked(page):
-    unknown = {block.place: block.tag for block in blocks(page) if block.tag not in TAGS | {"", "toml", "json"}}
+    unknown = {
+        block.place: block.tag for block in blocks(page) if block.tag not in TAGS | {"", "toml", "json"}
+    }
     assert not unknown
 
 

@@ -18,6 +18,7 @@ from ltx_core.conditioning import (
 from ltx_core.conditioning.pixel_mask import downsample_mask
 from ltx_core.errors import InputError
 from ltx_core.types import VideoPixelShape
+from ltx_pipelines.media.video import probe_video
 from ltx_pipelines.utils.conditionings import (
     combined_image_conditionings,
     image_conditionings_by_adding_guiding_latent,
@@ -95,6 +96,11 @@ class ReferenceVideo:
         pixels = load_video_conditioning(
             self.path, height, width, shape.frames, encoding.dtype, encoding.device
         )
+        rate = probe_video(self.path).fps
+        if abs(rate - shape.fps) > 0.01 * shape.fps:
+            log.warning(
+                "%s has %g frames a second, the video %g; they go one for one.", self.path, rate, shape.fps
+            )
         if pixels.shape[2] < shape.frames:
             log.warning(
                 "%s has %d frames, fewer than the video's %d.", self.path, pixels.shape[2], shape.frames

@@ -62,6 +62,10 @@ class DistilledPipeline(Pipeline):
         request = self.request(prompt, run, *size, images, tiling_config)
         return self.run(self.recipe(request.enhanced(enhance_prompt, seed=42)), run)
 
+    @property
+    def default_sampler(self) -> str:
+        return "euler-ancestral" if self.engine.version >= (2, 5) else "euler"
+
     def recipe(self, request: Request) -> Recipe:
         images = Images(request.images)
         first = distilled_stage(request, (images,), self.loras)

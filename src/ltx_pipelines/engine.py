@@ -21,7 +21,7 @@ from ltx_core.model.upsampler import upsample_video
 from ltx_core.types import Audio
 from ltx_pipelines import memory
 from ltx_pipelines.miniature import Miniature, miniature
-from ltx_pipelines.utils.constants import PipelineParams
+from ltx_pipelines.utils.constants import PipelineParams, parse_version
 from ltx_pipelines.utils.model_ledger import ModelLedger
 from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
@@ -108,6 +108,11 @@ class Engine:
     def embedded_params(self) -> PipelineParams | None:
         """The built-in model's own defaults, which go before those of any pipeline; None for other models."""
         return None if self.built_in is None else self.built_in.params
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The checkpoint's version, () if its metadata do not tell."""
+        return parse_version(self.ledger.checkpoint(self.ledger.paths.transformer()).model_version)
 
     @property
     def variant(self) -> str | None:

@@ -70,7 +70,7 @@ class Pipeline:
     """Base of all pipelines. It owns no weights: they are the engine's, which pipelines may share."""
 
     stages: ClassVar[int] = 2
-    default_sampler: ClassVar[str] = "euler"
+    sampler: ClassVar[str] = "euler"
 
     def __init__(
         self,
@@ -170,6 +170,11 @@ class Pipeline:
         if path is not None:
             generated.save(path, callback, run.get("settings"))
         return generated
+
+    @property
+    def default_sampler(self) -> str:
+        """The name of the sampler that a call uses unless it asks for another."""
+        return self.sampler
 
     def _warn_of_variant(self, recipe: Recipe) -> None:
         variant = self.engine.variant

@@ -259,5 +259,6 @@ def refinement(request: Request, first: Stage, images: Images, loras: Loras) -> 
         audio=first.audio if first.audio.frozen else Stream(Start.PREVIOUS),
         loras=loras,
         guidance=None,
+        sampler=first.sampler.refining or first.sampler,
         noise_scale=sigmas[0].item(),
     )

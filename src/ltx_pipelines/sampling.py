@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,14 +29,16 @@ NOISE_SEED_OFFSET = 10_000
 class Sampler:
     """A loop ``(sigmas, video_state, audio_state, stepper, denoise_fn, *, callback, stage) -> states`` and its step.
 
-    needs_dtype: the loop takes ``model_dtype``, the dtype that states have between its steps.
+    needs_dtype: the loop takes ``model_dtype``, the dtype that states have between its steps. refining: the
+    sampler of a second stage that follows, if another.
     """
 
     name: str
     stepper: Any
     loop: Callable[..., Any]
     passes_per_step: int = 1
-    needs_dtype: bool = field(default=False)
+    needs_dtype: bool = False
+    refining: Sampler | None = None
 
 
 EULER = Sampler("euler", EulerDiffusionStep(), euler_denoising_loop)
@@ -55,9 +57,10 @@ def res2s(seed: int) -> Sampler:
 
 
 def ancestral(seed: int) -> Sampler:
-    """Ancestral Euler, for distilled checkpoints of version 2.5 and later."""
+    """Ancestral Euler, then plain Euler: what distilled checkpoints of version 2.5 and later are made for."""
     loop = partial(euler_ancestral_denoising_loop, noise_seed=seed + NOISE_SEED_OFFSET)
-    return Sampler("euler-ancestral", EulerAncestralDiffusionStep(), loop, needs_dtype=True)
+    step = EulerAncestralDiffusionStep()
+    return Sampler("euler-ancestral", step, loop, needs_dtype=True, refining=EULER)
 
 
 def custom(loop: Callable[..., Any]) -> Sampler:

@@ -22,7 +22,7 @@ class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
     """`TI2VidTwoStagesPipeline` with the res_2s sampler in both stages and a schedule shifted by the number
     of tokens. Only the first distilled LoRA is used; its strength is the stage's, not its own."""
 
-    default_sampler = "res2s"
+    sampler = "res2s"
 
     def __init__(
         self,

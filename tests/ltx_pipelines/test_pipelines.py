@@ -482,3 +482,27 @@ def test_arguments_that_do_not_fit_are_named_before_any_work(engine, asked, sent
 def test_images_out_of_range(engine, picture, image, sentence):
     with pytest.raises(InputError, match=sentence):
         DistilledPipeline(engine=engine)("x", images=[(str(picture), *image)], **SMALL)
+
+
+class TestVersions:
+    def newer(self, model_folder, tmp_path, version: str):
+        """The random model with another version in its metadata."""
+        from safetensors.torch import load_file, save_file
+
+        from ltx_core.loader import Checkpoint
+
+        source, path = model_folder / "model.safetensors", tmp_path / f"model-{version}.safetensors"
+        save_file(load_file(source), path, metadata={**Checkpoint(source).metadata, "model_version": version})
+        return DistilledPipeline(path, model_folder / "gemma", model_folder / "upsampler.safetensors")
+
+    @pytest.mark.parametrize(("version", "name"), [("2.3.0", "euler"), ("2.5.0", "euler-ancestral")])
+    def test_the_distilled_sampler_follows_the_checkpoint(self, model_folder, tmp_path, version, name):
+        recipe = self.newer(model_folder, tmp_path, version)("x", dry_run=True, **SMALL)
+        assert [stage.sampler.name for stage in recipe.stages] == [name, "euler"]
+
+    @pytest.mark.parametrize(("version", "crf"), [("2.3.0", 33), ("2.4.0", 18)])
+    def test_so_does_the_compression_of_pictures(self, model_folder, tmp_path, picture, version, crf):
+        pipeline = self.newer(model_folder, tmp_path, version)
+        images = [ImageConditioningInput(str(picture), 0, 1.0, None), (str(picture), 0, 1.0, 5)]
+        recipe = pipeline("x", images=images, dry_run=True, **SMALL)
+        assert [image.crf for image in recipe.stages[0].video.conditions[0].images] == [crf, 5]

@@ -37,6 +37,8 @@ WITH_DISTILLED_LORA = (
 )
 
 
+SAMPLERS = ("euler", "gradient-estimation", "res2s", "euler-ancestral")
+
 EPILOG = (
     "Defaults are those of LTX-2.3; another checkpoint's are read from its file. Without model files a tiny "
     "built-in model is used, with small defaults of its own."
@@ -262,7 +264,9 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
         help="where the blocks of the large models wait while they are not computing (default: what fits)",
     )
     group.add_argument(
-        "--sampler", choices=("euler", "gradient-estimation", "res2s"), help="(default: the pipeline's)"
+        "--sampler",
+        choices=("euler", "gradient-estimation", "res2s", "euler-ancestral"),
+        help="(default: the pipeline's)",
     )
     group.add_argument("--ge-gamma", type=float, default=2.0, help="strength of gradient estimation")
     group.add_argument(

@@ -80,7 +80,7 @@ class StubEngine(Engine):
         return given
 
     distillation: tuple = ()
-    variant = None
+    variant, version = None, (2, 3)
 
     def check(self, components, loras) -> None:  # type: ignore[no-untyped-def]
         """Stubs have no files."""
