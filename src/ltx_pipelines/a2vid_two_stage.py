@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ltx_core.errors import InputError
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
+from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Images
 from ltx_pipelines.generate import Generated
-from ltx_pipelines.pipeline import Run, Unpack, entry_point
+from ltx_pipelines.pipeline import Run, Unpack
 from ltx_pipelines.recipe import (
     AudioOutput,
     GuiderArgument,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.quantization import QuantizationPolicy
+from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Images
 from ltx_pipelines.generate import Generated
 from ltx_pipelines.pipeline import (
@@ -14,7 +15,6 @@ from ltx_pipelines.pipeline import (
     Pipeline,
     Run,
     Unpack,
-    entry_point,
 )
 from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
 from ltx_pipelines.utils.args import ImageConditioningInput

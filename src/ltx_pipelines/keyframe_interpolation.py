@@ -1,7 +1,7 @@
 """Video between keyframes in two stages: every picture guides, none is copied."""
 
+from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Images
-from ltx_pipelines.pipeline import entry_point
 from ltx_pipelines.recipe import Recipe, Request, guided_stage, refinement
 from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
 

@@ -231,14 +231,3 @@ class GuidedPipeline(Pipeline):
         size = (seed, height, width, num_frames, frame_rate)
         request = self.request(prompt, run, *size, images, tiling_config, **guided)
         return self.run(self.recipe(request.enhanced(enhance_prompt)), run)
-
-
-def entry_point(name: str) -> Callable[..., int]:
-    """The `main` of a pipeline's module, for ``python -m ltx_pipelines.<name>``."""
-
-    def main(argv: list[str] | None = None) -> int:
-        from ltx_pipelines.cli.app import run_pipeline
-
-        return run_pipeline(name, argv)
-
-    return main

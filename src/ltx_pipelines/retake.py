@@ -6,6 +6,7 @@ from pathlib import Path
 from ltx_core.conditioning import TemporalRegionMask
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.quantization import QuantizationPolicy
+from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Window
 from ltx_pipelines.generate import Generated
 from ltx_pipelines.media.video import fitted_clip
@@ -17,7 +18,6 @@ from ltx_pipelines.pipeline import (
     Pipeline,
     Run,
     Unpack,
-    entry_point,
 )
 from ltx_pipelines.recipe import (
     GuiderArgument,

@@ -1,6 +1,7 @@
 """Text or image to video in one guided stage at full size."""
 
 from ltx_core.quantization import QuantizationPolicy
+from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Images
 from ltx_pipelines.pipeline import (
     Device,
@@ -9,7 +10,6 @@ from ltx_pipelines.pipeline import (
     Options,
     PathArgument,
     Unpack,
-    entry_point,
 )
 from ltx_pipelines.recipe import Recipe, Request, guided_stage
 

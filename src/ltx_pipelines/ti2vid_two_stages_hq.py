@@ -3,8 +3,9 @@
 import torch
 
 from ltx_core.types import VideoLatentShape
+from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Images
-from ltx_pipelines.pipeline import LoraArgument, PathArgument, entry_point
+from ltx_pipelines.pipeline import LoraArgument, PathArgument
 from ltx_pipelines.recipe import (
     AudioOutput,
     Loras,

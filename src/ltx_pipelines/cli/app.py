@@ -58,6 +58,15 @@ def run_pipeline(name: str, argv: list[str] | None = None, program: str | None =
     return guarded(lambda: run.run(name, arguments, program), debug="--debug" in arguments)
 
 
+def entry_point(name: str) -> Callable[..., int]:
+    """The `main` of a pipeline's module, for ``python -m ltx_pipelines.<name>``."""
+
+    def main(argv: list[str] | None = None) -> int:
+        return run_pipeline(name, argv)
+
+    return main
+
+
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
     """Run `work`; an error that a user can mend becomes one line and exit code 2 (a trace with --debug)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -1,0 +1,139 @@
+"""Run all benchmarks and write bench/results.json and docs/performance.md.
+
+    python bench/run_all.py            make the peers' environments, measure everything, write
+    python bench/run_all.py --render   write from the last results of each benchmark
+
+Flags after -- go to every benchmark: python bench/run_all.py -- --rounds 5 --threads 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+import common
+
+# Name of the results -> the command that makes them, and what the table of docs/performance.md is about.
+BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
+    "guided_step": (
+        ["guided_step.py"],
+        "One guided step",
+        "CFG + STG + modality guidance of video and audio through a cut of the 2.3 transformer with random weights, "
+        "float32. Columns with × are the side's value over ours: above 1, ours is quicker or smaller. A cut has all "
+        "of the 0.43 B parameters outside of the blocks, so their share is larger than in the full model.",
+    ),
+    "guided_step_image": (
+        ["guided_step.py", "--image"],
+        "One guided step, image-conditioned",
+        "The same with a given first frame, whose tokens have noise level 0.",
+    ),
+    "pipelines": (
+        ["pipelines.py"],
+        "The eight pipelines",
+        "Against the official package 1.0.0 on tiny random checkpoints in the official format, both in float32. "
+        "Columns with × are the official value over ours. *Import + first call* is from a process with torch loaded "
+        "to the first result; *second call* is on the same object. Models this small measure what happens around "
+        "the arithmetic: loading, imports, repeated work. Peak memory is that of the whole process, most of it "
+        "torch itself.",
+    ),
+    "build_memory": (
+        ["build_memory.py"],
+        "Memory while a component is built",
+        "Peak of the process above where it was before, over the size of the component; the target is 1.1. "
+        "Published sizes cut to a few blocks, bfloat16 files. *Resident* counts the pages of a mapped file too, "
+        "*anonymous* does not. When weights are cast to float32 one tensor at a time exists twice; *largest "
+        "tensor* says what share of the cut component it is, which in a whole model is much smaller.",
+    ),
+    "import_time": (
+        ["import_time.py"],
+        "Import",
+        "Fresh interpreters; the target for `import ltx_pipelines` is 0.5 s on top of torch.",
+    ),
+}
+
+INTRO = """# Performance
+
+Every number here comes from `bench/`, one command for each table, on the machine that is named. Values are medians
+with their range in brackets. Ratios are of values from the same run, ours and the peer's in turns, in processes of
+their own, with the same weights, inputs, threads and dtype. Outputs are compared in the same run; where they are
+meant to differ, the table says why.
+
+This page is written by `bench/run_all.py`; the numbers behind it are in `bench/results.json`.
+
+```
+python bench/peers.py         # the peers, in environments of their own under .bench/
+python bench/run_all.py       # everything; or one of the scripts below, each has --help
+```
+
+The peers are ltx-core and ltx-pipelines 1.0.0 (here "official"; transformers 4.57) and diffusers 0.42.1, all with the
+same torch. To run the official package on a CPU, `bench/official_runner.py` makes `torch.cuda.synchronize` do nothing,
+gives its text encoder the sizes of the tiny Gemma folder, and for float32 runs gives it float32 files and that type
+in place of its fixed bfloat16. It is run in inference mode, which it leaves to its caller.
+"""
+
+
+def load() -> dict[str, Any]:
+    """The last results of each benchmark that has any."""
+    found = {}
+    for name in BENCHMARKS:
+        path = common.home() / "results" / f"{name}.json"
+        if path.exists():
+            found[name] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def render(found: dict[str, Any]) -> str:
+    parts = [INTRO]
+    for name, (command, title, text) in BENCHMARKS.items():
+        parts.append(f"\n## {title}\n\n`python bench/{' '.join(command)}`\n\n{text}\n")
+        if name not in found:
+            parts.append("\nNot measured yet.\n")
+            continue
+        result = found[name]
+        parts.append(f"\n{common.table(result['header'], result['rows'])}\n")
+        parts.append(f"\n{machine_line(result)}\n")
+    return "".join(parts)
+
+
+def machine_line(result: dict[str, Any]) -> str:
+    machine, rounds = result["machine"], result["options"]["rounds"]
+    note = result["options"]["note"]
+    return (
+        f"*{machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB, {machine['system']}; "
+        f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}; Python {machine['python']}, "
+        f"torch {machine['torch']}; {rounds} round{'s' if rounds > 1 else ''}"
+        f"{'; ' + note if note else ''}.*"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
+    parser.add_argument("--without-peers", action="store_true", help="do not install the peers")
+    parser.add_argument("flags", nargs="*", help="for every benchmark, after --")
+    args = parser.parse_args()
+    failed = []
+    if not args.render:
+        if not args.without_peers:
+            subprocess.run([sys.executable, str(common.ROOT / "bench" / "peers.py")], check=False)
+        for name in args.only:
+            script, *own = BENCHMARKS[name][0]
+            command = [sys.executable, str(common.ROOT / "bench" / script), *own, *args.flags]
+            if subprocess.run(command, check=False).returncode:
+                failed.append(name)
+    found = load()
+    (common.ROOT / "bench" / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (common.ROOT / "docs" / "performance.md").write_text(render(found), encoding="utf-8")
+    if failed:
+        common.log(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
