@@ -104,18 +104,16 @@ def call_arguments(name: str, task: dict[str, Any]) -> dict[str, Any]:
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
     """One side, one pipeline: two calls."""
-    options: dict[str, Any] = {}
+    import torch
+
+    begin = time.perf_counter()  # with what the runner of the official package has to import for it
     if task["who"] == OFFICIAL:
         import official_runner
 
         official_runner.prepare(task["zoo"]["gemma"], task["dtype"])
-    import torch
-
-    begin = time.perf_counter()
     cls = getattr(import_module(f"ltx_pipelines.{task['pipeline']}"), CLASSES[task["pipeline"]])
     seconds = [time.perf_counter() - begin]
-    if task["who"] == common.OURS:
-        options["dtype"] = getattr(torch, task["dtype"])
+    options = {"dtype": getattr(torch, task["dtype"])} if task["who"] == common.OURS else {}
     init = constructor_arguments(task["pipeline"], task["zoo"])
     call = call_arguments(task["pipeline"], task)
     # Without inference mode the official package keeps gradients; ours minds that itself.

@@ -68,10 +68,10 @@ python bench/peers.py         # the peers, in environments of their own under .b
 python bench/run_all.py       # everything; or one of the scripts below, each has --help
 ```
 
-The peers are ltx-core and ltx-pipelines 1.0.0 (here "official"; transformers 4.57) and diffusers 0.42.1, all with the
-same torch. To run the official package on a CPU, `bench/official_runner.py` makes `torch.cuda.synchronize` do nothing,
-gives its text encoder the sizes of the tiny Gemma folder, and for float32 runs gives it float32 files and that type
-in place of its fixed bfloat16. It is run in inference mode, which it leaves to its caller.
+The peers are ltx-core and ltx-pipelines 1.0.0 (here "official"; transformers 4.57) and diffusers 0.42.1, all with
+the same torch. To run the official package on a CPU, `bench/official_runner.py` makes `torch.cuda.synchronize` do
+nothing, gives its text encoder the sizes of the tiny Gemma folder, and for float32 runs gives it float32 files and
+that type in place of its fixed bfloat16. It is run in inference mode, which it leaves to its caller.
 """
 
 

@@ -32,25 +32,24 @@ from ltx_pipelines.cli import app, run
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.flags import build_parser
 from ltx_pipelines.media.writer import encode_video
-from ltx_pipelines.miniature import random_model
+from ltx_pipelines.miniature import miniature
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TAGS = {"python", "console", "text", "message", "sh"}
 
-# The files of the examples for real weights, played by those of the built-in model.
+# The files of the examples for real weights, and which part of the built-in model plays each.
 WEIGHTS = {
-    "ltx-2.3-22b-dev.safetensors": "model.safetensors",
-    "ltx-2.3-22b-dev-fp8.safetensors": "model.safetensors",
-    "ltx-2.3-22b-distilled-1.1.safetensors": "model.safetensors",
-    "transformer.safetensors": "model.safetensors",
-    "video-vae.safetensors": "model.safetensors",
-    "audio-vae.safetensors": "model.safetensors",
-    "ltx-2.3-spatial-upscaler-x2-1.0.safetensors": "upsampler.safetensors",
-    "ltx-2.3-spatial-upscaler-x2-1.1.safetensors": "upsampler.safetensors",
-    "ltx-2.3-22b-distilled-lora-384.safetensors": "distilled-lora.safetensors",
-    "ltx-2.3-22b-distilled-lora-384-1.1.safetensors": "distilled-lora.safetensors",
-    "style.safetensors": "distilled-lora.safetensors",
+    "ltx-2.3-22b-dev.safetensors": "model",
+    "ltx-2.3-22b-distilled-1.1.safetensors": "model",
+    "transformer.safetensors": "model",
+    "video-vae.safetensors": "model",
+    "audio-vae.safetensors": "model",
+    "ltx-2.3-spatial-upscaler-x2-1.0.safetensors": "upsampler",
+    "ltx-2.3-spatial-upscaler-x2-1.1.safetensors": "upsampler",
+    "ltx-2.3-22b-distilled-lora-384.safetensors": "lora",
+    "ltx-2.3-22b-distilled-lora-384-1.1.safetensors": "lora",
+    "style.safetensors": "lora",
 }
 GEMMA = "gemma-3-12b-it-qat-q4_0-unquantized"
 
@@ -156,25 +155,33 @@ def write_loras(lora: Path, folder: Path) -> None:
     save_file(foreign, folder / "foreign.safetensors")
 
 
+def write_weights(folder: Path) -> None:
+    """The built-in model under the names of real weights, and files that are none."""
+    model = miniature()
+    checkpoint, gemma = model.paths.transformer(), model.paths.text_encoder()
+    upsampler, lora = model.spatial_upsampler_path, model.distilled_lora[0].path
+    parts = {"model": checkpoint, "upsampler": upsampler, "lora": lora}
+    for name, part in WEIGHTS.items():
+        shutil.copyfile(parts[part], folder / name)
+    shutil.copytree(gemma, folder / GEMMA)
+    write_loras(Path(lora), folder)
+    with open(checkpoint, "rb") as whole:
+        (folder / "truncated.safetensors").write_bytes(whole.read(1_000_000))
+    (folder / "notes.txt").write_text("no medium\n")
+    (folder / "empty").mkdir()
+
+
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Path:
-    """The files that the examples use, and the built-in model in cache/."""
+    """The files that the examples use; the built-in model is in cache/."""
     folder = tmp_path_factory.mktemp("docs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        model = random_model.cached_folder()
     for blue, name in enumerate(("picture", "first", "middle", "last")):
         Image.fromarray(ramp(60 * blue)).save(folder / f"{name}.png")
     write_sound(folder / "sound.wav")
     write_clips(folder)
-    write_loras(model / "distilled-lora.safetensors", folder)
-    for name, part in WEIGHTS.items():
-        shutil.copyfile(model / part, folder / name)
-    shutil.copytree(model / "gemma", folder / GEMMA)
-    shutil.copyfile(model / "gemma" / "model.safetensors", folder / "gemma.safetensors")
-    with (model / "model.safetensors").open("rb") as whole:
-        (folder / "truncated.safetensors").write_bytes(whole.read(1_000_000))
-    (folder / "notes.txt").write_text("no medium\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        write_weights(folder)
     return folder
 
 
@@ -185,7 +192,6 @@ def workplace(inputs, tmp_path, monkeypatch) -> Path:
         if entry.name != "cache":
             (tmp_path / entry.name).symlink_to(entry)
     monkeypatch.setenv("XDG_CACHE_HOME", str(inputs / "cache"))
-    # Links are not followed: the name of a file says which kind of checkpoint it is.
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -253,7 +259,7 @@ def prepared(command: str) -> None:
     namespace = run.parse(name, words[1:])
     pipeline = run.make_pipeline(name, namespace)
     recipe = pipeline(**run.call_arguments(pipeline, namespace), dry_run=True)
-    pipeline.engine.check(recipe.components, recipe.loras)
+    pipeline.engine.check(recipe)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -269,10 +275,27 @@ def test_the_commands_for_real_weights_hold(page, workplace):
                     pytest.fail(f"{block.place}: `{command}`\n{error}\n{printed.getvalue()}")
 
 
-def test_a_wrong_flag_in_a_command_for_real_weights_is_found(workplace):
-    for wrong in ("ltx distilled --prompt x --output-path x.mp4 --cfg 3", "ltx distilled --prompt x"):
-        with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit):
-            prepared(wrong)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "$ ltx distilled --num-frames 24 --prompt x --output-path x.mp4",  # fails, and is not said to
+        "$ ltx inspect style.safetensors\nltx: error: style.safetensors: LoRA",  # succeeds, and is said to fail
+        "$ ltx inspect style.safetensors\nstyle.safetensors: Lora",
+        "$ ltx inspect style.safetensors\n  rank: 4\n  modules: 20",  # in another order
+    ],
+)
+def test_a_wrong_example_is_found(wrong, workplace):
+    with pytest.raises(AssertionError):
+        run_console(Block(ROOT / "README.md", "console", 1, wrong))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["--prompt x --output-path x.mp4 --cfg 3", "--prompt x", "--prompt x --output-path x.mp4 --seed one"],
+)
+def test_a_wrong_command_for_real_weights_is_found(wrong, workplace):
+    with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit):
+        prepared(f"ltx distilled {wrong}")
 
 
 # -- what is said --------------------------------------------------------------------------------------------

@@ -54,7 +54,12 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return hint(value)
         except ValueError:
             pass
-    elif isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+    elif (
+        origin is None
+        and isinstance(hint, type)
+        and isinstance(value, hint)
+        and isinstance(value, bool) == (hint is bool)
+    ):
         return value
     raise ConfigError(f"{where} is {value!r}; expected {_describe(hint)}.")
 

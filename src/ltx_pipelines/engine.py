@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
     from ltx_core.quantization import QuantizationPolicy
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
-    from ltx_pipelines.recipe import Enhancement, Loras
+    from ltx_pipelines.recipe import Enhancement, Loras, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -128,19 +128,27 @@ class Engine:
         """The distilled LoRA to refine with: the given one, or the built-in model's."""
         return given or self.distillation
 
-    def check(self, components: Sequence[str], loras: Loras) -> None:
+    def check(self, recipe: Recipe) -> None:
         """Raise, before any work, if a file that a run needs is missing, damaged or of another kind.
 
         Reads headers only, and nothing for components that are loaded.
         """
-        for name in components:
+        for name in recipe.components:
             if name not in self._loaded:
                 self.ledger.check(name)
         self._lora_files = {
             key: self._lora_files.get(key) or self.ledger.open_lora(lora)
-            for lora in loras
+            for lora in recipe.loras
             if lora.strength != 0 and (key := file_key(lora))
         }
+
+        checkpoint = self.ledger.checkpoint(*self.ledger.files_of("transformer"))
+        count = checkpoint.config.get("transformer", {}).get(
+            "num_layers", max(recipe.stg_blocks, default=0) + 1
+        )
+        missing = sorted(block for block in recipe.stg_blocks if not 0 <= block < count)
+        if missing:
+            log.warning("STG asks for block %d; the transformer has blocks 0 to %d.", missing[0], count - 1)
 
     # -- verbs -------------------------------------------------------------------------------------------
 

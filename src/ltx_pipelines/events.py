@@ -22,7 +22,8 @@ class Cancelled(LTXError):
 class Event:
     """One edge of the work.
 
-    stage: "encode prompt", "stage 1", "stage 2", "upsample", "decode audio", "decode video" or "write".
+    stage: "encode prompt", "stage 1", "stage 2", "decode audio" or "write", which decodes
+    frames chunk by chunk.
     step, of: how far the stage is, counted from 0; `of` is 0 where it is not known.
     sigma, video_x0, audio_x0: in a denoising stage the noise level and the current estimates, as tokens
     (1, T, 128); else None.

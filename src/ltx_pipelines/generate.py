@@ -104,7 +104,7 @@ def generate(engine: Engine, recipe: Recipe, callback: Callback | None = None) -
     video noise, then its audio noise, and last whatever the video decoder draws.
     """
     with engine.lock:
-        engine.check(recipe.components, recipe.loras)
+        engine.check(recipe)
         run = _Run(engine, recipe, torch.Generator(engine.device).manual_seed(recipe.seed), callback)
         source = encode_source(engine, recipe)
         run.tell("encode prompt")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from typing_extensions import TypedDict, Unpack
 
+from ltx_core.errors import InputError
 from ltx_core.loader import LoraPathStrengthAndSDOps
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.quantization import QuantizationPolicy
@@ -66,6 +69,16 @@ class Run(TypedDict, total=False):
     dry_run: bool
 
 
+def check_keywords(given: Mapping[str, Any], known: type, taker: str) -> None:
+    """Raise TypeError for a keyword that is not one of the TypedDict `known`, as Python does for functions."""
+    names = inspect.get_annotations(known)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(names)} besides."
+            raise TypeError(f"{taker}() got an unexpected keyword argument {name!r}{hint}")
+
+
 class Pipeline:
     """Base of all pipelines. It owns no weights: they are the engine's, which pipelines may share."""
 
@@ -82,8 +95,14 @@ class Pipeline:
         quantization: QuantizationPolicy | None = None,
         **options: Unpack[Options],
     ) -> None:
+        check_keywords(options, Options, type(self).__name__)
+        shared = options.get("engine")
+        if shared is not None and (checkpoint_path or gemma_root or device or len(options) > 1):
+            raise InputError(
+                "With engine= the files, device, dtype and offload are the engine's; leave them out."
+            )
         self.loras: Loras = as_loras(loras)
-        self.engine = options.get("engine") or Engine.open(
+        self.engine = shared or Engine.open(
             options.get("model_paths")
             or ModelPaths.from_arguments(checkpoint_path=checkpoint_path, gemma_root=gemma_root),
             spatial_upsampler_path=spatial_upsampler_path,
@@ -124,6 +143,7 @@ class Pipeline:
         **more: Any,
     ) -> Request:
         """A checked request: what was not given (None) takes the checkpoint's default."""
+        check_keywords(run, Run, f"{type(self).__name__}.__call__")
         params, given_seed = self.params, self.params.seed if seed is None else seed
         full = self.stages > 1
         default_height = params.stage_2_height if full else params.stage_1_height

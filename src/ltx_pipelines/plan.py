@@ -27,10 +27,9 @@ def describe_plan(engine: Engine, recipe: Recipe) -> str:
 
 def passes(stage: Stage) -> int:
     """Transformer passes of a whole stage, skipped steps counted as none."""
-    sigmas = stage.sigmas.tolist()[:-1]
-    return sum(_passes_at(stage, step, sigma) for step, sigma in enumerate(sigmas)) * (
-        stage.sampler.passes_per_step
-    )
+    sampler, steps = stage.sampler, list(enumerate(stage.sigmas.tolist()))
+    each = [_passes_at(stage, step, sigma) for step, sigma in steps]
+    return sum(each[:-1]) * sampler.evaluations_per_step + each[-1] * sampler.last_evaluations
 
 
 def _passes_at(stage: Stage, step: int, sigma: float) -> int:

@@ -130,6 +130,14 @@ class Recipe:
         return tuple(dict.fromkeys(lora for stage in self.stages for lora in stage.loras))
 
     @property
+    def stg_blocks(self) -> set[int]:
+        """The blocks that guidance perturbs; those of factories are not known beforehand."""
+        used = [stage.guidance for stage in self.stages if stage.guidance is not None]
+        guiders = [guider for guidance in used for guider in (guidance.video, guidance.audio)]
+        known = [g for g in guiders if isinstance(g, MultiModalGuiderParams) and g.stg_scale]
+        return {block for guider in known for block in guider.stg_blocks or ()}
+
+    @property
     def variant(self) -> str:
         """The kind of checkpoint that it is made for: "full" with guidance, "distilled" without."""
         return "distilled" if self.stages[0].guidance is None else "full"

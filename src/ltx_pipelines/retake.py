@@ -39,7 +39,8 @@ __all__ = ["RetakePipeline", "TemporalRegionMask"]
 class RetakePipeline(Pipeline):
     """One stage at the clip's own size, from its encoded picture and sound, denoised inside a time window.
 
-    With the full model and guidance, or with the distilled model (`distilled=True`) in eight steps.
+    With the full model and guidance, or with the distilled model (`distilled=True`, here or in the call) in
+    eight steps.
     """
 
     stages = 1
@@ -51,9 +52,12 @@ class RetakePipeline(Pipeline):
         loras: LoraArgument = (),
         device: Device = None,
         quantization: QuantizationPolicy | None = None,
+        *,
+        distilled: bool = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(checkpoint_path, gemma_root, None, loras, device, quantization, **options)
+        self.distilled = distilled
 
     def __call__(
         self,
@@ -70,7 +74,7 @@ class RetakePipeline(Pipeline):
         regenerate_video: bool = True,
         regenerate_audio: bool = True,
         enhance_prompt: bool = False,
-        distilled: bool = False,
+        distilled: bool | None = None,
         fit: str | None = None,
         tiling_config: TilingConfig | AutoTiling | None = AUTO_TILING,
         **run: Unpack[Run],
@@ -82,6 +86,7 @@ class RetakePipeline(Pipeline):
         "crop" or "pad" makes a clip fit that does not.
         seed: negative draws a random one. See `GuidedPipeline.__call__` for the rest.
         """
+        distilled = self.distilled if distilled is None else distilled
         clip = fitted_clip(video_path, fit)
         check_window(start_time, end_time, clip.duration)
         guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, audio_guider_params)

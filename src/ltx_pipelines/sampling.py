@@ -29,6 +29,7 @@ NOISE_SEED_OFFSET = 10_000
 class Sampler:
     """A loop ``(sigmas, video_state, audio_state, stepper, denoise_fn, *, callback, stage) -> states`` and its step.
 
+    evaluations_per_step, last_evaluations: of the model, in each step and once more at the end.
     needs_dtype: the loop takes ``model_dtype``, the dtype that states have between its steps. refining: the
     sampler of a second stage that follows, if another.
     """
@@ -36,7 +37,8 @@ class Sampler:
     name: str
     stepper: Any
     loop: Callable[..., Any]
-    passes_per_step: int = 1
+    evaluations_per_step: int = 1
+    last_evaluations: int = 0
     needs_dtype: bool = False
     refining: Sampler | None = None
 
@@ -53,7 +55,9 @@ def gradient_estimation(gamma: float = 2.0) -> Sampler:
 def res2s(seed: int) -> Sampler:
     """The second-order res_2s sampler; its own noise follows the seed of the call."""
     loop = partial(res2s_audio_video_denoising_loop, noise_seed=seed + NOISE_SEED_OFFSET)
-    return Sampler("res2s", Res2sDiffusionStep(), loop, passes_per_step=2, needs_dtype=True)
+    return Sampler(
+        "res2s", Res2sDiffusionStep(), loop, evaluations_per_step=2, last_evaluations=1, needs_dtype=True
+    )
 
 
 def ancestral(seed: int) -> Sampler:

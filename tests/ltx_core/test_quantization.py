@@ -112,8 +112,8 @@ def test_casting_saturates_and_rounds_to_even():
 
 @pytest.mark.parametrize("dtype", [E4M3, E5M2], ids=str)
 def test_casting_is_the_identity_on_what_fp8_can_hold(dtype):
-    codes = torch.arange(256, dtype=torch.uint8).view(dtype)
-    codes = codes[codes.float().isfinite()]
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes = codes[codes.view(dtype).float().isfinite()].view(dtype)
     assert torch.equal(to_fp8(codes.float(), dtype).view(torch.uint8), codes.view(torch.uint8))
     assert torch.equal(to_fp8(codes, dtype).view(torch.uint8), codes.view(torch.uint8))
 

@@ -68,7 +68,7 @@ class TestReading:
         assert read_bytes == [0]
 
     def test_switching_loras_between_stages_reads_only_the_lora(self, pipeline, model_folder, read_bytes):
-        pipeline.engine.check(["transformer"], pipeline.distilled_lora)
+        pipeline.engine.check(pipeline("x", dry_run=True, **SMALL))
         pipeline.engine.transformer(())
         read_bytes[0] = 0
         pipeline.engine.transformer(pipeline.distilled_lora)
@@ -184,6 +184,14 @@ class TestPlan:
         calls, finish = [], LTXModel.finish
         monkeypatch.setattr(LTXModel, "finish", lambda *a: calls.append(1) or finish(*a))
         pipeline("x", num_inference_steps=4, **SMALL)
+        assert len(calls) == sum(passes(stage) for stage in recipe.stages)
+
+    @pytest.mark.parametrize("sampler", ["res2s", "gradient-estimation", "euler-ancestral"])
+    def test_of_other_samplers_too(self, pipeline, monkeypatch, sampler):
+        recipe = pipeline("x", dry_run=True, sampler=sampler, num_inference_steps=3, **SMALL)
+        calls, finish = [], LTXModel.finish
+        monkeypatch.setattr(LTXModel, "finish", lambda *a: calls.append(1) or finish(*a))
+        pipeline("x", sampler=sampler, num_inference_steps=3, **SMALL)
         assert len(calls) == sum(passes(stage) for stage in recipe.stages)
 
 
@@ -373,3 +381,35 @@ def test_the_engine_says_that_it_uses_the_built_in_model(caplog):
     with caplog.at_level("INFO"):
         Engine.open(ModelPaths())
     assert "built-in tiny model with random weights" in caplog.text
+
+
+class TestKeywords:
+    @pytest.mark.parametrize(
+        ("wrong", "sentence"),
+        [
+            ({"checkpoint_pth": "x"}, "unexpected keyword argument 'checkpoint_pth'"),
+            ({"ofload": "cpu"}, "did you mean 'offload'"),
+        ],
+    )
+    def test_of_the_constructor(self, wrong, sentence):
+        with pytest.raises(TypeError, match=sentence):
+            DistilledPipeline(**wrong)
+
+    def test_of_the_call(self, pipeline):
+        with pytest.raises(TypeError, match="'num_frame'"):
+            pipeline("x", num_frame=9)
+
+    def test_an_engine_brings_its_own_device(self, pipeline):
+        with pytest.raises(InputError, match="the engine's; leave them out"):
+            DistilledPipeline(engine=pipeline.engine, dtype=torch.bfloat16)
+
+    def test_an_image_without_its_frame(self, pipeline):
+        with pytest.raises(InputError, match=r"An image is .path, frame_idx, strength."):
+            pipeline("x", images=["picture.png"])
+
+    def test_blocks_that_the_model_has_not(self, pipeline, caplog):
+        from ltx_core.components.guiders import MultiModalGuiderParams
+
+        strange = MultiModalGuiderParams(stg_scale=1.0, stg_blocks=[28])
+        pipeline("x", video_guider_params=strange, **SMALL, **STEPS)
+        assert "STG asks for block 28; the transformer has blocks 0 to 1" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from ltx_pipelines.utils.constants import DEFAULT_IMAGE_CRF, DEFAULT_LORA_STRENG
 
 
 def resolved_path(text: str) -> str:
-    """An absolute path with forward slashes, ``~`` expanded."""
-    return Path(text).expanduser().resolve().as_posix()
+    """An absolute path with forward slashes, ``~`` expanded.
+
+    Links stay: their names tell what a file is, where a download cache names files by their hashes.
+    """
+    return Path(os.path.abspath(Path(text).expanduser())).as_posix()
 
 
 class _Values(argparse.Action):

@@ -22,7 +22,7 @@ from ltx_pipelines.cli.flags import build_parser
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams, params_for_version
 from ltx_pipelines.utils.model_paths import ModelPaths, flag_names
-from ltx_pipelines.utils.validation import check_output_path
+from ltx_pipelines.utils.validation import check_output_path, random_seed
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 PATHS = ("gemma_root", "transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
@@ -33,6 +33,8 @@ def run(name: str, argv: list[str], program: str) -> int:
     namespace = parse(name, argv, program)
     if namespace.save_config:
         write_config(Path(namespace.save_config), name, namespace)
+    if name == "retake" and namespace.seed < 0:
+        namespace.seed = random_seed()  # here, so that the file says which one it was
     check_output_path(namespace.output_path, overwrite=namespace.overwrite)
     pipeline = make_pipeline(name, namespace)
     call = call_arguments(pipeline, namespace)

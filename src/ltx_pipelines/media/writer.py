@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ltx_core.errors import InputError, MediaError
+from ltx_core.model.audio_vae.processor import match_channels
 from ltx_core.types import Audio
 from ltx_pipelines.media.container import open_media
 
@@ -215,18 +216,21 @@ class _Sound:
 
 
 def _two_channels(waveform: torch.Tensor) -> torch.Tensor:
-    """(2, samples) from mono or stereo in either order of axes. Raises `InputError` for anything else."""
+    """(2, samples) from mono, stereo (in either order of axes) or up to eight channels, mixed down.
+
+    Raises `InputError` for anything else.
+    """
     if waveform.dim() == 3 and waveform.shape[0] == 1:
         waveform = waveform[0]
     if waveform.dim() == 1:
         waveform = waveform[None]
     if waveform.dim() == 2 and waveform.shape[0] not in (1, 2) and waveform.shape[1] in (1, 2):
         waveform = waveform.T
-    if waveform.dim() != 2 or waveform.shape[0] not in (1, 2) or not waveform.shape[1]:
+    if waveform.dim() != 2 or not 1 <= waveform.shape[0] <= 8 or not waveform.shape[1]:
         raise InputError(
             f"Sound of shape {tuple(waveform.shape)} cannot be written; give (1, samples) or (2, samples)."
         )
-    return waveform.expand(2, -1)
+    return match_channels(waveform[None].float(), 2)[0]
 
 
 @contextmanager

@@ -73,12 +73,18 @@ def check_window(start: float, end: float, duration: float) -> None:
         raise InputError(f"The window starts at {start:g} s, after the end of the clip ({duration:.3f} s).")
 
 
+def _image(given: Any) -> ImageConditioningInput:
+    if isinstance(given, str | Path) or not 3 <= len(given) <= 4:
+        raise InputError(f"An image is (path, frame_idx, strength) with an optional crf, not {given!r}.")
+    return ImageConditioningInput(*given)
+
+
 def check_images(images: Iterable[Any], num_frames: int, crf: int) -> tuple[ImageConditioningInput, ...]:
     """Images as `ImageConditioningInput` (3- and 4-tuples serve), each checked against the clip.
 
     crf: of images that say None.
     """
-    given = (ImageConditioningInput(*image) for image in images)
+    given = (_image(image) for image in images)
     checked = tuple(image if image.crf is not None else image._replace(crf=crf) for image in given)
     for image in checked:
         if not 0 <= image.frame_idx < num_frames:
@@ -108,7 +114,7 @@ def check_output_path(path: str | Path, *, overwrite: bool = True) -> None:
     if target.suffix.lower() not in (".mp4", ".mov", ".mkv"):
         raise InputError(f"{target} has no ending of a video file; use .mp4, .mov or .mkv.")
     if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; give another name, or --overwrite.")
+        raise InputError(f"{target} exists; give another name, or leave --no-overwrite out.")
     existing = next((p for p in target.absolute().parents if p.exists()), Path("/"))
     try:
         with tempfile.TemporaryFile(dir=existing):

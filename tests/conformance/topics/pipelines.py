@@ -82,7 +82,7 @@ class StubEngine(Engine):
     distillation: tuple = ()
     variant, version = None, (2, 3)
 
-    def check(self, components, loras) -> None:  # type: ignore[no-untyped-def]
+    def check(self, recipe) -> None:  # type: ignore[no-untyped-def]
         """Stubs have no files."""
 
     def encode_prompts(self, prompts, enhancement=None):  # type: ignore[no-untyped-def]

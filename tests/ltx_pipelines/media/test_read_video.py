@@ -239,6 +239,15 @@ def test_a_clip_without_any_frame(cut):
         load_video_conditioning(path, 32, 32, 9, torch.float32, "cpu")
 
 
+def test_a_clip_that_was_never_begun(clips, tmp_path):
+    content = (clips / "even.mkv").read_bytes()
+    (tmp_path / "bare.mkv").write_bytes(
+        content[: content.find(bytes.fromhex("1f43b675"))]
+    )  # before the frames
+    with pytest.raises(MediaError, match=r"no video frames|is it complete"):
+        probe_video(tmp_path / "bare.mkv")
+
+
 # Conditioning
 
 

@@ -10,6 +10,7 @@ from tests.ltx_pipelines.media.making_media import moving, numbered, numbers, si
 
 from ltx_core.errors import InputError
 from ltx_core.types import Audio
+from ltx_pipelines.media import writer
 from ltx_pipelines.media.audio import decode_audio_from_file
 from ltx_pipelines.media.video import decode_video_from_file
 from ltx_pipelines.media.writer import encode_video, exact_rate, read_settings, to_int16
@@ -94,7 +95,8 @@ def test_chunks_are_read_one_at_a_time(tmp_path):
 
 
 def test_picture_and_sound_lie_side_by_side_in_the_file(tmp_path):
-    encode_video(moving(72), 24, sound(3), tmp_path / "out.mp4")
+    """However long a chunk is: players read from the beginning, and FFmpeg itself sorts 10 s only."""
+    encode_video(moving(60, 16, 16), 2, sound(30, 8000), tmp_path / "out.mp4")
     with av.open(str(tmp_path / "out.mp4")) as container:
         packets = [(p.pos, p.stream.type, float(p.pts * p.time_base)) for p in container.demux() if p.pos]
     times = {"video": 0.0, "audio": 0.0}
@@ -102,8 +104,15 @@ def test_picture_and_sound_lie_side_by_side_in_the_file(tmp_path):
     for _, kind, time in sorted(packets):
         times[kind] = time
         apart.append(abs(times["video"] - times["audio"]))
-    assert len(packets) > 72
-    assert max(apart) < 0.5
+    assert len(packets) > 100
+    # Frames half a second long, up to three of them out of order
+    assert max(apart) < 3
+
+
+def test_the_index_is_at_the_front(tmp_path):
+    encode_video(moving(3), 24, sound(1), tmp_path / "out.mp4")
+    content = (tmp_path / "out.mp4").read_bytes()
+    assert 0 < content.find(b"moov") < content.find(b"mdat")
 
 
 def untouchable():
@@ -163,6 +172,19 @@ def test_the_same_frames_make_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         encode_video(frames.clone(), 24, sound(1), tmp_path / f"{name}.mp4", settings='{"seed": 1}')
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_the_encoder_does_not_depend_on_the_processor(tmp_path, monkeypatch):
+    """Seen on other machines only, so what x264 is asked for is looked at."""
+    seen, original = [], writer._set_up
+
+    def set_up(stream, *arguments):
+        original(stream, *arguments)
+        seen.append(stream.codec_context.options["x264-params"])
+
+    monkeypatch.setattr(writer, "_set_up", set_up)
+    encode_video(moving(1), 24, None, tmp_path / "out.mp4")
+    assert seen == ["cpu-independent=1"]
 
 
 def test_the_encoder_is_told_what_is_asked(tmp_path):
@@ -238,13 +260,20 @@ def test_sound_comes_back_in_its_channels(waveform, left, right, tmp_path):
     assert np.abs(heard[:, 4096:36864]).max() == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 100), (100, 3), (6, 48000), (0, 100), (2, 0), (0,), (2, 2, 100), (1, 1, 1, 9)]
-)
+@pytest.mark.parametrize("shape", [(9, 100), (100, 3), (0, 100), (2, 0), (0,), (2, 2, 100), (1, 1, 1, 9)])
 def test_other_numbers_of_channels_are_refused_before_any_work(shape, tmp_path):
     with pytest.raises(InputError, match="cannot be written; give"):
         encode_video(untouchable(), 24, Audio(torch.zeros(shape), 48000), tmp_path / "new" / "out.mp4")
     assert not list(tmp_path.iterdir())
+
+
+def test_surround_sound_is_mixed_down(tmp_path):
+    one = sound(1.5).waveform[:1]
+    silent = torch.zeros_like(one)
+    heard = written_sound(tmp_path / "out.mp4", torch.cat([silent, silent, one, silent, silent, silent]))
+    assert heard.shape[0] == 2
+    assert np.abs(heard[0] - heard[1]).max() < 1e-3  # the centre is heard from both sides
+    assert np.abs(heard).max() > 0.05
 
 
 @pytest.mark.parametrize("rate", [0, -48000])

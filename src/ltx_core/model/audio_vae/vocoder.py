@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -21,6 +22,11 @@ def kaiser_sinc_filter(
     cutoff: float = 0.25, half_width: float = 0.3, taps: int = FILTER_TAPS
 ) -> torch.Tensor:
     """Low-pass filter (1, 1, taps) of unit sum: a sinc under a Kaiser window (BigVGAN's design)."""
+    return torch.tensor(_kaiser_sinc(cutoff, half_width, taps)).view(1, 1, taps)
+
+
+@lru_cache
+def _kaiser_sinc(cutoff: float, half_width: float, taps: int) -> tuple[float, ...]:
     attenuation = 2.285 * (taps // 2 - 1) * math.pi * 4 * half_width + 7.95
     if attenuation > 50:
         beta = 0.1102 * (attenuation - 8.7)
@@ -28,10 +34,11 @@ def kaiser_sinc_filter(
         beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
     else:
         beta = 0.0
-    window = torch.kaiser_window(taps, periodic=False, beta=beta)
-    time = torch.arange(taps) - (taps - 1) / 2
-    kernel = 2 * cutoff * window * torch.sinc(2 * cutoff * time)
-    return (kernel / kernel.sum()).view(1, 1, taps)
+    with torch.device("cpu"):  # models are built on the meta device, where there are no values
+        window = torch.kaiser_window(taps, periodic=False, beta=beta)
+        time = torch.arange(taps) - (taps - 1) / 2
+        kernel = 2 * cutoff * window * torch.sinc(2 * cutoff * time)
+        return tuple((kernel / kernel.sum()).tolist())
 
 
 class SnakeBeta(nn.Module):
