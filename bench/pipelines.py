@@ -106,7 +106,7 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     """One side, one pipeline: two calls."""
     import torch
 
-    begin = time.perf_counter()  # with what the runner of the official package has to import for it
+    begin = time.perf_counter()  # with the imports of the official runner
     if task["who"] == OFFICIAL:
         import official_runner
 

@@ -143,12 +143,19 @@ class Filling:
             yield from made
 
     def _made_from(self, key: str, device: torch.device | str) -> Iterator[tuple[str, torch.Tensor]]:
+        name = self.key_map.apply_to_key(key) or key
+        if isinstance(self.source, Checkpoint) and key not in self.scales and key not in self.kept:
+            outline = _outline(self.source.info(key))
+            results = self.key_map.apply_to_key_value(name, outline)
+            if len(results) == 1 and results[0][1] is outline:  # only renamed
+                yield results[0][0], self.source.read(key, device, self.dtype)
+                return
         tensor = self.source.read(key, device)
         if key in self.scales and key not in self.kept:
             tensor = dequantize(tensor, self.source.read(self.scales[key], device), self.widened)
-        for name, value in self.key_map.apply_to_key_value(self.key_map.apply_to_key(key) or key, tensor):
+        for made, value in self.key_map.apply_to_key_value(name, tensor):
             cast = self.dtype is not None and value.is_floating_point() and value.dtype is tensor.dtype
-            yield name, value.to(self.dtype) if cast and key not in self.kept else value
+            yield made, value.to(self.dtype) if cast and key not in self.kept else value
 
 
 def find_tensors(checkpoint: TensorSource, sd_ops: SDOps | None) -> dict[str, Stored]:
@@ -157,11 +164,15 @@ def find_tensors(checkpoint: TensorSource, sd_ops: SDOps | None) -> dict[str, St
     for key in checkpoint:
         renamed = key_map.apply_to_key(key)
         if renamed is not None:
-            info = checkpoint.info(key)
-            outline = torch.empty(info.shape, dtype=info.dtype, device="meta")
+            outline = _outline(checkpoint.info(key))
             for name, value in key_map.apply_to_key_value(renamed, outline):
                 found[name] = Stored(key, tuple(value.shape))
     return found
+
+
+def _outline(info: TensorInfo) -> torch.Tensor:
+    """What key-value operations can be asked with before anything is read."""
+    return torch.empty(info.shape, dtype=info.dtype, device="meta")
 
 
 def weight_scales(checkpoint: TensorSource, found: Mapping[str, Stored]) -> dict[str, str]:

@@ -44,6 +44,7 @@ FOREIGN_STARTS = {
     b"GGUF": "is a GGUF file, which is not supported; use the .safetensors file",
     b"version ": "is a Git LFS pointer and not the file itself; download it with `git lfs pull`",
 }
+CAST_BYTES = 1 << 24  # read at a time where tensors are cast
 HEADER_LIMIT = 100_000_000  # bytes, of the format
 
 
@@ -130,28 +131,37 @@ class Checkpoint:
         """One tensor on `device`; a floating one is cast to `dtype` if given. Owns its memory."""
         info = self.info(key)
         target = dtype if dtype is not None and info.dtype.is_floating_point else info.dtype
-        tensor = _read(key, info)
         self.bytes_read += info.nbytes
-        # Moved before it is cast: a GPU casts faster than the CPU does.
-        return tensor.to(device).to(target)
+        if torch.device(device).type != "cpu":  # a GPU casts faster than the CPU does
+            return _read(key, info, info.dtype).to(device).to(target)
+        return _read(key, info, target)
 
 
-def _read(key: str, info: TensorInfo) -> torch.Tensor:
-    memory = torch.empty(info.nbytes, dtype=torch.uint8)
-    rest = memory.numpy().data
+def _read(key: str, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor in memory of its own; what is cast on the way is read through a small buffer."""
+    result = torch.empty(info.numel, dtype=dtype)
+    step = info.numel if dtype is info.dtype else max(CAST_BYTES // info.dtype.itemsize, 1)
+    buffer = result if dtype is info.dtype else torch.empty(min(step, info.numel), dtype=info.dtype)
     try:
         with info.file.open("rb", buffering=0) as file:
             file.seek(info.offset)
-            while rest:  # one call of the system reads 2 GiB at most
-                taken = file.readinto(rest)
-                if not taken:
-                    raise CheckpointError(
-                        f"{info.file} ends inside {key!r}; it has changed since it was opened."
-                    )
-                rest = rest[taken:]
+            for start in range(0, info.numel, step or 1):
+                part = buffer[: info.numel - start]
+                _fill(part, file, f"{info.file} ends inside {key!r}; it has changed since it was opened.")
+                if buffer is not result:
+                    result[start : start + step].copy_(part)
     except OSError as error:
         raise CheckpointError(f"{info.file}: cannot read {key!r} ({error.strerror}).") from None
-    return memory.view(info.dtype).reshape(info.shape)
+    return result.reshape(info.shape)
+
+
+def _fill(part: torch.Tensor, file: Any, complaint: str) -> None:
+    rest = part.view(torch.uint8).numpy().data
+    while rest:  # one call of the system reads 2 GiB at most
+        taken = file.readinto(rest)
+        if not taken:
+            raise CheckpointError(complaint)
+        rest = rest[taken:]
 
 
 @dataclass(frozen=True)

@@ -269,9 +269,8 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
         help="(default: the pipeline's)",
     )
     group.add_argument("--ge-gamma", type=float, default=2.0, help="strength of gradient estimation")
-    group.add_argument(
-        "--tiling", choices=("auto", "none"), default="auto", help="decode in tiles, or in one piece"
-    )
+    text = "decode in exact pieces (auto), in blended tiles, or at once (none)"
+    group.add_argument("--tiling", choices=("auto", "blended", "none"), default="auto", help=text)
     group.add_argument("--config", metavar="FILE", help="start from a saved run (.toml or .json)")
     group.add_argument("--save-config", metavar="FILE", help="save this run's flags (.toml or .json)")
     group.add_argument(

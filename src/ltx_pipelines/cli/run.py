@@ -15,7 +15,7 @@ from typing_extensions import is_typeddict
 from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint
-from ltx_core.model.video_vae import AUTO_TILING
+from ltx_core.model.video_vae import AUTO_TILING, TilingConfig
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
 from ltx_pipelines.cli.flags import build_parser
@@ -24,6 +24,7 @@ from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams, par
 from ltx_pipelines.utils.model_paths import ModelPaths, flag_names
 from ltx_pipelines.utils.validation import check_output_path, random_seed
 
+TILINGS = {"auto": AUTO_TILING, "blended": TilingConfig.default(), "none": None}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 PATHS = ("gemma_root", "transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
 
@@ -143,7 +144,7 @@ def call_arguments(pipeline: Pipeline, namespace: argparse.Namespace) -> dict[st
     """The call's arguments out of the flags, in the names that the pipeline's call has."""
     given = vars(namespace)
     arguments = {key: value for key, value in given.items() if value is not None}
-    arguments["tiling_config"] = None if given.get("tiling") == "none" else AUTO_TILING
+    arguments["tiling_config"] = TILINGS[given["tiling"]]
     if "video_cfg_guidance_scale" in given:
         arguments["video_guider_params"] = _guider(given, "video", "a2v_guidance_scale")
         arguments["audio_guider_params"] = _guider(given, "audio", "v2a_guidance_scale")

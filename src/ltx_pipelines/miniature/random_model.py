@@ -22,7 +22,7 @@ from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
 
-FORMAT = 1  # raise it when the files below change: each version has a folder of its own
+FORMAT = 2  # raise it when the files below change: each version has a folder of its own
 LORA_RANK = 4
 
 

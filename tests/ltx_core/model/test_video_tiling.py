@@ -323,7 +323,7 @@ def test_overlap_add_weighs_by_the_masks():
         (121, TilingConfig.default(), 3),
         (57, TilingConfig.default(), 2),
         (1, TilingConfig.default(), 0),
-        (121, AUTO_TILING, 3),
+        (121, AUTO_TILING, 16),
         (121, sizes((80, 24)), 3),
         (121, sizes(height=(512, 64)), 1),
         (121, tiling((512, 64)), 1),

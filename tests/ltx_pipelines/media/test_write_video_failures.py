@@ -2,6 +2,7 @@
 
 import os
 import resource
+from contextlib import contextmanager
 
 import av
 import pytest
@@ -76,12 +77,15 @@ def test_a_wrong_chunk_in_the_middle(target):
         encode_video(iter([moving(9), moving(9), moving(9, 64, 64)]), 24, sound(1), target)
 
 
-@pytest.fixture
-def small_disk():
-    """A function that lets files grow to so many bytes only: writing beyond fails as on a full disk."""
+@contextmanager
+def small_disk(size: int):
+    """Files grow to `size` bytes only: writing beyond fails as on a full disk. Ends before pytest reports."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(autouse=True)
@@ -98,17 +102,18 @@ def noise():
 
 # At once, in the middle, in the index at the end, and when the index is moved to the front
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.95, 0.9999])
-def test_a_full_disk(share, noise, target, small_disk, tmp_path):
+def test_a_full_disk(share, noise, target, tmp_path):
     encode_video(noise, 24, sound(1), tmp_path / "whole.mp4")
-    small_disk(int((tmp_path / "whole.mp4").stat().st_size * share))
-    with pytest.raises(MediaError, match=r"Cannot write .*out\.mp4 \(File too large\)"):
+    room = int((tmp_path / "whole.mp4").stat().st_size * share)
+    refused = pytest.raises(MediaError, match=r"Cannot write .*out\.mp4 \(File too large\)")
+    with refused, small_disk(room):
         encode_video(iter(noise.split(5)), 24, sound(1), target)
 
 
-def test_a_disk_with_just_enough_room(noise, small_disk, tmp_path):
+def test_a_disk_with_just_enough_room(noise, tmp_path):
     encode_video(noise, 24, sound(1), tmp_path / "whole.mp4")
-    small_disk((tmp_path / "whole.mp4").stat().st_size)
-    encode_video(noise, 24, sound(1), tmp_path / "out.mp4")
+    with small_disk((tmp_path / "whole.mp4").stat().st_size):
+        encode_video(noise, 24, sound(1), tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 

@@ -8,13 +8,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ltx_core.errors import ShapeError
+from ltx_core.errors import InputError, ShapeError
 from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.video_vae.blocks import Flow, Style, decoder_block
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import PaddingModeType
 from ltx_core.model.video_vae.layers import PerChannelStatistics, TimestepEmbedding, make_norm, unpatchify
-from ltx_core.model.video_vae.tiling import AnyTiling, decode_groups, overlap_add, spatial_weights
+from ltx_core.model.video_vae.streaming import can_stream, convolved, regrouped, through
+from ltx_core.model.video_vae.tiling import (
+    FRAMES_AT_A_TIME,
+    AnyTiling,
+    AutoTiling,
+    decode_groups,
+    overlap_add,
+    spatial_weights,
+)
 from ltx_core.types import SpatioTemporalScaleFactors
 
 
@@ -102,6 +110,31 @@ class VideoDecoder(nn.Module):
         shift, scale = (row[:, :, None, None, None] for row in rows.unbind(dim=1))
         return x * (1 + scale) + shift
 
+    @property
+    def can_stream(self) -> bool:
+        """Whether `streamed_decode` serves: all layers are local in time, and none draws noise."""
+        return not self.timestep_conditioning and can_stream([*self.up_blocks, self.conv_norm_out])
+
+    def streamed_decode(self, latent: torch.Tensor, size: int = FRAMES_AT_A_TIME) -> Iterator[torch.Tensor]:
+        """Chunks (B, 3, f, H, W) of `size` frames whose concatenation is `forward`'s result: no seams, and
+        memory that does not grow with the number of frames.
+
+        Raises what `forward` raises, and `InputError` for a decoder that is not `can_stream`.
+        """
+        if not self.can_stream:
+            raise InputError(
+                "This video decoder looks at the whole clip at once; decode it in one piece or in tiles."
+            )
+        latent = self._batched(latent)
+        self._check_sides(latent.shape[3:])
+        whole = self.per_channel_statistics.un_normalize(latent)
+        chunks = convolved(self.conv_in, regrouped([whole], size), self.causal)
+        for block in self.up_blocks:
+            chunks = through(block, chunks, self.causal, size)
+        ready = (F.silu(self.conv_norm_out(x)) for x in regrouped(chunks, size))
+        for x in regrouped(convolved(self.conv_out, ready, self.causal), size):
+            yield unpatchify(x, self.patch_size)
+
     def tiled_decode(
         self,
         latent: torch.Tensor,
@@ -149,14 +182,18 @@ def decode_video(
 ) -> Iterator[torch.Tensor]:
     """uint8 chunks (f, height, width, 3) of the first sample; lazy, and without gradients.
 
-    latent: (1, C, F, H, W) normalised. tiling_config: None decodes in one piece.
+    latent: (1, C, F, H, W) normalised. tiling_config: None decodes in one piece, `AUTO_TILING` in exact ones
+    if the decoder allows it, else, as sizes ask for, in blended tiles.
     """
     if tiling_config is None:
         with torch.no_grad():
             chunk = video_decoder(latent, None, generator)
         yield to_uint8(chunk[0])
         return
-    chunks = video_decoder.tiled_decode(latent, tiling_config, None, generator)
+    if isinstance(tiling_config, AutoTiling) and video_decoder.can_stream:
+        chunks = video_decoder.streamed_decode(latent)
+    else:
+        chunks = video_decoder.tiled_decode(latent, tiling_config, None, generator)
     while True:
         with torch.no_grad():  # only while decoding: a generator must not leave the caller's mode changed
             chunk = next(chunks, None)

@@ -65,10 +65,12 @@ class TilingConfig:
 
 @dataclass(frozen=True)
 class AutoTiling:
-    """Stands for the default of decoding: 768 / 64 pixels on the long side, 80 / 24 frames."""
+    """Stands for the default: exact pieces where a decoder allows it, else tiles of 768 / 64 pixels on the long
+    side and 80 / 24 frames."""
 
 
 AUTO_TILING = AutoTiling()
+FRAMES_AT_A_TIME = 8  # of a streamed decode, at every resolution
 _AUTO = TilingConfig(SpatialTilingConfig(768, 64), TemporalTilingConfig(80, 24))
 
 
@@ -354,7 +356,9 @@ def blend(
 
 def get_video_chunks_number(num_frames: int, tiling_config: AnyTiling | None = None) -> int:
     """About how many chunks a decode yields, for progress bars: ceil((frames - 1) / (tile - overlap))."""
-    config = _AUTO if isinstance(tiling_config, AutoTiling) else tiling_config
+    config = tiling_config
+    if isinstance(config, AutoTiling):
+        return -(-num_frames // FRAMES_AT_A_TIME)
     if isinstance(config, TileSizeConfig):
         advance = config.frames.tile_size - config.frames.overlap
     elif config is None or config.temporal_config is None:

@@ -87,8 +87,8 @@ class Embeddings1DConnector(nn.Module):
         self.num_learnable_registers = num_learnable_registers or 0
         self.learnable_registers: nn.Parameter | None = None
         if self.num_learnable_registers:
-            registers = torch.rand(self.num_learnable_registers, self.inner_dim) * 2 - 1
-            self.learnable_registers = nn.Parameter(registers)
+            registers = torch.empty(self.num_learnable_registers, self.inner_dim)
+            self.learnable_registers = nn.Parameter(nn.init.uniform_(registers, -1, 1))
         self.transformer_1d_blocks = nn.ModuleList(
             ConnectorBlock(num_attention_heads, attention_head_dim, rope_type, apply_gated_attention, ff_bias)
             for _ in range(num_layers)
