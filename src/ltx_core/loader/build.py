@@ -43,18 +43,32 @@ class Stored(NamedTuple):
 def build_model(
     configurator: Any,
     checkpoint: Checkpoint,
-    sd_ops: SDOps | None,
-    device: torch.device | str,
+    sd_ops: SDOps | None = None,
+    device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     policy: QuantizationPolicy | None = None,
     fill: Fill | None = None,
 ) -> nn.Module:
     """A module in eval mode on `device`, without gradients, its floating tensors in `dtype`.
 
+    fill: how the tensors get in; `resident`, or `stream_model` for one that does not fit the device.
+    The rest is as for `prepare_model`.
+    """
+    return (fill or resident)(prepare_model(configurator, checkpoint, sd_ops, dtype, policy), device)
+
+
+def prepare_model(
+    configurator: Any,
+    checkpoint: Checkpoint,
+    sd_ops: SDOps | None = None,
+    dtype: torch.dtype | None = None,
+    policy: QuantizationPolicy | None = None,
+) -> Filling:
+    """A module on the meta device whose tensors are found and checked; no tensor is read yet.
+
     configurator: a class with ``from_config(config)``, or a module on the meta device. dtype None keeps the
     file's dtypes. Layers that the file stores as fp8 with a ``weight_scale`` are widened, unless `policy`
-    keeps them. fill: how the tensors get in; `resident`, or `stream_model` for one that does not fit the
-    device. Raises `ConfigError` or `CheckpointError` naming file, key and shapes where the file does not
+    keeps them. Raises `ConfigError` or `CheckpointError` naming file, key and shapes where the file does not
     fit the configuration.
     """
     try:
@@ -63,7 +77,7 @@ def build_model(
         else:
             with torch.device("meta"):
                 model = configurator.from_config(checkpoint.config)
-        return (fill or resident)(prepare(model, checkpoint, sd_ops, dtype, policy), device)
+        return prepare(model, checkpoint, sd_ops, dtype, policy)
     except ConfigError as error:
         bare = "" if checkpoint.config else "the file carries no model configuration, so it is no model; "
         raise type(error)(f"{checkpoint.path}: {bare}{error}") from None

@@ -16,12 +16,11 @@ from ltx_core.loader import (
     Checkpoint,
     LoraPathStrengthAndSDOps,
     LoraSwitcher,
-    build_model,
     component_bytes,
     describe,
     stream_model,
 )
-from ltx_core.loader.build import find_tensors, resident
+from ltx_core.loader.build import Fill, Filling, find_tensors, prepare_model, resident
 from ltx_core.loader.lora import LoraFile
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
 from ltx_core.model.transformer import LTXModel, LTXModelConfigurator, X0Model
@@ -88,6 +87,7 @@ class ModelLedger:
         self.loras = as_loras(loras)
         self.registry, self.quantization = registry, quantization
         self._checkpoints: dict[str, Checkpoint] = {}
+        self._prepared: dict[str, Filling] = {}  # checked and not built yet
 
     def with_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
         """The same files with these LoRAs instead."""
@@ -107,7 +107,7 @@ class ModelLedger:
     def transformer(self, offload: str = "none") -> X0Model:
         """The x0-predicting transformer with the ledger's LoRAs fused; its blocks wait where `offload` says."""
         fill = _fill("transformer_blocks", offload)
-        model = cast(LTXModel, self._build("transformer", policy=self.quantization, fill=fill))
+        model = cast(LTXModel, self._build("transformer", fill))
         if self.loras:
             LoraSwitcher(model).apply(self.loras)
         return X0Model(model)
@@ -153,7 +153,7 @@ class ModelLedger:
             raise CheckpointError(
                 f"{files[0]} holds no {component.replace('_', ' ')} ({_article(found)}); give the file that does."
             )
-        self._build(component, fill=lambda filling, device: filling.model)
+        self._prepared[component] = self._prepare(component)
 
     def open_lora(self, lora: LoraPathStrengthAndSDOps) -> LoraFile:
         """A LoRA's file, opened against the transformer; reads headers only.
@@ -200,13 +200,17 @@ class ModelLedger:
         found = getattr(self.paths, COMPONENTS[component].slot)()
         return (found,) if isinstance(found, str) else found
 
-    def _build(self, component: str, **options: Any) -> nn.Module:
-        made = COMPONENTS[component]
+    def _prepare(self, component: str) -> Filling:
+        made, policy = COMPONENTS[component], self.quantization if component == "transformer" else None
         checkpoint = self.checkpoint(*self.files_of(component))
-        return build_model(made.configurator, checkpoint, made.key_map, self.device, self.dtype, **options)
+        return prepare_model(made.configurator, checkpoint, made.key_map, self.dtype, policy)
+
+    def _build(self, component: str, fill: Fill = resident) -> nn.Module:
+        filling = self._prepared.pop(component, None) or self._prepare(component)
+        return fill(filling, self.device)
 
 
-def _fill(blocks: str, offload: str) -> Any:
+def _fill(blocks: str, offload: str) -> Fill:
     """How `build_model` fills a model whose `blocks` wait where `offload` says."""
     return resident if offload == "none" else partial(stream_model, blocks=blocks, rest=offload)
 

@@ -49,7 +49,8 @@ GATE_ROW = 4
 
 def modulation_table(rows: int, dim: int) -> nn.Parameter:
     """A block's own offsets to the shared modulation, (rows, dim)."""
-    return nn.Parameter(torch.randn(rows, dim) / dim**0.5)
+    limit = (3 / dim) ** 0.5  # of a standard deviation of 1 / sqrt(dim)
+    return nn.Parameter(nn.init.uniform_(torch.empty(rows, dim), -limit, limit))
 
 
 class TransformerBlock(nn.Module):
