@@ -44,7 +44,7 @@ FOREIGN_STARTS = {
     b"GGUF": "is a GGUF file, which is not supported; use the .safetensors file",
     b"version ": "is a Git LFS pointer and not the file itself; download it with `git lfs pull`",
 }
-CAST_BYTES = 1 << 24  # read at a time where tensors are cast
+CAST_BYTES = 1 << 20  # read at a time where tensors are cast
 HEADER_LIMIT = 100_000_000  # bytes, of the format
 
 

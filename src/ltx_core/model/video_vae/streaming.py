@@ -1,11 +1,12 @@
 """Decoding as a stream over time: exactly the untiled result, in memory that does not grow with length.
 
-Every layer of a plain decoder sees one frame before and one after. So each convolution keeps its last two input
-frames, each shortcut what its branch has not answered yet, and frames flow through all layers as they come.
+Every layer of a plain decoder sees one frame before and one after. So each convolution keeps a chunk and a frame,
+each shortcut what its branch has not answered yet, and frames flow through all layers as they come.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -44,38 +45,41 @@ def regrouped(chunks: Chunks, size: int) -> Iterator[torch.Tensor]:
 
 
 def convolved(conv: CausalConv3d, chunks: Chunks, causal: bool) -> Iterator[torch.Tensor]:
-    """`conv` over all chunks, the edge frames of the whole repeated."""
-    held: torch.Tensor | None = None
+    """`conv` of each chunk, with its neighbours' edge frames, or its own repeated at both ends of the whole.
+
+    Where it looks ahead it answers for a chunk when the next one has come.
+    """
+    before: torch.Tensor | None = None
+    waiting: torch.Tensor | None = None
     for chunk in chunks:
-        if held is None:
-            first = chunk[:, :, :1]
-            held = torch.cat([first, first], dim=2) if causal else first
-        window = torch.cat([held, chunk], dim=2)
-        held = window[:, :, -2:].clone()  # a view would keep all of the window
-        if window.shape[2] > 2:
+        if before is None:
+            before = chunk[:, :, :1].repeat(1, 1, 2 if causal else 1, 1, 1)
+        if causal:
+            window = torch.cat([before, chunk], dim=2)
+            before = window[:, :, -2:].clone()  # a view would keep all of it
             yield conv.conv(window)
-    if held is not None and not causal:
-        yield conv.conv(torch.cat([held, held[:, :, -1:]], dim=2))
+        elif waiting is not None:
+            window = torch.cat([before, waiting, chunk[:, :, :1]], dim=2)
+            before = waiting[:, :, -1:].clone()
+            yield conv.conv(window)
+        waiting = chunk
+    if waiting is not None and before is not None and not causal:
+        yield conv.conv(torch.cat([before, waiting, waiting[:, :, -1:]], dim=2))
 
 
 def added(
     shortcut: Callable[[torch.Tensor], torch.Tensor], branch: Layer, chunks: Chunks
 ) -> Iterator[torch.Tensor]:
-    """``shortcut(x) + branch(x)``, the branch answering later than it is asked."""
-    waiting: list[torch.Tensor] = []
+    """``shortcut(x) + branch(x)`` of each chunk, the branch answering later than it is asked."""
+    waiting: deque[torch.Tensor] = deque()
 
     def asked() -> Iterator[torch.Tensor]:
         for chunk in chunks:
-            waiting.append(shortcut(chunk))
+            waiting.append(chunk)
             yield chunk
 
     for answer in branch(asked()):
-        together = torch.cat(waiting, dim=2)
-        count = answer.shape[2]
-        waiting[:] = [together[:, :, count:].clone()]
-        answer = answer + together[:, :, :count]
-        del together
-        yield answer
+        yield shortcut(waiting.popleft()) + answer
 
 
 def residual(block: ResBlock, chunks: Chunks, causal: bool) -> Iterator[torch.Tensor]:
@@ -106,14 +110,15 @@ def upsampled(block: Upsample, chunks: Chunks, causal: bool) -> Iterator[torch.T
 
 def through(block: nn.Module, chunks: Chunks, causal: bool, size: int) -> Iterator[torch.Tensor]:
     """The stream behind one block of a decoder, computed `size` frames at a time."""
+    chunks = regrouped(chunks, size)
     if isinstance(block, ResBlocks):
         for part in block.res_blocks:
-            chunks = residual(part, regrouped(chunks, size), causal)  # type: ignore[arg-type]
+            chunks = residual(part, chunks, causal)  # type: ignore[arg-type]
         return iter(chunks)
     if isinstance(block, Upsample):
-        return upsampled(block, regrouped(chunks, size), causal)
+        return upsampled(block, chunks, causal)
     assert isinstance(block, ResBlock)
-    return residual(block, regrouped(chunks, size), causal)
+    return residual(block, chunks, causal)
 
 
 __all__ = ["can_stream", "convolved", "regrouped", "through"]
