@@ -51,7 +51,6 @@ class Engine:
         self.lock = threading.RLock()
         self._loaded: OrderedDict[str, nn.Module] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
-        self._switcher: LoraSwitcher | None = None
         self._lora_files: dict[FileKey, LoraFile] = {}
 
     @classmethod
@@ -171,6 +170,8 @@ class Engine:
             )
             self._prompts.update(zip(missing, encode_texts(missing, encoder, processor)))
         found = [self._prompts[text] for text in texts]
+        for text in texts:
+            self._prompts.move_to_end(text)
         while len(self._prompts) > REMEMBERED_PROMPTS:
             self._prompts.popitem(last=False)
         return found
@@ -195,9 +196,9 @@ class Engine:
     def transformer(self, loras: Loras = ()) -> nn.Module:
         """The x0-predicting transformer with exactly these LoRAs in its weights."""
         model = self._component("transformer")
-        if self._switcher is None or self._switcher.model is not model.velocity_model:
-            self._switcher = LoraSwitcher(model.velocity_model)
-        self._switcher.apply(loras, self._lora_files)
+        if not hasattr(model, "switcher"):  # it keeps weights, so it lives and goes with the model
+            model.switcher = LoraSwitcher(model.velocity_model)
+        model.switcher.apply(loras, self._lora_files)
         return model
 
     def decode_video(
@@ -216,9 +217,14 @@ class Engine:
         """Where the components of these names would rest, if nothing else were loaded."""
         free = memory.available_bytes(self.device)
         if free is not None:
-            free += sum(self.ledger.size_of(name) for name in self._loaded)
+            free += sum(self._held(name) for name in self._loaded)
         sizes = {name: self.ledger.size_of(name) for name in names}
         return memory.choose_policy(sizes, self.device, free, self.offload)
+
+    def _held(self, name: str) -> int:
+        """Bytes that a loaded component takes on the device; streamed blocks are elsewhere."""
+        streamed = any(hasattr(part, "streamer") for part in self._loaded[name].modules())
+        return self.ledger.size_of(name) // (memory.STREAMED_SHARE if streamed else 1)
 
     def _component(self, name: str) -> Any:
         """The component, loaded if it is not."""
@@ -246,4 +252,5 @@ class Engine:
         """Let go of all weights; the next call loads them again."""
         with self.lock:
             self._loaded.clear()
+            self._lora_files.clear()
             memory.cleanup_memory()

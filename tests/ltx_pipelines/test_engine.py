@@ -1,6 +1,7 @@
 """One owner of weights: what is read when, LoRA sets, offloading, threads, cancelling, failures."""
 
 import threading
+import weakref
 
 import pytest
 import torch
@@ -92,6 +93,13 @@ class TestReading:
         assert same(first, everything(pipeline("x", **SMALL, **STEPS)))
         assert read_bytes[0] > 0
 
+    def test_what_is_released_is_gone(self, pipeline):
+        pipeline("x", **SMALL, **STEPS)  # leaves the distilled LoRA's clean weights behind as well
+        loaded = [weakref.ref(module) for module in pipeline.engine._loaded.values()]
+        weights = weakref.ref(pipeline.engine.transformer().velocity_model)
+        pipeline.engine.release()
+        assert [ref() for ref in [*loaded, weights]] == [None] * (len(loaded) + 1)
+
     def test_pipelines_can_share_an_engine(self, pipeline, read_bytes):
         pipeline("x", **SMALL, **STEPS)
         other = TI2VidOneStagePipeline(engine=pipeline.engine)
@@ -112,6 +120,9 @@ class TestReading:
         for prompt in ("a", "b", "a"):
             pipeline(prompt, negative_prompt="no", **SMALL, **STEPS)
         assert encoded == ["a", "no", "b"]
+        for number in range(20):
+            pipeline(str(number), negative_prompt="no", **SMALL, **STEPS)
+        assert encoded.count("no") == 1
 
 
 class TestMemory:
@@ -147,7 +158,7 @@ class TestMemory:
         sizes = {"transformer": 40 * gib, "text_encoder": 24 * gib, "video_decoder": 2 * gib}
         plenty = memory.choose_policy(sizes, gpu, 100 * gib)
         assert set(plenty.offload.values()) == {"none"}
-        assert "everything" in plenty.sentence or "stays loaded" in plenty.sentence
+        assert "stays loaded" in plenty.sentence
         turns = memory.choose_policy(sizes, gpu, 50 * gib)
         assert set(turns.offload.values()) == {"none"}
         assert "take turns" in turns.sentence

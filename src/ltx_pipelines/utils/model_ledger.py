@@ -87,6 +87,7 @@ class ModelLedger:
         self.loras = as_loras(loras)
         self.registry, self.quantization = registry, quantization
         self._checkpoints: dict[str, Checkpoint] = {}
+        self._sizes: dict[str, int] = {}
         self._prepared: dict[str, Filling] = {}  # checked and not built yet
 
     def with_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
@@ -178,6 +179,11 @@ class ModelLedger:
 
     def size_of(self, component: str) -> int:
         """Bytes that a component takes when loaded, from the files' headers."""
+        if component not in self._sizes:
+            self._sizes[component] = self._size(component)
+        return self._sizes[component]
+
+    def _size(self, component: str) -> int:
         if component == "text_encoder":
             from ltx_core.text_encoders.gemma.folder import GemmaFolder
 
