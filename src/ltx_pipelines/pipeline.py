@@ -97,7 +97,8 @@ class Pipeline:
     ) -> None:
         check_keywords(options, Options, type(self).__name__)
         shared = options.get("engine")
-        if shared is not None and (checkpoint_path or gemma_root or device or len(options) > 1):
+        own = (checkpoint_path, gemma_root, spatial_upsampler_path, device, quantization)
+        if shared is not None and (any(value is not None for value in own) or len(options) > 1):
             raise InputError(
                 "With engine= the files, device, dtype and offload are the engine's; leave them out."
             )

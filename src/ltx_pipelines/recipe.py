@@ -31,6 +31,7 @@ from ltx_pipelines.utils.validation import (
 )
 
 if TYPE_CHECKING:
+    from ltx_pipelines.media.video import VideoInfo
     from ltx_pipelines.utils.args import ImageConditioningInput
 
 GuiderArgument = MultiModalGuiderParams | MultiModalGuiderFactory
@@ -82,9 +83,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Source:
-    """Media that enters as latents: the clip to retake, or the sound to film to. fit: see `fitted_clip`."""
+    """Media that enters as latents: the clip to retake, or the sound to film to. clip, fit: see `fitted_clip`."""
 
     video_path: str | None = None
+    clip: VideoInfo | None = field(default=None, compare=False)
     fit: str | None = None
     audio_path: str | None = None
     audio_start_time: float = 0.0

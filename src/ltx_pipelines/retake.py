@@ -94,7 +94,7 @@ class RetakePipeline(Pipeline):
         size = (drawn, clip.height, clip.width, clip.frames, clip.fps)
         request = self.request(prompt, run, *size, tiling=tiling_config, **({} if distilled else guided))
         request = request.enhanced(enhance_prompt)
-        source = Source(video_path=str(video_path), fit=fit)
+        source = Source(video_path=str(video_path), clip=clip, fit=fit)
         window = (Window(start_time, end_time),)
         video = Stream(Start.SOURCE, window, frozen=not regenerate_video)
         audio = Stream(Start.SOURCE, window, frozen=not regenerate_audio)

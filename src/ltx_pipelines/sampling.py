@@ -43,6 +43,8 @@ class Sampler:
     refining: Sampler | None = None
 
 
+SAMPLERS = ("euler", "gradient-estimation", "res2s", "euler-ancestral")
+
 EULER = Sampler("euler", EulerDiffusionStep(), euler_denoising_loop)
 
 
@@ -92,6 +94,4 @@ def by_name(name: str, *, seed: int, gamma: float = 2.0) -> Sampler:
             return res2s(seed)
         case "euler-ancestral":
             return ancestral(seed)
-    raise InputError(
-        f"Unknown sampler {name!r}; choose euler, gradient-estimation, res2s or euler-ancestral."
-    )
+    raise InputError(f"Unknown sampler {name!r}; choose {', '.join(SAMPLERS[:-1])} or {SAMPLERS[-1]}.")

@@ -35,17 +35,18 @@ def encode_source(engine: Engine, recipe: Recipe) -> SourceLatents:
     if source is None:
         return SourceLatents()
     if source.video_path is not None:
-        return _clip(engine, source.video_path, source.fit, shape)
+        return _clip(engine, source, source.video_path, shape)
     return _sound(engine, source, shape)
 
 
-def _clip(engine: Engine, path: str, fit: str | None, shape: VideoPixelShape) -> SourceLatents:
+def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> SourceLatents:
     """A whole clip: its picture, and its sound (if it has any) up to the end of the picture."""
     from ltx_pipelines.media.audio import decode_audio_from_file
     from ltx_pipelines.media.video import fitted_clip, load_fitted_clip
 
     duration = shape.frames / shape.fps
-    pixels = load_fitted_clip(path, fitted_clip(path, fit), fit, engine.dtype, engine.device)
+    clip = source.clip or fitted_clip(path, source.fit)
+    pixels = load_fitted_clip(path, clip, source.fit, engine.dtype, engine.device)
     video = engine.encode_video(pixels, SOURCE_TILING)
     video = _fit(video, VideoLatentShape.from_pixel_shape(shape).frames)
     sound = decode_audio_from_file(path, engine.device, 0.0, duration)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from ltx_core.config import parse_config
 from ltx_core.errors import ConfigError, MissingFileError
+from ltx_pipelines.cli.config_file import read_toml
 
 T = TypeVar("T")
 
@@ -137,7 +138,7 @@ def read_config(path: Path, kind: type[T]) -> T:
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; --config takes a TOML file that describes the run.")
     try:
-        table = _load_toml(path.read_text(encoding="utf-8"))
+        table = read_toml(path.read_text(encoding="utf-8"))
         return parse_table(kind, table)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
@@ -166,11 +167,3 @@ def parse_table(kind: type[T], table: dict[str, Any], where: str = "") -> T:
             element = typing.get_args(inner)[0]
             values[key] = [parse_table(element, item, f"{name}[{i}].") for i, item in enumerate(value)]
     return parse_config(kind, values, where.rstrip(".") or "config")
-
-
-def _load_toml(text: str) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-    return tomllib.loads(text)

@@ -48,7 +48,7 @@ def read_config(path: Path, command: str | None = None) -> dict[str, Any]:
         raise MissingFileError(f"{path} does not exist; write one with --save-config.")
     text = path.read_text(encoding="utf-8")
     try:
-        values = json.loads(text) if _format(path) == "json" else _read_toml(text)
+        values = json.loads(text) if _format(path) == "json" else read_toml(text)
     except ValueError as error:
         raise InputError(f"{path} is not valid {_format(path).upper()}: {error}") from None
     stored = values.pop("command", command)
@@ -70,7 +70,8 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _read_toml(text: str) -> dict[str, Any]:
+def read_toml(text: str) -> dict[str, Any]:
+    """A TOML document. Raises ValueError if it is none."""
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
+from ltx_core.loader.streaming import MODES
 from ltx_pipelines.cli.actions import (
     ImageAction,
     LoraAction,
@@ -14,6 +15,7 @@ from ltx_pipelines.cli.actions import (
     resolved_path,
 )
 from ltx_pipelines.cli.commands import COMMANDS
+from ltx_pipelines.media.video import FITS
 from ltx_pipelines.utils.constants import (
     DEFAULT_NEGATIVE_PROMPT,
     LTX_2_3_HQ_PARAMS,
@@ -36,8 +38,6 @@ WITH_DISTILLED_LORA = (
     "a2vid_two_stage",
 )
 
-
-SAMPLERS = ("euler", "gradient-estimation", "res2s", "euler-ancestral")
 
 EPILOG = (
     "Defaults are those of LTX-2.3; another checkpoint's are read from its file. Without model files a tiny "
@@ -235,7 +235,7 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         group.add_argument("--audio-max-duration", type=float, help=text)
     elif name == "retake":
         text = "make a clip fit that does not: trim its end, crop (and trim) it, or pad it by its edges"
-        group.add_argument("--fit", choices=("trim", "crop", "pad"), help=text)
+        group.add_argument("--fit", choices=FITS, help=text)
         group.add_argument(
             "--video-path", required=True, help="the clip: 8k + 1 frames, sides multiples of 32"
         )
@@ -260,7 +260,7 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--offload",
-        choices=("none", "cpu", "disk"),
+        choices=MODES,
         help="where the blocks of the large models wait while they are not computing (default: what fits)",
     )
     group.add_argument(

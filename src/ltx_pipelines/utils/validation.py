@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,3 @@ def check_output_path(path: str | Path, *, overwrite: bool = True) -> None:
         raise InputError(
             f"Cannot write to {existing} ({error.strerror}); choose another folder for {target.name}."
         ) from None
-
-
-def check_inputs_exist(paths: Sequence[str | Path | None]) -> None:
-    """Raise `MissingFileError` for the first of the given paths that does not exist."""
-    for path in paths:
-        if path is not None and not Path(path).exists():
-            raise MissingFileError(f"{path} does not exist; check the path.")
