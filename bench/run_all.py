@@ -49,6 +49,19 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "tensor* says what share of the cut component it is, which in a whole model is much smaller. Tensors "
         "under 32 MiB that are freed after the cast may stay in the C library's heap as well.",
     ),
+    "text_encode": (
+        ["text_encode.py"],
+        "Encoding a pair of prompts",
+        "Two prompts of about 60 tokens, a Gemma of 12 layers with random weights, float32. *encode* has all weights "
+        "loaded; *call* is what a call of a pipeline does: the official package builds the encoder anew. Columns "
+        "with × are the side's time over ours. Must: 4×; aim: 8×.",
+    ),
+    "stage_switch": (
+        ["stage_switch.py"],
+        "From stage to stage",
+        "The transformer of the next stage, which has a LoRA of rank 32 more or less, bfloat16. Columns with × are "
+        "the side's time over ours; *read* is what is read of files. Must: 5×, 0 bytes once the LoRA is known.",
+    ),
     "video_decode": (
         ["video_decode.py"],
         "Decoding a video",

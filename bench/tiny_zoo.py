@@ -30,10 +30,10 @@ def prepare(source: Path | None, target: Path, dtype: str, version: str = "2.3")
             source = Path(scratch) / "zoo"
             _write_random(source)
         for role, patterns in PATTERNS.items():
-            _copy(_find(source, patterns, version), target / f"{role}.safetensors", dtype)
+            copy(_find(source, patterns, version), target / f"{role}.safetensors", dtype)
         for path in (source / "gemma").iterdir():
             if path.suffix == ".safetensors":
-                _copy(path, target / "gemma" / path.name, dtype)
+                copy(path, target / "gemma" / path.name, dtype)
             else:
                 shutil.copy(path, target / "gemma" / path.name)
     # The official package looks for this file and then reads tokenizer.json beside it.
@@ -49,7 +49,7 @@ def _find(folder: Path, patterns: tuple[str, ...], version: str) -> Path:
     raise SystemExit(f"{folder} holds no file named like {' or '.join(patterns)}.")
 
 
-def _copy(source: Path, target: Path, dtype: str) -> None:
+def copy(source: Path, target: Path, dtype: str) -> None:
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file

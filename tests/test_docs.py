@@ -2,11 +2,13 @@
 
 Fenced blocks by their tag: `python` runs, the blocks of a page in one namespace. `console` runs, and the lines
 under a command (with ... for any text) must appear in what it prints. `text` holds commands for real weights: they
-are checked up to where weights would be loaded. `message` holds sentences that the program prints elsewhere.
+are checked up to where weights would be loaded. `message` holds sentences that the program prints elsewhere. `toml`
+holds configurations of the trainer, with the name of the file in the first line.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import functools
@@ -26,17 +28,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ltx_core.types import Audio
 from ltx_pipelines.cli import app, run
 from ltx_pipelines.cli.commands import COMMANDS
+from ltx_pipelines.cli.config_file import read_toml
 from ltx_pipelines.cli.flags import build_parser
 from ltx_pipelines.media.writer import encode_video
 from ltx_pipelines.miniature import miniature
+from ltx_pipelines.utils.constants import DEFAULTS_KEY
+from ltx_trainer.__main__ import _parser as trainer_parser
+from ltx_trainer.cache import CacheConfig
+from ltx_trainer.config import parse_table
+from ltx_trainer.evaluate.__main__ import _parser as evaluation_parser
+from ltx_trainer.transformer import TransformerRun
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TAGS = {"python", "console", "text", "message", "sh"}
+TAGS = {"python", "console", "text", "message", "sh", "toml"}
+TRAINER = {"cache.toml": CacheConfig, "lora.toml": TransformerRun}
 
 # The files of the examples for real weights, and which part of the built-in model plays each.
 WEIGHTS = {
@@ -91,7 +103,9 @@ def commands(text: str) -> list[str]:
     """The `ltx` commands of a `text` block, their continued lines joined."""
     joined = re.sub(r"\\\n\s*", " ", text)
     return [
-        line.strip() for line in joined.splitlines() if re.match(r"\s*(ltx|python -m ltx_\w+\.) ?\w", line)
+        line.strip()
+        for line in joined.splitlines()
+        if re.match(r"\s*(ltx|python -m ltx_pipelines\.) ?\w", line)
     ]
 
 
@@ -144,7 +158,6 @@ def write_clips(folder: Path) -> None:
 
 def write_loras(lora: Path, folder: Path) -> None:
     """An IC-LoRA, a LoRA of which one module fits nothing, and one that fits nothing at all."""
-    from safetensors.torch import load_file, save_file
 
     tensors = load_file(lora)
     save_file(tensors, folder / "control-lora.safetensors", metadata={"reference_downscale_factor": "1"})
@@ -161,6 +174,10 @@ def write_weights(folder: Path) -> None:
     checkpoint, gemma = model.paths.transformer(), model.paths.text_encoder()
     upsampler, lora = model.spatial_upsampler_path, model.distilled_lora[0].path
     parts = {"model": checkpoint, "upsampler": upsampler, "lora": lora}
+    with safe_open(checkpoint, "pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != DEFAULTS_KEY}
+    save_file(load_file(checkpoint), folder / "model.safetensors", metadata=metadata)
+    parts["model"] = str(folder / "model.safetensors")
     for name, part in WEIGHTS.items():
         shutil.copyfile(parts[part], folder / name)
     shutil.copytree(gemma, folder / GEMMA)
@@ -172,26 +189,25 @@ def write_weights(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory) -> Path:
-    """The files that the examples use; the built-in model is in cache/."""
+def inputs(model_folder, tmp_path_factory) -> Path:
+    """The files that the examples use."""
     folder = tmp_path_factory.mktemp("docs")
     for blue, name in enumerate(("picture", "first", "middle", "last")):
         Image.fromarray(ramp(60 * blue)).save(folder / f"{name}.png")
     write_sound(folder / "sound.wav")
     write_clips(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("OPENLTX_MINIATURE", str(model_folder))
         write_weights(folder)
     return folder
 
 
 @pytest.fixture
-def workplace(inputs, tmp_path, monkeypatch) -> Path:
+def workplace(inputs, model_folder, tmp_path, monkeypatch) -> Path:
     """A folder of the test's own with those files, as the current one."""
     for entry in inputs.iterdir():
-        if entry.name != "cache":
-            (tmp_path / entry.name).symlink_to(entry)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(inputs / "cache"))
+        (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.setenv("OPENLTX_MINIATURE", str(model_folder))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -298,12 +314,33 @@ def test_a_wrong_command_for_real_weights_is_found(wrong, workplace):
         prepared(f"ltx distilled {wrong}")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_configurations_of_the_trainer_can_be_read(page):
+    for block in blocks(page):
+        if block.tag == "toml":
+            name = block.text.splitlines()[0].removeprefix("# ")
+            parse_table(TRAINER[name], read_toml(block.text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_of_the_trainer_parse(page):
+    for block in blocks(page):
+        for line in block.text.splitlines() if block.tag == "text" else ():
+            line = line.replace("accelerate launch -m", "python -m")
+            if line.startswith("python -m ltx_trainer ") and "COMMAND" not in line:
+                trainer_parser().parse_args(shlex.split(line)[3:])
+            elif line.startswith("python -m ltx_trainer.evaluate "):
+                evaluation_parser().parse_args(shlex.split(line)[3:])
+
+
 # -- what is said --------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def known_flags() -> set[str]:
-    parsers = [build_parser(name) for name in COMMANDS]
+    parsers = [*(build_parser(name) for name in COMMANDS), evaluation_parser()]
+    (trainer,) = (a for a in trainer_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    parsers += trainer.choices.values()
     flags = {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
     return flags | {"--version"}
 

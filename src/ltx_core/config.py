@@ -41,8 +41,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
                 return _coerce(value, option, where)
             except ConfigError:
                 continue
-    elif origin is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(v, args[0], f"{where}[{i}]") for i, v in enumerate(value))
+    elif origin in (tuple, list) and isinstance(value, list | tuple):
+        return origin(_coerce(v, args[0], f"{where}[{i}]") for i, v in enumerate(value))
     elif hint is Any:
         return value
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):

@@ -21,7 +21,7 @@ from ltx_core.model.upsampler import upsample_video
 from ltx_core.types import Audio
 from ltx_pipelines import memory
 from ltx_pipelines.miniature import Miniature, miniature
-from ltx_pipelines.utils.constants import PipelineParams, parse_version
+from ltx_pipelines.utils.constants import PipelineParams, embedded_params, parse_version
 from ltx_pipelines.utils.model_ledger import ModelLedger
 from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
@@ -76,8 +76,8 @@ class Engine:
         if paths == ModelPaths():
             built_in = miniature()
             log.info(
-                "No model was given: using a built-in tiny model with random weights, so the result is noise. "
-                "For real weights give --checkpoint-path and --gemma-root."
+                "No model was given: using the built-in miniature, which knows simple shapes, motions and sounds. "
+                "For an LTX-2 of your own give --checkpoint-path and --gemma-root."
             )
             paths, spatial_upsampler_path = (
                 built_in.paths,
@@ -101,12 +101,12 @@ class Engine:
     @property
     def params(self) -> PipelineParams:
         """Default sizes, steps and guidance of the checkpoint."""
-        return self.embedded_params or self.ledger.params
+        return self.ledger.params
 
     @property
     def embedded_params(self) -> PipelineParams | None:
-        """The built-in model's own defaults, which go before those of any pipeline; None for other models."""
-        return None if self.built_in is None else self.built_in.params
+        """The defaults that the checkpoint brings, which go before those of any pipeline; None for most."""
+        return embedded_params(self.ledger.checkpoint(self.ledger.paths.transformer()))
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -122,6 +122,11 @@ class Engine:
     def distillation(self) -> Loras:
         """The LoRA that makes the built-in base model a distilled one; nothing for other models."""
         return () if self.built_in is None else self.built_in.distilled_lora
+
+    @property
+    def control_lora(self) -> Loras:
+        """The built-in model's IC-LoRA, which follows outlines; nothing for other models."""
+        return () if self.built_in is None else self.built_in.control_lora
 
     def distilled_lora(self, given: Loras) -> Loras:
         """The distilled LoRA to refine with: the given one, or the built-in model's."""

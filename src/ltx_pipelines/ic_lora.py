@@ -50,6 +50,7 @@ class ICLoraPipeline(Pipeline):
             quantization,
             **options,
         )
+        self.loras = self.loras or self.engine.control_lora
         self.reference_downscale_factor = reference_downscale_factor(self.loras)
 
     def __call__(

@@ -21,7 +21,7 @@ from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Callback
 from ltx_pipelines.generate import Generated, generate
 from ltx_pipelines.recipe import Guidance, GuiderArgument, Loras, Recipe, Request
-from ltx_pipelines.utils.constants import DEFAULT_NEGATIVE_PROMPT, PipelineParams
+from ltx_pipelines.utils.constants import PipelineParams
 from ltx_pipelines.utils.loras import as_loras
 from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.validation import check_output_path
@@ -174,7 +174,7 @@ class Pipeline:
         """What a guided request has besides; None takes the default."""
         params = self.params
         return {
-            "negative_prompt": DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt,
+            "negative_prompt": params.negative_prompt if negative_prompt is None else negative_prompt,
             "steps": params.num_inference_steps if steps is None else steps,
             "guidance": Guidance(video or params.video_guider_params, audio or params.audio_guider_params),
         }
@@ -239,7 +239,7 @@ class GuidedPipeline(Pipeline):
     ) -> Generated:
         """Generate a video with sound.
 
-        negative_prompt: what to steer away from; None takes the default one, "" none at all.
+        negative_prompt: what to steer away from; None takes the checkpoint's default, "" none at all.
         height, width: of the result in pixels, multiples of 32 (one stage) or 64 (two stages).
         num_frames: 8k + 1. frame_rate: frames a second, fractions allowed.
         images: pictures to start from or to meet at later frames. tiling_config: None decodes in one piece.

@@ -37,7 +37,7 @@ def run_training(options: argparse.Namespace) -> int:
     from ltx_trainer.loop import train
 
     kind, task = task_of(options.command)
-    written = train(task(read_config(options.config, kind)), options.output_path)
+    written = train(task(read_config(options.config, kind, options.changes)), options.output_path)
     if written is not None and os.environ.get("RANK", "0") == "0":  # of several processes the first tells
         print(written)
     return 0
@@ -49,7 +49,7 @@ def run_cache(options: argparse.Namespace) -> int:
     from ltx_trainer.config import read_config
     from ltx_trainer.encode import make_cache
 
-    print(make_cache(read_config(options.config, CacheConfig), options.output_path))
+    print(make_cache(read_config(options.config, CacheConfig, options.changes), options.output_path))
     return 0
 
 
@@ -57,7 +57,15 @@ def run_assemble(options: argparse.Namespace) -> int:
     """Put files together."""
     from ltx_trainer.assemble import assemble
 
-    print(assemble(options.parts, options.output_path))
+    print(assemble(options.parts, options.output_path, fp8=options.fp8))
+    return 0
+
+
+def run_miniature(options: argparse.Namespace) -> int:
+    """Train everything that ships."""
+    from ltx_trainer.miniature import train_miniature
+
+    print(train_miniature(options.output_path))
     return 0
 
 
@@ -100,17 +108,24 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    described = "TOML file that describes what is to be done"
-    for name, summary in TASKS.items():
-        add(name, summary, run_training, "folder of the run").add_argument(
-            "--config", type=Path, required=True, help=described
+    configured = [add(name, summary, run_training, "folder of the run") for name, summary in TASKS.items()]
+    configured.append(add("cache", "encode clips to latents", run_cache, "folder of the latents"))
+    for command in configured:
+        command.add_argument(
+            "--config", type=Path, required=True, help="TOML file that describes what is to be done"
         )
-    add("cache", "encode clips to latents", run_cache, "folder of the latents").add_argument(
-        "--config", type=Path, required=True, help=described
-    )
-    add("assemble", "put the files of several trainings together", run_assemble, "file").add_argument(
-        "--parts", type=Path, nargs="+", required=True, help="official-format files"
-    )
+        command.add_argument(
+            "--set",
+            dest="changes",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a setting in the place of the file's, as TOML: --set optimizer.learning_rate=1e-4; repeatable",
+        )
+    add("miniature", "train the built-in model from nothing, in hours", run_miniature, "folder of the runs")
+    together = add("assemble", "put the files of several trainings together", run_assemble, "file")
+    together.add_argument("--parts", type=Path, nargs="+", required=True, help="official-format files")
+    together.add_argument("--fp8", action="store_true", help="store the transformer's blocks in 8 bits")
     return parser
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint
+from ltx_core.quantization.fp8 import requantize_scaled
 
 # Section of the configuration -> what the keys of its tensors begin with.
 TENSORS_OF = {
@@ -18,13 +19,18 @@ TENSORS_OF = {
     "vocoder": "vocoder.",
     "transformer": "model.diffusion_model.",
 }
+BLOCKS = "model.diffusion_model.transformer_blocks."
 
 
-def assemble(parts: Sequence[Path], path: Path) -> Path:
+def assemble(
+    parts: Sequence[Path], path: Path, metadata: Mapping[str, str] | None = None, *, fp8: bool = False
+) -> Path:
     """Write the tensors and configurations of `parts` as one file; where two have the same, the later counts.
 
     Of a section that describes no tensor of its part, as a vocoder's of the spectrograms it takes, the part that has
-    them counts. The model version is the last part's. Raises `InputError` if there are no parts.
+    them counts. The model version is the last part's; `metadata` are entries to add. With `fp8` the matrices of the
+    transformer's blocks are stored in 8 bits (e4m3) with a scale each, as published fp8 files have them.
+    Raises `InputError` if there are no parts.
     """
     from safetensors.torch import save_file
 
@@ -41,11 +47,23 @@ def assemble(parts: Sequence[Path], path: Path) -> Path:
             if section not in config or any(key.startswith(prefix) for key in checkpoint):
                 config[section] = value
         version = checkpoint.model_version or version
+    if fp8:
+        tensors = in_fp8(tensors)
+    header = {"config": json.dumps(config), "model_version": version, **(metadata or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata={"config": json.dumps(config), "model_version": version})
+        save_file(tensors, partial, metadata=header)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def in_fp8(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors with the matrices of transformer blocks as e4m3 codes and ``weight_scale``s."""
+    stored = dict(tensors)
+    for key, value in tensors.items():
+        if key.startswith(BLOCKS) and key.endswith(".weight") and value.ndim == 2:
+            stored[key], stored[f"{key}_scale"] = requantize_scaled(value.float())
+    return stored

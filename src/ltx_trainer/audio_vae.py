@@ -33,7 +33,6 @@ class AudioVAETask(AutoencoderTask):
         "audio_encoder": (AudioEncoderConfigurator, AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER),
         "audio_decoder": (AudioDecoderConfigurator, AUDIO_VAE_DECODER_COMFY_KEYS_FILTER),
     }
-    pooled = (0, 2)  # one value for each channel and frequency bin
 
     def __init__(self, config: AutoencoderRun) -> None:
         check_seconds(config)
@@ -52,6 +51,10 @@ class AudioVAETask(AutoencoderTask):
         """Log-mel (B, channels, T, bins)."""
         waves = match_channels(clips, self.model.encoder.in_channels)
         return whole_latents(self.processor.to(clips.device).waveform_to_mel(Audio(waves, self.rate)))
+
+    def tokens(self, latent: Tensor) -> Tensor:
+        """(B, C, L, bins) to (B L, C bins)."""
+        return latent.movedim(2, 1).flatten(0, 1).flatten(1)
 
     def score(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """ "mel_error": mean absolute error of the natural logarithm of mel magnitudes."""

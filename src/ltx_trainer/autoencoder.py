@@ -84,7 +84,6 @@ class AutoencoderTask(Task):
     config: AutoencoderRun
     section: str  # of the configuration
     parts: Mapping[str, tuple[Any, SDOps]]  # component of the file -> (configurator, key map), encoder first
-    pooled: tuple[int, ...]  # axes of a latent over which its statistics are taken
 
     def __init__(self, config: AutoencoderRun) -> None:
         super().__init__(config)
@@ -96,6 +95,10 @@ class AutoencoderTask(Task):
     @abstractmethod
     def prepare(self, clips: Tensor) -> Tensor:
         """From clips to what the encoder takes."""
+
+    @abstractmethod
+    def tokens(self, latent: Tensor) -> Tensor:
+        """A latent as rows (N, D) with one column for each of the statistics' values."""
 
     @abstractmethod
     def score(self, output: Tensor, target: Tensor) -> dict[str, float]:
@@ -111,20 +114,31 @@ class AutoencoderTask(Task):
         return weighted(self.config.loss, parts)
 
     def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
-        """Scores of clips of the "test" split, decoded from the means."""
-        clips = self.some(stage, "test", self.config.evaluation_clips, device)
-        targets = [self.prepare(batch) for batch in clips]
-        outputs = [self.model(target)[0].float() for target in targets]
-        return self.score(torch.cat(outputs), torch.cat(targets))
+        """Scores of clips of the "test" split, decoded from the means, at each of the stage's sizes."""
+        scores: dict[str, float] = {}
+        for scale in self.config.stages[stage].scales:
+            clips = self.some(stage, "test", self.config.evaluation_clips, device, scale)
+            targets = [self.prepare(batch) for batch in clips]
+            outputs = [self.model(target)[0].float() for target in targets]
+            found = self.score(torch.cat(outputs), torch.cat(targets))
+            scores |= {name if scale == 1 else f"{name}/{scale}": value for name, value in found.items()}
+        return scores
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Deviation and mean of each latent value over clips of the last stage, in all its sizes."""
+        last, found = len(self.config.stages) - 1, []
+        for scale in self.config.stages[last].scales:
+            for batch in self.some(last, "train", self.config.statistics_clips, device, scale):
+                mean, _ = self.model.encoder.encode_moments(self.prepare(batch))
+                found.append(self.tokens(mean.float()))
+        return torch.std_mean(torch.cat(found), dim=0)
 
     def export(self, path: Path, device: torch.device) -> None:
         halves = (self.model.encoder, self.model.decoder)
         if self.config.measure_statistics:
-            clips = self.some(len(self.config.stages) - 1, "train", self.config.statistics_clips, device)
-            latents = [self.model.encoder.encode_moments(self.prepare(batch))[0].float() for batch in clips]
-            deviation, mean = torch.std_mean(torch.cat(latents), dim=self.pooled)
+            deviation, mean = self._statistics(device)
             for half in halves:
                 statistics = half.per_channel_statistics
-                statistics.get_buffer("mean-of-means").copy_(mean.flatten())
-                statistics.get_buffer("std-of-means").copy_(deviation.flatten().clamp(min=LEAST_DEVIATION))
+                statistics.get_buffer("mean-of-means").copy_(mean)
+                statistics.get_buffer("std-of-means").copy_(deviation.clamp(min=LEAST_DEVIATION))
         save_checkpoint(path, dict(zip(self.parts, halves)), self.network, self.config.model_version)

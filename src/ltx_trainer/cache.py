@@ -15,21 +15,23 @@ import torch
 from torch import Tensor
 
 from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError
+from ltx_trainer.config import Precision
 
 INDEX = "cache.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
     """What is encoded: clips in one format, `shard` of them a file.
 
-    folder: of videos with captions; none takes clips of the world, in `style`, of `split` and `seed`.
-    clips: how many, from the first on; 0 for all of the folder.
+    folder: of videos with captions; none takes clips of the world, in `style`, of `split` and `seed`, each with so
+    many `captions`. clips: how many, from the first on; 0 for all of the folder.
 
     video_vae, audio_vae: official-format files, which may be the same. keyframes: pixel frames that are encoded
     as stills too, for keyframe conditioning; -1 is the last. references: also encode what an IC-LoRA learns to
-    follow: outlines in the world, the videos of the sub-folder ``references`` in a folder.
+    follow: outlines in the world, the videos of the sub-folder ``references`` in a folder. precision: of the video
+    encoder; "bf16" is quicker on GPUs, and on CPUs that can do it.
     """
 
     video_vae: str
@@ -45,11 +47,18 @@ class CacheConfig:
     style: str = "plain"
     split: str = "train"
     seed: int = 0
+    captions: int = 1
     keyframes: tuple[int, ...] = field(default=(0, -1))
     references: bool = False
+    precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
-        for name, least in (("clips", 0 if self.folder else 1), ("shard", 1), ("batch_size", 1)):
+        for name, least in (
+            ("clips", 0 if self.folder else 1),
+            ("shard", 1),
+            ("batch_size", 1),
+            ("captions", 1),
+        ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         if self.height % 32 or self.width % 32 or self.frames % 8 != 1:
@@ -74,7 +83,7 @@ class CacheConfig:
         return range(shard * self.shard, min((shard + 1) * self.shard, self.clips))
 
 
-def write_shard(path: Path, tensors: Mapping[str, Tensor], captions: Sequence[str]) -> None:
+def write_shard(path: Path, tensors: Mapping[str, Tensor], captions: Sequence[Sequence[str]]) -> None:
     """Write one file; complete under its name or not there at all."""
     from safetensors.torch import save_file
 
@@ -108,8 +117,8 @@ def open_folder(folder: Path, config: CacheConfig, models: Mapping[str, str], so
 
 
 def _identity(config: CacheConfig) -> dict[str, Any]:
-    """What decides about the contents: paths and batch size do not."""
-    left_out = ("video_vae", "audio_vae", "folder", "batch_size")
+    """What decides about the contents: paths, batch size and rounding do not."""
+    left_out = ("video_vae", "audio_vae", "folder", "batch_size", "precision")
     return {name: value for name, value in asdict(config).items() if name not in left_out}
 
 
@@ -156,7 +165,8 @@ class LatentCache:
         """The clips at these positions of an endless, shuffled repetition of the cache.
 
         "video" (B, C, F, H, W) and "audio" (B, C, L, bins), normalised latents in bfloat16; "keyframes"
-        (B, K, C, H, W); "reference" like "video" if there are any; "captions", a list of B strings.
+        (B, K, C, H, W); "reference" like "video" if there are any; "captions", a list of B strings,
+        others at each repetition if clips have several.
         """
         rows = [self._row(number) for number in numbers]
         names = [name for name in rows[0] if name != "captions"]
@@ -169,7 +179,9 @@ class LatentCache:
         shard, row = divmod(clip, self.config.shard)
         file, captions = _open(self.config.path(self.folder, shard))
         names = list(file.keys())
-        return {name: file.get_slice(name)[row] for name in names} | {"captions": captions[row]}
+        choice = captions[row]
+        caption = choice[epoch % len(choice)]
+        return {name: file.get_slice(name)[row] for name in names} | {"captions": caption}
 
 
 @lru_cache(maxsize=4)
@@ -178,7 +190,7 @@ def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1024)
-def _open(path: Path) -> tuple[Any, list[str]]:
+def _open(path: Path) -> tuple[Any, list[list[str]]]:
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -24,6 +25,13 @@ class Precision(Enum):
     FP32 = "fp32"
 
 
+class Method(Enum):
+    """How gradients become updates."""
+
+    ADAMW = "adamw"
+    MUON = "muon"
+
+
 class Decay(Enum):
     """What the learning rate does in each stage after its warm-up."""
 
@@ -33,13 +41,18 @@ class Decay(Enum):
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A stretch of the run with clips of one format. learning_rate: its peak, if not the run's."""
+    """A stretch of the run with clips of one format. learning_rate: its peak, if not the run's.
+
+    scales: what height and width are divided by, in turn from batch to batch; batches of small frames hold more
+    clips, by the square.
+    """
 
     steps: int
     batch_size: int = 16
     height: int = 128
     width: int = 128
     frames: int = 1
+    scales: tuple[int, ...] = (1,)
     learning_rate: float | None = None
 
 
@@ -54,8 +67,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW. accumulate: batches a step. average: decay of the moving average of weights, 0 for none."""
+    """accumulate: batches a step. average: decay of the moving average of weights, 0 for none."""
 
+    method: Method = Method.ADAMW
     learning_rate: float = 5e-4
     warmup_steps: int = 200
     decay: Decay = Decay.COSINE
@@ -130,8 +144,8 @@ def _require_positive(where: str, *sections: Any, names: tuple[str, ...]) -> Non
                 raise ConfigError(f"{where}.{name} is {getattr(section, name)}; it must be positive.")
 
 
-def read_config(path: Path, kind: type[T]) -> T:
-    """Read a TOML file into the dataclass `kind`.
+def read_config(path: Path, kind: type[T], changes: Sequence[str] = ()) -> T:
+    """Read a TOML file into the dataclass `kind`, with `changes` such as "optimizer.learning_rate = 1e-3".
 
     Raises `MissingFileError`, or `ConfigError` naming file and key for what is unknown, missing or wrong.
     """
@@ -139,11 +153,28 @@ def read_config(path: Path, kind: type[T]) -> T:
         raise MissingFileError(f"{path} does not exist; --config takes a TOML file that describes the run.")
     try:
         table = read_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for change in changes:
+        try:
+            _merge(table, read_toml(change))
+        except ValueError:
+            raise ConfigError(
+                f'--set {change!r} is not TOML; write key=value, and texts as key="value".'
+            ) from None
+    try:
         return parse_table(kind, table)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _merge(table: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Put the values of `changes` into `table`, section by section."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _merge(table[key], value)
+        else:
+            table[key] = value
 
 
 def parse_table(kind: type[T], table: dict[str, Any], where: str = "") -> T:

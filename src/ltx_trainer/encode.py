@@ -20,6 +20,7 @@ from ltx_core.model.audio_vae import (
 from ltx_core.model.video_vae import VAE_ENCODER_COMFY_KEYS_FILTER, VideoEncoderConfigurator
 from ltx_core.types import Audio, AudioLatentShape, VideoPixelShape
 from ltx_trainer.cache import CacheConfig, open_folder, write_shard
+from ltx_trainer.config import Precision
 from ltx_trainer.sources import Clips, open_source
 from ltx_trainer.video_vae import to_pixels
 
@@ -61,7 +62,7 @@ class _Encoders:
         for name, checkpoint, section in (("video_vae", video, "vae"), ("audio_vae", audio, "audio_vae")):
             if section not in checkpoint.config:
                 raise ConfigError(f"{name}: {checkpoint.path} has no {section!r} in its configuration.")
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        dtype = torch.bfloat16 if config.precision is Precision.BF16 else torch.float32
         self.video = build_model(
             VideoEncoderConfigurator, video, VAE_ENCODER_COMFY_KEYS_FILTER, device, dtype
         )

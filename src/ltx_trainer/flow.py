@@ -105,7 +105,7 @@ class Drawn:
             return self.latents[stream]
         return torch.lerp(self.states[stream].clean_latent, self.noise[stream], self.timesteps(stream))
 
-    def modality(self, stream: str, context: Tensor) -> Modality:
+    def modality(self, stream: str, context: Tensor, context_mask: Tensor | None = None) -> Modality:
         """The stream as the model sees it."""
         state = self.states[stream]
         return Modality(
@@ -114,6 +114,7 @@ class Drawn:
             timesteps=self.timesteps(stream),
             positions=state.positions,
             context=context,
+            context_mask=context_mask,
             attention_mask=state.attention_mask,
             keyframes_mask=state.keyframes_mask,
         )

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ltx_core.errors import InputError, MissingFileError
 from ltx_core.model.audio_vae.processor import match_channels, resample
 from ltx_trainer.cache import CacheConfig
-from ltx_trainer.world import World, WorldConfig
+from ltx_trainer.world import Truth, World, WorldConfig
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm")
 REFERENCES = "references"  # sub-folder with the clips that an IC-LoRA learns to follow, under the same names
@@ -22,11 +23,14 @@ REFERENCES = "references"  # sub-folder with the clips that an IC-LoRA learns to
 
 @dataclass(frozen=True)
 class Clips:
-    """B clips: frames uint8 (B, F, H, W, 3), sounds float32 (B, 2, N), captions, references like frames or None."""
+    """B clips: frames uint8 (B, F, H, W, 3), sounds float32 (B, 2, N), references like frames or None.
+
+    captions: of each clip one or more, which take turns.
+    """
 
     frames: Tensor
     sounds: Tensor
-    captions: list[str]
+    captions: list[list[str]]
     references: Tensor | None = None
 
 
@@ -75,12 +79,18 @@ class WorldSource:
     def read(self, numbers: Sequence[int]) -> Clips:
         truths = [self.world.truth(number) for number in numbers]
         references = self.world.outlines(truths) if self.config.references else None
-        captions = [truth.caption for truth in truths]
+        captions = [self._captions(number, truth) for number, truth in zip(numbers, truths)]
         return Clips(self.world.frames(truths), self.world.sounds(truths), captions, references)
+
+    def _captions(self, number: int, truth: Truth) -> list[str]:
+        """The clip's caption and others that say other things of it, in other words."""
+        rng = np.random.default_rng((self.config.seed, number))
+        more = (self.world.describe(truth.scene, rng).caption for _ in range(self.config.captions - 1))
+        return [truth.caption, *more]
 
 
 class FolderSource:
-    """Videos of a folder, each with its caption in a text file of the same name.
+    """Videos of a folder, each with its captions in a text file of the same name, one a line.
 
     A video is read at the cache's frame rate from its beginning, scaled to cover the cache's size and cropped; one
     without sound is silent. Raises `MissingFileError` for an empty folder and for missing captions or references.
@@ -123,9 +133,14 @@ class FolderSource:
         return Clips(
             frames=torch.stack([self._frames(path) for path in paths]),
             sounds=torch.stack([self._sound(path) for path in paths]),
-            captions=[path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in paths],
+            captions=[self._captions(path) for path in paths],
             references=references,
         )
+
+    @staticmethod
+    def _captions(path: Path) -> list[str]:
+        lines = path.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip()] or [""]
 
     @staticmethod
     def _reference(path: Path) -> Path:

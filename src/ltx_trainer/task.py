@@ -31,12 +31,12 @@ class Task(ABC):
     def __init__(self, config: RunConfig) -> None:
         self.config = config
 
-    def world(self, stage: int, device: torch.device | str, split: str = "train") -> World:
-        """The world in the format of a stage; each stage sees clips of its own."""
+    def world(self, stage: int, device: torch.device | str, split: str = "train", scale: int = 1) -> World:
+        """The world in the format of a stage, `scale` times smaller; each stage sees clips of its own."""
         config, form = self.config, self.config.stages[stage]
         world = WorldConfig(
-            height=form.height,
-            width=form.width,
+            height=form.height // scale,
+            width=form.width // scale,
             frames=form.frames,
             fps=config.data.fps,
             style=config.data.style,
@@ -52,11 +52,16 @@ class Task(ABC):
 
     def batch(self, stage: int, numbers: Sequence[int], device: torch.device) -> Batch:
         """The training batch of these numbers, on `device`."""
-        return self.clips(self.world(stage, device), numbers)
+        scales = self.config.stages[stage].scales
+        scale = scales[numbers[0] // len(numbers) % len(scales)]
+        larger = range(numbers[0] * scale**2, (numbers[-1] + 1) * scale**2)
+        return self.clips(self.world(stage, device, scale=scale), larger)
 
-    def some(self, stage: int, split: str, count: int, device: torch.device) -> Iterator[Batch]:
+    def some(
+        self, stage: int, split: str, count: int, device: torch.device, scale: int = 1
+    ) -> Iterator[Batch]:
         """The first `count` clips of a split, in batches of the stage's size."""
-        world, size = self.world(stage, device, split), self.config.stages[stage].batch_size
+        world, size = self.world(stage, device, split, scale), self.config.stages[stage].batch_size
         for start in range(0, count, size):
             yield self.clips(world, range(start, min(start + size, count)))
 

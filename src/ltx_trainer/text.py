@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from torch.nn.parameter import is_lazy
 
 from ltx_core.loader import Checkpoint
 from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS
-from ltx_core.text_encoders.gemma.encoders.base_encoder import BLOCK
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
 from ltx_core.text_encoders.gemma.loading import load_text_encoder
 from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
@@ -38,9 +38,9 @@ class TextTower(nn.Module):
         return config.hidden_size * (config.num_hidden_layers + 1)
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids and mask (B, N), padded at the left to whole blocks as when generating."""
+        """ids and mask (B, N), padded at the left."""
         rows = [self.tokenizer.token_ids(caption) for caption in captions]
-        length = min(-(-max(map(len, rows)) // BLOCK) * BLOCK, self.tokenizer.max_length)
+        length = max(map(len, rows))
         pad = self.tokenizer.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
@@ -87,6 +87,40 @@ def _module_name(key: str) -> str | None:
     if renamed is None:
         return None
     return GEMMA_LANGUAGE_MODEL_KEYS.apply_to_key_value(renamed, torch.empty(0))[0][0]
+
+
+@torch.no_grad()
+def merge_registers(processor: Any, *, new: bool) -> None:
+    """Keep the registers of connectors without blocks as they are, `new` ones at 0: one can then stand for all."""
+    for connector in (processor.video_connector, processor.audio_connector):
+        if connector is not None and not connector.transformer_1d_blocks:
+            connector.learnable_registers.requires_grad_(False)
+            if new:
+                connector.learnable_registers.zero_()
+
+
+def make_contexts(
+    processor: Any, states: tuple[Tensor, ...], mask: Tensor, length: int
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Contexts (B, S, C) of both streams with S = `length` positions, and a bias of the attention to them or None.
+
+    Where all registers are the same, one stands for all: S is then the longest prompt plus one, and the bias
+    (B, 1, S) gives that one the weight of the `length` - n positions after a prompt of n tokens. Attention has no
+    positions in a context, so that the results are the same.
+    """
+    connectors = {"video": processor.video_connector, "audio": processor.audio_connector}
+    merged = not any(c.transformer_1d_blocks or c.learnable_registers.any() for c in connectors.values())
+    if not merged:
+        output = processor.process_valid(states, mask, length)
+        return {"video": output.video_encoding, "audio": output.audio_encoding}, None
+    count, most = mask.sum(dim=1, keepdim=True), mask.shape[1] + 1
+    registers = processor.video_connector.num_learnable_registers
+    output = processor.process_valid(states, mask, -(-most // registers) * registers)
+    place = torch.arange(most, device=mask.device)
+    bias = torch.where(place < count, 0.0, torch.finfo(torch.float32).min)
+    bias = torch.where(place == count, (length - count).float().log(), bias)
+    contexts = {"video": output.video_encoding[:, :most], "audio": output.audio_encoding[:, :most]}
+    return contexts, bias[:, None]
 
 
 def size_projections(processor: nn.Module, features: int) -> None:

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ltx_core.errors import ConfigError
-from ltx_core.loader import save_checkpoint
+from ltx_core.loader import LoraSwitcher, save_checkpoint
 from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_core.model.transformer.adaln import AdaLayerNormSingle
 from ltx_core.sd_ops import EMBEDDINGS_PROCESSOR_KEY_OPS, LTXV_MODEL_COMFY_RENAMING_MAP
 from ltx_core.text_encoders.gemma.encoders.encoder_configurator import EmbeddingsProcessorConfigurator
+from ltx_pipelines.utils.loras import as_loras
 from ltx_trainer.cache import LatentCache
 from ltx_trainer.config import Precision, RunConfig, StageConfig
 from ltx_trainer.flow import Drawn, NoiseConfig, TasksConfig, draw
 from ltx_trainer.lora import LoRAConfig, add_lora, save_lora
 from ltx_trainer.start import make_part, read_network
 from ltx_trainer.task import Batch, Task
-from ltx_trainer.text import TextTower, describe, size_projections
+from ltx_trainer.text import TextTower, describe, make_contexts, merge_registers, size_projections
 
 STREAMS = ("video", "audio")
 
@@ -42,6 +43,7 @@ class LatentStage(StageConfig):
 class TransformerRun(RunConfig):
     """A run of ``transformer``.
 
+    fused: LoRAs that are added to the weights of `start` and do not learn, such as a distilled one.
     gemma: folder of the text encoder. train_gemma: whether it learns too, and is written beside the model.
     text_length: positions of a context; 1024 when generating, and a multiple of the connectors' registers.
     dropped_captions: what stands in for a caption that is left out. video_weight, audio_weight: of the losses.
@@ -54,6 +56,7 @@ class TransformerRun(RunConfig):
     train_gemma: bool = False
     text_length: int = 1024
     dropped_captions: tuple[str, ...] = ("",)
+    fused: tuple[str, ...] = ()
     tasks: TasksConfig = field(default_factory=TasksConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
@@ -67,6 +70,8 @@ class TransformerRun(RunConfig):
         super().__post_init__()
         if self.lora.rank and (self.start is None or self.train_gemma):
             raise ConfigError("A LoRA adapts a trained model: give `start`, and leave train_gemma out.")
+        if self.fused and self.start is None:
+            raise ConfigError("fused are LoRAs for the weights to start from: give `start`.")
 
 
 class Denoiser(nn.Module):
@@ -85,10 +90,9 @@ class Denoiser(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """Velocities of both streams."""
         states = self.text.to(ids.device)(ids, mask)
-        contexts = self.processor.process_valid(states, mask, self.text_length)
-        video = drawn.modality("video", contexts.video_encoding)
-        audio = drawn.modality("audio", contexts.audio_encoding)
-        return self.transformer(video, audio, drawn.perturbations)
+        contexts, bias = make_contexts(self.processor, states, mask, self.text_length)
+        streams = (drawn.modality(name, contexts[name], bias) for name in STREAMS)
+        return self.transformer(*streams, drawn.perturbations)
 
 
 class TransformerTask(Task):
@@ -113,6 +117,8 @@ class TransformerTask(Task):
             size_projections(processor, text.features)
         if config.start is None:
             begin_as_identity(transformer)
+        merge_registers(processor, new=config.start is None)
+        LoraSwitcher(transformer).apply(as_loras(config.fused))
         if config.lora.rank:
             processor.requires_grad_(False)
             with torch.random.fork_rng(devices=[]):
@@ -128,6 +134,7 @@ class TransformerTask(Task):
             "gemma": describe(self.model.text.folder.config_file),
             "train_gemma": self.config.train_gemma,
             "lora": vars(self.config.lora),
+            "fused": list(self.config.fused),
         }
 
     def batch(self, stage: int, numbers: Sequence[int], device: torch.device) -> Batch:

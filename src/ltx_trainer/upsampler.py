@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError
-from ltx_core.loader import Checkpoint, build_model, save_checkpoint
+from ltx_core.loader import Checkpoint, save_checkpoint
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
-from ltx_core.model.video_vae import VAE_ENCODER_COMFY_KEYS_FILTER, VideoEncoderConfigurator
 from ltx_core.sd_ops import SDOps
+from ltx_trainer.cache import LatentCache
 from ltx_trainer.config import RunConfig
 from ltx_trainer.start import make_part
 from ltx_trainer.task import Batch, Task
-from ltx_trainer.video_vae import SPACE, to_pixels
-from ltx_trainer.world import World
 
 EVERYTHING = SDOps("upsampler").with_matching()
+STATISTICS = ("vae.per_channel_statistics.mean-of-means", "vae.per_channel_statistics.std-of-means")
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerRun(RunConfig):
-    """A run of ``upsampler``; the sides of its stages are those of the larger clips.
+    """A run of ``upsampler``; of its stages only steps and batch sizes count.
 
-    network: the file's configuration itself, without a section. video_vae: an official-format file.
+    network: the file's configuration itself, without a section. video_vae: the official-format file that the
+    latents were made with. caches: two folders of latents of the same clips, the second with twice the height and
+    width of the first. evaluation: two more, which are not trained on; `evaluation_clips` of them are scored.
     """
 
     video_vae: str
-    evaluation_clips: int = 16
+    caches: tuple[str, ...]
+    evaluation: tuple[str, ...]
+    evaluation_clips: int = 64
 
 
 class UpsamplerTask(Task):
@@ -43,54 +45,55 @@ class UpsamplerTask(Task):
     config: UpsamplerRun
 
     def __init__(self, config: UpsamplerRun) -> None:
-        for stage in config.stages:
-            if stage.height % (2 * SPACE) or stage.width % (2 * SPACE):
-                raise ConfigError(
-                    f"stages: {stage.width}x{stage.height} pixels cannot be halved; sides must be multiples of "
-                    f"{2 * SPACE}."
-                )
         super().__init__(config)
         self.network = config.network if config.start is None else Checkpoint(config.start).config
         if self.network.get("temporal_upsample") or self.network.get("spatial_scale", 2.0) != 2.0:
             raise ConfigError("[network]: only upsamplers that double height and width can be trained.")
+        self.pair, self.evaluation = _pair(config.caches, "caches"), _pair(config.evaluation, "evaluation")
         self.model = make_part(LatentUpsamplerConfigurator, EVERYTHING, config, self.network)
         checkpoint = Checkpoint(config.video_vae)
-        if "vae" not in checkpoint.config:
+        if STATISTICS[0] not in checkpoint:
             raise ConfigError(f"video_vae: {config.video_vae} holds no video VAE.")
-        self.encoder: Any = build_model(
-            VideoEncoderConfigurator, checkpoint, VAE_ENCODER_COMFY_KEYS_FILTER, "cpu", torch.float32
-        )
+        self.mean, self.deviation = (checkpoint.read(key).float().view(1, -1, 1, 1, 1) for key in STATISTICS)
 
-    def clips(self, world: World, numbers: Sequence[int]) -> Batch:
-        """uint8 "large" (B, F, H, W, 3), and "small", the same scenes drawn at half the size."""
-        half = world.resized(world.config.height // 2, world.config.width // 2)
-        truths = [world.truth(number) for number in numbers]
-        return {"large": world.frames(truths), "small": half.frames(truths)}
+    def batch(self, stage: int, numbers: Sequence[int], device: torch.device) -> Batch:
+        """Normalised latents "small" and "large", (B, C, F, H, W) each."""
+        return _latents(self.pair, numbers)
 
     def losses(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        small, large = (self._latent(batch[name]) for name in ("small", "large"))
-        scale = self._deviation(large)
-        error = (model(small).float() - large) / scale
+        error = self._enlarged(model, batch["small"]) - batch["large"].float()
         return {"loss": error.square().mean() + error.abs().mean(), "mse": error.square().mean()}
 
     def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
         """ "mse" of normalised latents, and "mse_nearest", of repeating each cell."""
-        ours, nearest = [], []
-        for batch in self.some(stage, "test", self.config.evaluation_clips, device):
-            small, large = (self._latent(batch[name]) for name in ("small", "large"))
-            scale = self._deviation(large)
-            ours.append(F.mse_loss(self.model(small).float() / scale, large / scale))
-            repeated = small.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-            nearest.append(F.mse_loss(repeated / scale, large / scale))
-        return {"mse": float(torch.stack(ours).mean()), "mse_nearest": float(torch.stack(nearest).mean())}
+        batch = _latents(self.evaluation, range(self.config.evaluation_clips))
+        small, large = (batch[name].to(device).float() for name in ("small", "large"))
+        repeated = small.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+        ours = self._enlarged(self.model, small)
+        return {"mse": float(F.mse_loss(ours, large)), "mse_nearest": float(F.mse_loss(repeated, large))}
 
     def export(self, path: Path, device: torch.device) -> None:
         save_checkpoint(path, {"upsampler": self.model}, self.network, self.config.model_version)
 
-    @torch.no_grad()
-    def _latent(self, frames: Tensor) -> Tensor:
-        """Un-normalised means."""
-        return self.encoder.to(frames.device).encode_moments(to_pixels(frames))[0]
+    def _enlarged(self, model: nn.Module, small: Tensor) -> Tensor:
+        """The network's latent, normalised, float32: pipelines un-normalise before it and normalise after."""
+        mean, deviation = self.mean.to(small.device), self.deviation.to(small.device)
+        return (model(small.float() * deviation + mean).float() - mean) / deviation
 
-    def _deviation(self, latent: Tensor) -> Tensor:
-        return self.encoder.per_channel_statistics.get_buffer("std-of-means").view(1, -1, 1, 1, 1).to(latent)
+
+def _pair(folders: Sequence[str], where: str) -> tuple[LatentCache, LatentCache]:
+    """Two caches of the same clips. Raises `ConfigError` if they are not, or not of one size and twice that."""
+    if len(folders) != 2:
+        raise ConfigError(f"{where} are {list(folders)}; give two, of clips in half and in full size.")
+    small, large = (LatentCache(folder) for folder in folders)
+    doubled = replace(small.config, height=2 * small.config.height, width=2 * small.config.width)
+    if doubled != large.config or small.models != large.models:
+        raise ConfigError(
+            f"{where}: {large.folder} does not hold the clips of {small.folder} at twice the height and width, "
+            "made with the same encoders; make both with the same `cache` configuration but for the size."
+        )
+    return small, large
+
+
+def _latents(pair: tuple[LatentCache, LatentCache], numbers: Sequence[int]) -> Batch:
+    return {name: cache.clips(numbers)["video"] for name, cache in zip(("small", "large"), pair)}

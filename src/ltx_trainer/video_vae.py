@@ -29,14 +29,14 @@ class VideoVAETask(AutoencoderTask):
         "video_encoder": (VideoEncoderConfigurator, VAE_ENCODER_COMFY_KEYS_FILTER),
         "video_decoder": (VideoDecoderConfigurator, VAE_DECODER_COMFY_KEYS_FILTER),
     }
-    pooled = (0, 2, 3, 4)
 
     def __init__(self, config: AutoencoderRun) -> None:
         for stage in config.stages:
-            if stage.height % SPACE or stage.width % SPACE or stage.frames % TIME != 1:
+            sides = [side / scale for scale in stage.scales for side in (stage.height, stage.width)]
+            if any(side % SPACE for side in sides) or stage.frames % TIME != 1:
                 raise ConfigError(
                     f"stages: clips of {stage.width}x{stage.height} pixels and {stage.frames} frames do not "
-                    f"fit; sides must be multiples of {SPACE} and frames {TIME}k + 1."
+                    f"fit; sides must be multiples of {SPACE}, at all scales, and frames {TIME}k + 1."
                 )
         super().__init__(config)
 
@@ -47,6 +47,10 @@ class VideoVAETask(AutoencoderTask):
     def prepare(self, clips: Tensor) -> Tensor:
         """float32 (B, 3, F, H, W) in [-1, 1]."""
         return to_pixels(clips)
+
+    def tokens(self, latent: Tensor) -> Tensor:
+        """(B, C, F, H, W) to (B F H W, C)."""
+        return latent.movedim(1, -1).flatten(0, -2)
 
     def score(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """ "psnr": dB, of the mean squared error over all clips."""

@@ -1,4 +1,4 @@
-"""The built-in random model in a folder of the test session's own, and small inputs."""
+"""A random model in the place of the built-in one, and small inputs."""
 
 import wave
 from pathlib import Path
@@ -7,21 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ltx_pipelines.miniature import random_model
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory) -> Path:
-    """Files of a complete tiny model in the official format: model, gemma, upsampler, distilled LoRA."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        return random_model.cached_folder()
-
 
 @pytest.fixture(autouse=True)
-def _own_cache(model_folder, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(model_folder.parents[1]))
+def _random_model(model_folder, monkeypatch):
+    """The random model stands in for the built-in one: it is quicker."""
+    monkeypatch.setenv("OPENLTX_MINIATURE", str(model_folder))
 
 
 @pytest.fixture(scope="session")

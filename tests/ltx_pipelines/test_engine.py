@@ -391,7 +391,7 @@ class TestWrongFiles:
 def test_the_engine_says_that_it_uses_the_built_in_model(caplog):
     with caplog.at_level("INFO"):
         Engine.open(ModelPaths())
-    assert "built-in tiny model with random weights" in caplog.text
+    assert "using the built-in miniature" in caplog.text
 
 
 class TestKeywords:

@@ -37,7 +37,7 @@ GUIDED = (
 @pytest.fixture(scope="module")
 def engine(model_folder) -> Engine:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(model_folder.parents[1]))
+        patch.setenv("OPENLTX_MINIATURE", str(model_folder))
         return Engine.open(ModelPaths())
 
 
@@ -486,13 +486,16 @@ def test_images_out_of_range(engine, picture, image, sentence):
 
 class TestVersions:
     def newer(self, model_folder, tmp_path, version: str):
-        """The random model with another version in its metadata."""
+        """The random model with another version in its metadata, and without defaults of its own."""
         from safetensors.torch import load_file, save_file
 
         from ltx_core.loader import Checkpoint
+        from ltx_pipelines.utils.constants import DEFAULTS_KEY
 
         source, path = model_folder / "model.safetensors", tmp_path / f"model-{version}.safetensors"
-        save_file(load_file(source), path, metadata={**Checkpoint(source).metadata, "model_version": version})
+        metadata = {**Checkpoint(source).metadata, "model_version": version}
+        del metadata[DEFAULTS_KEY]
+        save_file(load_file(source), path, metadata=metadata)
         return DistilledPipeline(path, model_folder / "gemma", model_folder / "upsampler.safetensors")
 
     @pytest.mark.parametrize(("version", "name"), [("2.3.0", "euler"), ("2.5.0", "euler-ancestral")])

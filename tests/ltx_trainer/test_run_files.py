@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_miniatures_configurations_describe_models_that_can_be_built(kind: str) -> None:
     text = files("ltx_trainer").joinpath("configs", kind.replace("-", "_") + ".toml")
     config, task = task_of(kind)
-    made = task(read_config(Path(str(text)), config))
+    read = read_config(Path(str(text)), config)
+    made = task(replace(read, audio_vae=None) if kind == "vocoder" else read)  # which is trained before it
     assert 0.3e6 < sum(p.numel() for p in made.model.parameters()) < 9e6
 
 

@@ -64,7 +64,7 @@ def test_written_latents_are_normalised_and_decode_to_what_the_trained_model_dec
     x = torch.cat([task.prepare(batch) for batch in task.some(0, "train", 3, torch.device("cpu"))])
     with torch.no_grad():
         latent = encoder(x)
-        deviation, mean = torch.std_mean(latent, dim=task.pooled)
+        deviation, mean = torch.std_mean(task.tokens(latent), dim=0)
         expected = task.model(x)[0]
         output = decoder(latent)
     assert mean.abs().max() < 0.05

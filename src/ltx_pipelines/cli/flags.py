@@ -17,7 +17,6 @@ from ltx_pipelines.cli.actions import (
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.media.video import FITS
 from ltx_pipelines.utils.constants import (
-    DEFAULT_NEGATIVE_PROMPT,
     LTX_2_3_HQ_PARAMS,
     LTX_2_3_PARAMS,
     PipelineParams,
@@ -180,7 +179,7 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
     if name in GUIDED:
         group.add_argument(
             "--negative-prompt",
-            default=DEFAULT_NEGATIVE_PROMPT,
+            default=params.negative_prompt,
             help="what to steer away from (default: a long list)",
         )
 

@@ -19,8 +19,14 @@ from ltx_core.model.video_vae import AUTO_TILING, TilingConfig
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
 from ltx_pipelines.cli.flags import build_parser
+from ltx_pipelines.miniature import miniature
 from ltx_pipelines.pipeline import Options, Pipeline, Run
-from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams, params_for_version
+from ltx_pipelines.utils.constants import (
+    LTX_2_3_HQ_PARAMS,
+    PipelineParams,
+    embedded_params,
+    params_for_version,
+)
 from ltx_pipelines.utils.model_paths import ModelPaths, flag_names
 from ltx_pipelines.utils.validation import check_output_path, random_seed
 
@@ -93,13 +99,12 @@ def model_paths(namespace: argparse.Namespace) -> ModelPaths:
 
 
 def default_params(name: str, checkpoint: str | None) -> PipelineParams | None:
-    """Defaults of a run: the checkpoint's; without one the built-in model's; HQ has a set of its own."""
-    if checkpoint is None:
-        from ltx_pipelines.miniature import miniature_params
-
-        return miniature_params()
-    version = Checkpoint(checkpoint).model_version
-    return LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else params_for_version(version)
+    """Defaults of a run: those that the model brings, else its version's; HQ has a set of its own."""
+    opened = Checkpoint(checkpoint or miniature().paths.transformer())
+    fallback = (
+        LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else params_for_version(opened.model_version)
+    )
+    return embedded_params(opened) or fallback
 
 
 def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any]) -> list[str]:

@@ -1,8 +1,11 @@
-"""The built-in model: a complete tiny LTX-2 in the official file formats, used where no model is given."""
+"""The built-in model: a complete, trained miniature LTX-2 in the official file formats, used where none is given."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,49 +13,51 @@ from ltx_pipelines.utils.model_paths import ModelPaths
 
 if TYPE_CHECKING:
     from ltx_core.loader import LoraPathStrengthAndSDOps
-    from ltx_pipelines.utils.constants import PipelineParams
+
+VARIABLE = "OPENLTX_MINIATURE"  # in the environment: another folder that stands in for the built-in model
+CONTROL = "ic-lora-outline"
+LORAS = {CONTROL: "ic-lora-outline", "style-striped": "style-lora-striped"}  # name -> file
 
 
 @dataclass(frozen=True)
 class Miniature:
-    """The built-in model's files and the defaults that suit it."""
+    """The built-in model's files. loras: name -> path of those that a user may add."""
 
     paths: ModelPaths
     spatial_upsampler_path: str
     distilled_lora: tuple[LoraPathStrengthAndSDOps, ...]
-    params: PipelineParams
+    loras: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def control_lora(self) -> tuple[LoraPathStrengthAndSDOps, ...]:
+        """The IC-LoRA, if there is one."""
+        from ltx_pipelines.utils.loras import as_loras
 
-def miniature_params() -> PipelineParams:
-    """Defaults for calls with the built-in model: small, short, few steps."""
-    from ltx_core.components.guiders import MultiModalGuiderParams
-    from ltx_pipelines.utils.constants import PipelineParams
-
-    return PipelineParams(
-        num_inference_steps=8,
-        stage_1_height=64,
-        stage_1_width=96,
-        num_frames=25,
-        frame_rate=12.0,
-        video_guider_params=MultiModalGuiderParams(cfg_scale=3.0, modality_scale=1.0),
-        audio_guider_params=MultiModalGuiderParams(cfg_scale=3.0, modality_scale=1.0),
-    )
+        return as_loras([self.loras[CONTROL]]) if CONTROL in self.loras else ()
 
 
 def miniature() -> Miniature:
-    """The built-in model; made on first use, in the user's cache folder."""
-    from ltx_pipelines.miniature.random_model import cached_folder
-
-    folder = cached_folder()
-    return Miniature(
-        paths=ModelPaths.from_monolith(folder / "model.safetensors", folder / "gemma"),
-        spatial_upsampler_path=str(folder / "upsampler.safetensors"),
-        distilled_lora=_lora(folder / "distilled-lora.safetensors"),
-        params=miniature_params(),
-    )
+    """The built-in model; opens no file."""
+    return in_folder(folder())
 
 
-def _lora(path: Path) -> tuple[LoraPathStrengthAndSDOps, ...]:
+def folder() -> Path:
+    """Where the built-in model's files lie."""
+    chosen = os.environ.get(VARIABLE)
+    return Path(chosen) if chosen else Path(str(files("ltx_pipelines.miniature").joinpath("zoo")))
+
+
+def in_folder(place: Path) -> Miniature:
+    """A model whose files are named as the built-in one's are.
+
+    model.safetensors, gemma/, upsampler.safetensors, distilled-lora.safetensors, and those of `LORAS` that there are.
+    """
     from ltx_pipelines.utils.loras import as_loras
 
-    return as_loras([str(path)])
+    found = {name: place / f"{file}.safetensors" for name, file in LORAS.items()}
+    return Miniature(
+        paths=ModelPaths.from_monolith(place / "model.safetensors", place / "gemma"),
+        spatial_upsampler_path=str(place / "upsampler.safetensors"),
+        distilled_lora=as_loras([str(place / "distilled-lora.safetensors")]),
+        loras={name: str(path) for name, path in found.items() if path.is_file()},
+    )

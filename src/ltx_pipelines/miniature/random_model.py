@@ -1,11 +1,8 @@
-"""Until the miniature is trained: a random model in the official format, the same on every machine."""
+"""A random model in the official format, for tests and benchmarks: the same on every machine."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,25 +18,9 @@ from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
+from ltx_pipelines.utils.constants import DEFAULTS_KEY
 
-FORMAT = 2  # raise it when the files below change: each version has a folder of its own
 LORA_RANK = 4
-
-
-def cached_folder() -> Path:
-    """The folder with the random model's files, written first if they are not there."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openltx"
-    folder = base / f"random-model-{FORMAT}"
-    if not folder.is_dir():
-        base.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=base) as partial:
-            made = Path(partial) / "made"
-            write_random_model(made)
-            try:
-                made.rename(folder)
-            except OSError:  # another process was first
-                shutil.rmtree(made, ignore_errors=True)
-    return folder
 
 
 def write_random_model(folder: Path, seed: int = 0) -> None:
@@ -64,16 +45,17 @@ def write_random_model(folder: Path, seed: int = 0) -> None:
         "vocoder": VocoderConfigurator,
     }
     components = {name: part.from_config(model) for name, part in parts.items()}
-    _size_projections(components["embeddings_processor"], gemma)
+    size_projections(components["embeddings_processor"], gemma)
     for component in components.values():
         randomize(component, generator)
-    save_checkpoint(folder / "model.safetensors", components, model, "2.3.0")
+    defaults = {DEFAULTS_KEY: json.dumps(config["defaults"])}
+    save_checkpoint(folder / "model.safetensors", components, model, "2.3.0", metadata=defaults)
     network = {"upsampler": randomize(LatentUpsamplerConfigurator.from_config(upsampler), generator)}
     save_checkpoint(folder / "upsampler.safetensors", network, upsampler, "2.3.0")
     _write_lora(folder / "distilled-lora.safetensors", components["transformer"], generator)
 
 
-def _size_projections(processor: nn.Module, gemma: dict[str, Any]) -> None:
+def size_projections(processor: nn.Module, gemma: dict[str, Any]) -> None:
     """Give the text projections, which take their width from the file, the width of this Gemma."""
     width = gemma["hidden_size"] * (gemma["num_hidden_layers"] + 1)
     for module in processor.modules():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ltx_core.components.guiders import MultiModalGuiderParams
-from ltx_core.errors import CheckpointError
+from ltx_core.config import parse_config
+from ltx_core.errors import CheckpointError, ConfigError
 from ltx_core.loader.checkpoint import Checkpoint
 from ltx_core.types import VIDEO_SCALE_FACTORS
 
@@ -32,6 +35,7 @@ __all__ = [
 DISTILLED_SIGMA_VALUES = [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0]
 STAGE_2_DISTILLED_SIGMA_VALUES = [0.909375, 0.725, 0.421875, 0.0]
 VIDEO_LATENT_CHANNELS = 128
+DEFAULTS_KEY = "generation_defaults"
 DEFAULT_LORA_STRENGTH = 1.0
 DEFAULT_IMAGE_CRF = 33
 DEFAULT_NEGATIVE_PROMPT = (
@@ -41,7 +45,10 @@ DEFAULT_NEGATIVE_PROMPT = (
 
 @dataclass(frozen=True)
 class PipelineParams:
-    """Defaults of a call. Sizes in pixels: stage 1's, of which stage 2's are twice."""
+    """Defaults of a call. Sizes in pixels: stage 1's, of which stage 2's are twice.
+
+    A checkpoint can bring its own, as JSON in the metadata entry "generation_defaults".
+    """
 
     num_inference_steps: int
     video_guider_params: MultiModalGuiderParams
@@ -52,6 +59,7 @@ class PipelineParams:
     num_frames: int = 121
     frame_rate: float = 24.0
     default_image_crf: int = DEFAULT_IMAGE_CRF
+    negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
 
     @property
     def stage_2_height(self) -> int:
@@ -102,10 +110,28 @@ def params_for_version(version: str | None) -> PipelineParams:
     return LTX_2_3_PARAMS if numbers >= (2, 3) else LTX_2_PARAMS
 
 
-def detect_params(checkpoint_path: str | Path) -> PipelineParams:
-    """Defaults for a checkpoint, by the version in its metadata; LTX-2.0's if the file cannot be read."""
+def embedded_params(checkpoint: Checkpoint) -> PipelineParams | None:
+    """The defaults that a checkpoint's metadata bring; None for most. Raises `ConfigError` for wrong values."""
+    text = checkpoint.metadata.get(DEFAULTS_KEY)
+    if text is None:
+        return None
     try:
-        return params_for_version(Checkpoint(checkpoint_path).model_version)
+        values: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{checkpoint.path}: {DEFAULTS_KEY} of its metadata is not JSON ({error})."
+        ) from None
+    for name in ("video_guider_params", "audio_guider_params"):
+        guider = parse_config(MultiModalGuiderParams, values.get(name, {}), f"{DEFAULTS_KEY}.{name}")
+        values[name] = replace(guider, stg_blocks=list(guider.stg_blocks or ()))
+    return parse_config(PipelineParams, values, DEFAULTS_KEY)
+
+
+def detect_params(checkpoint_path: str | Path) -> PipelineParams:
+    """A checkpoint's own defaults, or those of its version; LTX-2.0's if the file cannot be read."""
+    try:
+        checkpoint = Checkpoint(checkpoint_path)
+        return embedded_params(checkpoint) or params_for_version(checkpoint.model_version)
     except CheckpointError as error:
         log.warning("%s Using the defaults of LTX-2.0.", error)
         return LTX_2_PARAMS

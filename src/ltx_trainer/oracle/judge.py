@@ -227,8 +227,10 @@ def judge_file(path: str | Path, wanted: Wanted | Truth | str) -> Verdict:
         )
     fps = media_io.get_videostream_metadata(str(path))[0]
     audio = media_io.decode_audio_from_file(str(path), device)
-    waveform = None if audio is None else audio.waveform[0]
-    return judge(torch.stack(frames), fps, waveform, 16_000 if audio is None else audio.sampling_rate, wanted)
+    if audio is None:
+        return judge(torch.stack(frames), fps, None, 16_000, wanted)
+    samples = round(len(frames) / fps * audio.sampling_rate)  # encoders pad sound to whole packets
+    return judge(torch.stack(frames), fps, audio.waveform[0, :, :samples], audio.sampling_rate, wanted)
 
 
 def overlap(cover: Tensor, mask: Tensor) -> float:

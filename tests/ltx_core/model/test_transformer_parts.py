@@ -15,7 +15,7 @@ from ltx_core.model.transformer.adaln import (
     token_levels,
 )
 from ltx_core.model.transformer.attention import Attention, AttentionFunction
-from ltx_core.model.transformer.masks import self_attention_bias, text_bias
+from ltx_core.model.transformer.masks import merge_repeats, self_attention_bias, text_bias
 from ltx_core.model.transformer.rope import (
     LTXRopeType,
     apply_rotary_emb,
@@ -225,6 +225,22 @@ def test_self_attention_bias():
 # Perturbations
 
 SELF, A2V = PerturbationType.SKIP_VIDEO_SELF_ATTN, PerturbationType.SKIP_A2V_CROSS_ATTN
+
+
+def test_equal_rows_at_the_end_of_a_context_count_once_with_their_weight():
+    generator = torch.Generator().manual_seed(3)
+    attention = Attention(32, context_dim=24, heads=2, dim_head=16)
+    x = torch.randn(2, 5, 32, generator=generator)
+    context = torch.randn(2, 40, 24, generator=generator)
+    context[0, 10:] = context[0, -1:].clone()
+    context[1, 25:] = context[1, -1:].clone()
+    with torch.no_grad():
+        merged, bias = merge_repeats(context)
+        assert merged.shape == (2, 26, 24)
+        torch.testing.assert_close(attention(x, merged, bias), attention(x, context), rtol=1e-5, atol=1e-6)
+    ramp = torch.randn(2, 40, 24, generator=generator)
+    assert merge_repeats(ramp) == (ramp, None)
+    assert merge_repeats(context.requires_grad_())[1] is None
 
 
 def test_perturbation_masks():

@@ -1,5 +1,7 @@
 """Attention masks as additive biases."""
 
+import math
+
 import torch
 
 
@@ -21,6 +23,25 @@ def text_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
     if mask.ndim == 2:
         mask = mask[None]
     return mask.unsqueeze(1) if mask.ndim == 3 else mask
+
+
+def merge_repeats(context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The rows of a context (B, S, D) with equal ones at its end as one, and the bias that gives it their weight.
+
+    softmax counts a row k times if ln k is added to its score, so that attention to the result, which knows no
+    positions, is the same. Equal rows are the registers of connectors without blocks. None if there are none;
+    also where gradients are wanted, or a GPU would have to be waited for.
+    """
+    if context.device.type != "cpu" or (torch.is_grad_enabled() and context.requires_grad):
+        return context, None
+    same = (context == context[:, -1:]).all(dim=-1)
+    repeats = int(same.flip(1).long().cumprod(dim=1).sum(dim=1).amin())
+    if repeats < 2:
+        return context, None
+    kept = context[:, : context.shape[1] - repeats + 1]
+    bias = context.new_zeros(1, 1, 1, kept.shape[1])
+    bias[..., -1] = math.log(repeats)
+    return kept, bias
 
 
 def self_attention_bias(weights: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

@@ -25,7 +25,7 @@ from ltx_core.model.transformer.adaln import (
 from ltx_core.model.transformer.block import TransformerBlock, modulation_table
 from ltx_core.model.transformer.config import LTXModelType, StreamConfig, TransformerConfig
 from ltx_core.model.transformer.inputs import check_context, passed_modalities, rope_tables
-from ltx_core.model.transformer.masks import self_attention_bias, text_bias
+from ltx_core.model.transformer.masks import merge_repeats, self_attention_bias, text_bias
 from ltx_core.model.transformer.state import CrossInputs, ForwardState, RopeTables, StreamInputs
 from ltx_core.types import Modality
 from ltx_core.utils import to_denoised
@@ -199,10 +199,13 @@ class LTXModel(nn.Module):
         levels = token_levels(modality.timesteps, batch, tokens).scaled(self.config.timestep_scale_multiplier)
         modulation, embedded_timestep = self._part(stream, "adaln_single")(levels, dtype)
         other = [modality for name, modality in modalities.items() if name != stream.name]
+        context, bias = self._context(stream, modality), text_bias(modality.context_mask, dtype)
+        if bias is None:
+            context, bias = merge_repeats(context)
         return StreamInputs(
             enabled=modality.enabled,
-            context=self._context(stream, modality),
-            text_bias=text_bias(modality.context_mask, dtype),
+            context=context,
+            text_bias=bias,
             self_bias=self_attention_bias(modality.attention_mask, dtype),
             modulation=modulation,
             embedded_timestep=embedded_timestep,
