@@ -61,8 +61,8 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "From stage to stage",
         "The transformer of the next stage, which has a LoRA of rank 32 more or less, bfloat16. Columns with × are "
         "the side's time over ours; *read* is what is read of files, from a warm page cache here: the official "
-        "package maps the file, so that on a CPU with all of it in memory its new build costs next to nothing. Must: 5×, "
-        "0 bytes once the LoRA is known.",
+        "package maps the file, so that on a CPU with all of it in memory its new build costs next to nothing. Must: "
+        "5×, 0 bytes once the LoRA is known.",
     ),
     "video_decode": (
         ["video_decode.py"],
