@@ -1,0 +1,105 @@
+"""The recipe of the built-in model: its steps fit together, and what they make is gathered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltx_core.errors import LTXError
+from ltx_core.loader import Checkpoint
+from ltx_pipelines.utils.constants import DEFAULTS_KEY, embedded_params
+from ltx_trainer import miniature
+from ltx_trainer.__main__ import task_of
+from ltx_trainer.cache import CacheConfig
+from ltx_trainer.config import read_config
+from ltx_trainer.miniature import ADAPTATIONS, AUTOENCODERS, BASE, CONFIGS, GEMMA, LORAS, MODEL, PARTS, Step
+
+STEPS = (*AUTOENCODERS, *MODEL, *ADAPTATIONS)
+
+
+def configuration(step: Step) -> Any:
+    kind = CacheConfig if step.command == "cache" else task_of(step.command)[0]
+    return read_config(CONFIGS / f"{step.config}.toml", kind, step.changes)
+
+
+def inputs(config: Any) -> set[str]:
+    """The first folder, or the file, of everything that a configuration reads."""
+    single = [
+        getattr(config, name, None) for name in ("video_vae", "audio_vae", "start", "gemma", "evaluation")
+    ]
+    many = [getattr(config, name, ()) for name in ("caches", "fused")]
+    many += [getattr(stage, "caches", ()) for stage in getattr(config, "stages", ())]
+    named = [name for name in single if isinstance(name, str)]
+    named += [path for paths in (*many, *(s for s in single if isinstance(s, tuple))) for path in paths]
+    return {Path(name).parts[0] for name in named}
+
+
+def test_every_step_reads_what_earlier_ones_wrote() -> None:
+    made = {GEMMA}
+    for step in STEPS:
+        if step is ADAPTATIONS[0]:
+            assert {part.parts[0] for part in PARTS} <= made
+            made.add(BASE)
+        missing = inputs(configuration(step)) - made
+        assert not missing, f"{step.output} reads {missing}"
+        made.add(step.output)
+    assert {Path(source).parts[0] for source in LORAS.values()} <= made
+
+
+def test_caches_of_one_size_and_of_twice_that_hold_the_same_clips() -> None:
+    caches = {step.output: configuration(step) for step in STEPS if step.command == "cache"}
+    for name, full in caches.items():
+        if name.endswith("-full"):
+            half = caches[name.replace("full", "half")]
+            assert (half.seed, half.split, half.clips, half.shard) == (
+                full.seed,
+                full.split,
+                full.clips,
+                full.shard,
+            )
+            assert (2 * half.height, 2 * half.width) == (full.height, full.width)
+    others = [(c.seed, c.split) for name, c in caches.items() if not name.endswith("-half")]
+    assert len(set(others)) == len(others)
+
+
+def test_the_parts_are_gathered_with_the_defaults(model_folder: Path, tmp_path: Path) -> None:
+    for name in PARTS:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).symlink_to(model_folder / "model.safetensors")
+    for source in (*LORAS.values(), "upsampler/upsampler.safetensors"):
+        (tmp_path / source).parent.mkdir(parents=True)
+        (tmp_path / source).write_bytes(b"a file of the run")
+    (tmp_path / "transformer" / "gemma").symlink_to(model_folder / "gemma")
+    zoo = miniature.pack(tmp_path, tmp_path / "zoo")
+    assert {file.name for file in zoo.iterdir()} == {
+        *LORAS,
+        "model.safetensors",
+        "upsampler.safetensors",
+        "gemma",
+    }
+    checkpoint = Checkpoint(zoo / "model.safetensors")
+    params = embedded_params(checkpoint)
+    assert params is not None
+    assert (params.stage_2_height, params.num_frames) == (
+        128,
+        json.loads(checkpoint.metadata[DEFAULTS_KEY])["num_frames"],
+    )
+
+
+def test_a_step_that_fails_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[str] = []
+
+    def fails(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        began.append(command[command.index("--output-path") + 1])
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(miniature.subprocess, "run", fails)
+    monkeypatch.setattr(miniature, "CAPTIONS", 50)
+    with pytest.raises(LTXError, match="video_vae ended with exit code 1"):
+        miniature.train_miniature(tmp_path)
+    assert began == ["video_vae"]
+    assert (tmp_path / GEMMA / "tokenizer.json").is_file()
