@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = Path(__file__).with_name("ltx-2.3.json")
+TEXT_WIDTH = 320  # values a token of the tiny Gemma
 
 
 def cut(layers: int) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def write(path: Path, parts: dict[str, Any], layers: int, dtype: str, seed: int 
     import torch
 
     from ltx_core.loader import save_checkpoint
+    from ltx_core.text_encoders.gemma.feature_extractor import size_projections
     from ltx_pipelines.miniature.random_model import randomize
 
     config, generator = cut(layers), torch.Generator().manual_seed(seed)
@@ -35,16 +37,7 @@ def write(path: Path, parts: dict[str, Any], layers: int, dtype: str, seed: int 
     for name, part in parts.items():
         with torch.device("meta"):
             model = part.from_config(config)
-        _size_lazy_layers(model)
+        size_projections(model, TEXT_WIDTH)
         components[name] = randomize(model.to_empty(device="cpu").to(getattr(torch, dtype)), generator)
     save_checkpoint(path, components, config, "2.3.0", getattr(torch, dtype))
     return sum(tensor.numel() for model in components.values() for tensor in model.state_dict().values())
-
-
-def _size_lazy_layers(model: Any, width: int = 320) -> None:
-    """The text projections take their width from the file; `width` is that of the tiny Gemma."""
-    import torch
-
-    for module in model.modules():
-        if isinstance(module, torch.nn.LazyLinear):
-            module.initialize_parameters(torch.empty(1, width, device="meta"))

@@ -40,8 +40,9 @@ def write(folder: Path) -> dict[str, str]:
 
     from ltx_core.loader import save_checkpoint
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
+    from ltx_core.text_encoders.gemma.feature_extractor import size_projections
     from ltx_pipelines.miniature.gemma import write_tiny_gemma
-    from ltx_pipelines.miniature.random_model import randomize, size_projections
+    from ltx_pipelines.miniature.random_model import randomize
 
     write_tiny_gemma(folder / "gemma", **GEMMA)
     weights = folder / "gemma" / "model.safetensors"
@@ -50,7 +51,7 @@ def write(folder: Path) -> dict[str, str]:
     gemma = json.loads((folder / "gemma" / "config.json").read_text())["text_config"]
     config = json.loads(files("ltx_pipelines.miniature").joinpath("random_model.json").read_text())["model"]
     processor = EmbeddingsProcessorConfigurator.from_config(config)
-    size_projections(processor, gemma)
+    size_projections(processor, gemma["hidden_size"] * (gemma["num_hidden_layers"] + 1))
     randomize(processor, torch.Generator().manual_seed(0))
     save_checkpoint(
         folder / "model.safetensors", {"embeddings_processor": processor}, config, "2.3.0", torch.float32

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from ltx_core.loader import Checkpoint
 from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS
@@ -104,9 +103,9 @@ def make_contexts(
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Contexts (B, S, C) of both streams with S = `length` positions, and a bias of the attention to them or None.
 
-    Where all registers are the same, one stands for all: S is then the longest prompt plus one, and the bias
-    (B, 1, S) gives that one the weight of the `length` - n positions after a prompt of n tokens. Attention has no
-    positions in a context, so that the results are the same.
+    Where connectors have no blocks and registers are 0, one register stands for all: S is then the longest prompt
+    plus one, and the bias (B, 1, S) gives that one the weight of the `length` - n positions after a prompt of n
+    tokens. Attention has no positions in a context, so that the results are the same.
     """
     connectors = {"video": processor.video_connector, "audio": processor.audio_connector}
     merged = not any(c.transformer_1d_blocks or c.learnable_registers.any() for c in connectors.values())
@@ -121,13 +120,6 @@ def make_contexts(
     bias = torch.where(place == count, (length - count).float().log(), bias)
     contexts = {"video": output.video_encoding[:, :most], "audio": output.audio_encoding[:, :most]}
     return contexts, bias[:, None]
-
-
-def size_projections(processor: nn.Module, features: int) -> None:
-    """Give the text projections of a new embeddings processor, which fit any Gemma, the width of this one."""
-    for module in processor.modules():
-        if isinstance(module, nn.LazyLinear) and is_lazy(module.weight):
-            module.initialize_parameters(torch.empty(1, features))
 
 
 def describe(config_file: Path) -> dict[str, int]:

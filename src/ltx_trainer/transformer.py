@@ -16,6 +16,7 @@ from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_core.model.transformer.adaln import AdaLayerNormSingle
 from ltx_core.sd_ops import EMBEDDINGS_PROCESSOR_KEY_OPS, LTXV_MODEL_COMFY_RENAMING_MAP
 from ltx_core.text_encoders.gemma.encoders.encoder_configurator import EmbeddingsProcessorConfigurator
+from ltx_core.text_encoders.gemma.feature_extractor import size_projections
 from ltx_pipelines.utils.loras import as_loras
 from ltx_trainer.cache import LatentCache
 from ltx_trainer.config import Precision, RunConfig, StageConfig
@@ -23,7 +24,7 @@ from ltx_trainer.flow import Drawn, NoiseConfig, TasksConfig, draw
 from ltx_trainer.lora import LoRAConfig, add_lora, save_lora
 from ltx_trainer.start import make_part, read_network
 from ltx_trainer.task import Batch, Task
-from ltx_trainer.text import TextTower, describe, make_contexts, merge_registers, size_projections
+from ltx_trainer.text import TextTower, describe, make_contexts, merge_registers
 
 STREAMS = ("video", "audio")
 

@@ -41,9 +41,8 @@ def fuse(
     if scale is not None:
         return requantize_scaled(weight.float() * scale + delta.float(), target)
     base = weight.to(torch.bfloat16) if weight.dtype in FP8_DTYPES else weight
-    fused = (
-        delta.add_(base) if delta.dtype is base.dtype else delta + base
-    )  # a new tensor costs more than the sum
+    # In place where it can be: memory for a new tensor costs more than the sum.
+    fused = delta.add_(base) if delta.dtype is base.dtype else delta + base
     return (to_fp8(fused, target) if target in FP8_DTYPES else fused.to(target)), None
 
 

@@ -18,6 +18,7 @@ from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
+from ltx_core.text_encoders.gemma.feature_extractor import size_projections
 from ltx_pipelines.utils.constants import DEFAULTS_KEY
 
 LORA_RANK = 4
@@ -45,7 +46,8 @@ def write_random_model(folder: Path, seed: int = 0) -> None:
         "vocoder": VocoderConfigurator,
     }
     components = {name: part.from_config(model) for name, part in parts.items()}
-    size_projections(components["embeddings_processor"], gemma)
+    width = gemma["hidden_size"] * (gemma["num_hidden_layers"] + 1)
+    size_projections(components["embeddings_processor"], width)
     for component in components.values():
         randomize(component, generator)
     defaults = {DEFAULTS_KEY: json.dumps(config["defaults"])}
@@ -53,14 +55,6 @@ def write_random_model(folder: Path, seed: int = 0) -> None:
     network = {"upsampler": randomize(LatentUpsamplerConfigurator.from_config(upsampler), generator)}
     save_checkpoint(folder / "upsampler.safetensors", network, upsampler, "2.3.0")
     _write_lora(folder / "distilled-lora.safetensors", components["transformer"], generator)
-
-
-def size_projections(processor: nn.Module, gemma: dict[str, Any]) -> None:
-    """Give the text projections, which take their width from the file, the width of this Gemma."""
-    width = gemma["hidden_size"] * (gemma["num_hidden_layers"] + 1)
-    for module in processor.modules():
-        if isinstance(module, nn.LazyLinear):
-            module.initialize_parameters(torch.empty(1, width))
 
 
 def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:

@@ -4,5 +4,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _own_cache():
+def _random_model():
     """Instead of the fixture one folder up, which makes a model."""

@@ -62,6 +62,13 @@ def _concat(layers: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(tuple(layers), dim=-1).flatten(-2)
 
 
+def size_projections(module: nn.Module, features: int) -> None:
+    """Give new text projections, which fit any Gemma, the number of values a token of one, hidden size x layers."""
+    for part in module.modules():
+        if isinstance(part, nn.LazyLinear) and is_lazy(part.weight):
+            part.initialize_parameters(torch.empty(1, features, device="meta"))
+
+
 def _check_side(padding_side: str) -> None:
     if padding_side not in ("left", "right"):
         raise InputError(f"padding_side is {padding_side!r}; expected 'left' or 'right'.")
