@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ltx_core.loader.lora import LoraFile
 from ltx_core.loader.streaming import check_mode
 from ltx_core.loader.switch import FileKey, file_key
 from ltx_core.model import audio_vae, video_vae
+from ltx_core.model.transformer.attention import AttentionFunction, attention_named, best_attention
 from ltx_core.model.upsampler import upsample_video
 from ltx_core.types import Audio
 from ltx_pipelines import memory
@@ -27,6 +28,7 @@ from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
 
 if TYPE_CHECKING:
+    from ltx_core.model.transformer import LTXModel
     from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
     from ltx_core.quantization import QuantizationPolicy
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
@@ -45,9 +47,15 @@ class Engine:
     """
 
     def __init__(
-        self, ledger: ModelLedger, built_in: Miniature | None = None, offload: str | None = None
+        self,
+        ledger: ModelLedger,
+        built_in: Miniature | None = None,
+        offload: str | None = None,
+        attention: str | None = None,
+        compile: Mapping[str, Any] | None = None,
     ) -> None:
         self.ledger, self.built_in, self.offload = ledger, built_in, offload
+        self.attention, self.compile = attention, compile
         self.lock = threading.RLock()
         self._loaded: OrderedDict[str, nn.Module] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
@@ -63,12 +71,17 @@ class Engine:
         dtype: torch.dtype | None = None,
         quantization: QuantizationPolicy | None = None,
         offload: str | None = None,
+        attention: str | None = None,
+        compile: bool | Mapping[str, Any] | None = None,
     ) -> Engine:
         """An engine for the files of `paths`; with none at all, for the built-in model.
 
         offload: where blocks of large models rest: "none" on the device, "cpu" or "disk"; None chooses by the
-        memory at hand. Opens headers at most: weights are read when they are first needed.
-        Raises `MissingFileError` for a path that does not exist.
+        memory at hand. attention: the transformer's attention kernel by name; None takes the quickest exact one
+        that is installed. compile: True, or options of `torch.compile`, to compile the transformer's blocks.
+        Opens headers at most: weights are read when they are first needed.
+        Raises `MissingFileError` for a path that does not exist, `InputError` for an attention kernel that is not
+        installed.
         """
         place = memory.get_device(device)
         kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
@@ -88,7 +101,13 @@ class Engine:
         ledger.spatial_upsampler_path = (
             None if spatial_upsampler_path is None else str(spatial_upsampler_path)
         )
-        return cls(ledger, built_in, None if offload is None else check_mode(offload))
+        return cls(
+            ledger,
+            built_in,
+            offload=None if offload is None else check_mode(offload),
+            attention=None if attention is None else attention_named(attention).check().value,
+            compile={} if compile is True else compile or None,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -241,8 +260,19 @@ class Engine:
             )
             options = {"offload": offload} if name in memory.STREAMABLE else {}
             self._loaded[name] = getattr(self.ledger, name)(**options)
+            if name == "transformer":
+                self._tune(self._loaded[name].velocity_model)  # type: ignore[arg-type]
         self._loaded.move_to_end(name)
         return self._loaded[name]
+
+    def _tune(self, model: LTXModel) -> None:
+        """Choose how a new transformer computes: its attention kernel, and whether its blocks are compiled."""
+        if self.attention is not None:
+            model.set_attention(attention_named(self.attention))
+        elif (best := best_attention(self.device, self.dtype)) is not AttentionFunction.DEFAULT:
+            model.set_attention(best)
+        if self.compile is not None:
+            model.compile_blocks(**self.compile)
 
     def _make_room(self, needed: int) -> None:
         """Let go of the least recently used components until `needed` bytes are free."""

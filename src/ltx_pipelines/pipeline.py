@@ -43,12 +43,16 @@ class Options(TypedDict, total=False):
     model_paths: a `ModelPaths` in place of checkpoint_path and gemma_root.
     engine: share another pipeline's engine (its weights stay loaded) instead of making one.
     offload: "none", "cpu" or "disk": where blocks wait while they are not computing; by the memory if None.
+    attention: the transformer's attention kernel, such as "flash_attention_3" or "sage"; if None the quickest exact
+    one that is installed. compile: True, or a dict of options of `torch.compile`, to compile its blocks.
     """
 
     dtype: torch.dtype | None
     model_paths: ModelPaths | None
     engine: Engine | None
     offload: str | None
+    attention: str | None
+    compile: bool | Mapping[str, Any] | None
 
 
 class Run(TypedDict, total=False):
@@ -100,7 +104,7 @@ class Pipeline:
         own = (checkpoint_path, gemma_root, spatial_upsampler_path, device, quantization)
         if shared is not None and (any(value is not None for value in own) or len(options) > 1):
             raise InputError(
-                "With engine= the files, device, dtype and offload are the engine's; leave them out."
+                "With engine= the files, device, dtype and how it computes are the engine's; leave them out."
             )
         self.loras: Loras = as_loras(loras)
         self.engine = shared or Engine.open(
@@ -111,6 +115,8 @@ class Pipeline:
             dtype=options.get("dtype"),
             quantization=quantization,
             offload=options.get("offload"),
+            attention=options.get("attention"),
+            compile=options.get("compile"),
         )
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Generated:

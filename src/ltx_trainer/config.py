@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ltx_core.config import parse_config
 from ltx_core.errors import ConfigError, MissingFileError
 from ltx_pipelines.cli.config_file import read_toml
+from ltx_trainer.world.vocabulary import MOTIONS
 
 T = TypeVar("T")
 
@@ -58,10 +59,15 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where clips come from: the procedural world. workers: processes that render ahead; 0 renders in turn."""
+    """Where clips come from: the procedural world.
+
+    motions: those to draw from; one that is listed twice comes twice as often. workers: processes that render
+    ahead; 0 renders in turn.
+    """
 
     fps: float = 24.0
     style: str = "plain"
+    motions: tuple[str, ...] = MOTIONS
     workers: int = 0
 
 

@@ -131,6 +131,10 @@ class TestHelp:
         ("ic-lora --video-conditioning CLIP x", "has no number there"),
         ("distilled --sampler ddim", "invalid choice: 'ddim'"),
         ("distilled --offload tape", "invalid choice: 'tape'"),
+        ("distilled --attention none", "invalid choice: 'none'"),
+        ("distilled --attention sage", "'sage' needs a package that is not installed"),
+        ("distilled --compile speed=9", "'speed=9' is none of mode=NAME"),
+        ("distilled --compile fullgraph=maybe", "'fullgraph=maybe' is none of"),
         ("distilled --device warp:1", "device is 'warp:1'; give cpu, cuda"),
         ("distilled --config none.toml", "none.toml does not exist"),
         ("distilled --config FOREIGN", "ends in .toml or .json"),
@@ -376,7 +380,20 @@ class TestFlags:
         }.get(name, [])
         flags = ["--seed", 3, "--enhance-prompt", "--sampler", "gradient-estimation", "--ge-gamma", 1.5]
         pipeline, call = self.arguments(
-            name, *own, *flags, "--dtype", "bfloat16", "--tiling", "none", "--offload", "disk"
+            name,
+            *own,
+            *flags,
+            "--dtype",
+            "bfloat16",
+            "--tiling",
+            "none",
+            "--offload",
+            "disk",
+            "--attention",
+            "pytorch",
+            "--compile",
+            "mode=reduce-overhead",
+            "fullgraph=true",
         )
         assert (call["seed"], call["prompt"], call["enhance_prompt"]) == (3, "x", True)
         assert (call["sampler"], call["ge_gamma"], call["tiling_config"]) == (
@@ -385,6 +402,8 @@ class TestFlags:
             None,
         )
         assert (pipeline.dtype, pipeline.engine.offload) == (torch.bfloat16, "disk")
+        assert pipeline.engine.attention == "pytorch"
+        assert pipeline.engine.compile == {"mode": "reduce-overhead", "fullgraph": True}
 
     def test_sizes_steps_and_negative_prompt(self):
         flags = ["--height", 64, "--width", 64, "--num-frames", 17, "--frame-rate", 23.976]

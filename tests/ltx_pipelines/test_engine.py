@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import CheckpointError, InputError, LTXError
 from ltx_core.loader import Checkpoint
 from ltx_core.model.transformer import LTXModel
+from ltx_core.model.transformer.attention import Attention, AttentionFunction
 from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines import DistilledPipeline, TI2VidOneStagePipeline, TI2VidTwoStagesPipeline, memory
 from ltx_pipelines.engine import Engine
@@ -178,6 +180,37 @@ class TestMemory:
     def test_an_unknown_mode_is_named(self, model_folder):
         with pytest.raises(InputError, match="offload is 'tape'; choose none, cpu or disk"):
             TI2VidOneStagePipeline(offload="tape")
+
+
+class TestComputing:
+    @pytest.mark.parametrize("offload", ["none", "disk"])
+    def test_compiled_blocks_give_the_same_video(self, model_folder, offload):
+        """The graphs are captured whole; what a backend makes of them is PyTorch's business."""
+        guided = {
+            f"{stream}_guider_params": MultiModalGuiderParams(
+                cfg_scale=2.0, stg_scale=1.0, stg_blocks=[1], modality_scale=2.0
+            )
+            for stream in ("video", "audio")
+        }
+        options = {"backend": "eager", "fullgraph": True}
+        plain, compiled = (
+            TI2VidTwoStagesPipeline(**files(model_folder), offload=offload, compile=compile)
+            for compile in (None, options)
+        )
+        for prompt in ("x", "y"):
+            assert same(*(everything(p(prompt, **SMALL, **STEPS, **guided)) for p in (plain, compiled)))
+
+    def test_attention_is_that_asked_for(self, model_folder):
+        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), attention="pytorch")
+        model = pipeline.engine.transformer().velocity_model
+        used = {part.attention_function for part in model.modules() if isinstance(part, Attention)}
+        assert used == {AttentionFunction.PYTORCH}
+
+    def test_attention_that_is_not_there_is_named(self):
+        with pytest.raises(InputError, match="attention is 'fast'; choose one of pytorch"):
+            TI2VidOneStagePipeline(attention="fast")
+        with pytest.raises(InputError, match="'sage' needs a package that is not installed"):
+            TI2VidOneStagePipeline(attention="sage")
 
 
 class TestPlan:

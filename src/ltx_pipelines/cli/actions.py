@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,30 @@ def resolved_path(text: str) -> str:
     Links stay: their names tell what a file is, where a download cache names files by their hashes.
     """
     return Path(os.path.abspath(Path(text).expanduser())).as_posix()
+
+
+COMPILE_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "mode": str,
+    "backend": str,
+    "fullgraph": json.loads,
+    "dynamic": json.loads,
+}
+
+
+def compile_option(text: str) -> str:
+    """`text` if it is KEY=VALUE with an option of `torch.compile`; else raises ``ArgumentTypeError``."""
+    try:
+        compile_options([text])
+    except (ValueError, KeyError):
+        known = "mode=NAME, backend=NAME, fullgraph=true or false, dynamic=true or false"
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {known}") from None
+    return text
+
+
+def compile_options(words: Iterable[str]) -> dict[str, Any]:
+    """Words KEY=VALUE as keywords of `torch.compile`."""
+    pairs = (word.split("=", 1) for word in words)
+    return {key: COMPILE_OPTIONS[key](value) for key, value in pairs}
 
 
 class _Values(argparse.Action):

@@ -6,12 +6,15 @@ import argparse
 from typing import Any, NoReturn
 
 from ltx_core.loader.streaming import MODES
+from ltx_core.model.transformer.attention import AttentionFunction
 from ltx_pipelines.cli.actions import (
+    COMPILE_OPTIONS,
     ImageAction,
     LoraAction,
     MaskAction,
     QuantizationAction,
     VideoConditioningAction,
+    compile_option,
     resolved_path,
 )
 from ltx_pipelines.cli.commands import COMMANDS
@@ -261,6 +264,19 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
         "--offload",
         choices=MODES,
         help="where the blocks of the large models wait while they are not computing (default: what fits)",
+    )
+    group.add_argument(
+        "--attention",
+        choices=[function.value for function in AttentionFunction],
+        help="the transformer's attention kernel (default: the quickest exact one that is installed)",
+    )
+    group.add_argument(
+        "--compile",
+        nargs="*",
+        type=compile_option,
+        metavar="KEY=VALUE",
+        help="compile the transformer's blocks: minutes once, quicker steps after; with options of torch.compile: "
+        f"{', '.join(COMPILE_OPTIONS)}",
     )
     group.add_argument(
         "--sampler",

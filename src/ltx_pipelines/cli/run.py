@@ -16,6 +16,7 @@ from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint
 from ltx_core.model.video_vae import AUTO_TILING, TilingConfig
+from ltx_pipelines.cli.actions import compile_options
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
 from ltx_pipelines.cli.flags import build_parser
@@ -140,6 +141,8 @@ def make_pipeline(name: str, namespace: argparse.Namespace) -> Pipeline:
         "device": given.get("device"),
         "dtype": DTYPES.get(given["dtype"]),
         "offload": given["offload"],
+        "attention": given["attention"],
+        "compile": None if given["compile"] is None else compile_options(given["compile"]) or True,
     }
     cls = COMMANDS[name].load()
     return cls(**_accepted(arguments, cls, Pipeline, Options))

@@ -30,8 +30,8 @@ from ltx_trainer.world.vocabulary import (
     held_out,
 )
 
-MARGIN = 0.02  # of the shorter side, always left between object and frame
-GROWN = ((0.1, 0.11), (0.2, 0.215))  # radii between which things grow and shrink
+MARGIN = 0.03  # of the shorter side, always left between object and frame
+GROWN = ((0.12, 0.13), (0.225, 0.24))  # radii between which things grow and shrink
 
 
 @dataclass(frozen=True)

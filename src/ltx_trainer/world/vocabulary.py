@@ -29,7 +29,7 @@ FLOOR_SHADE = 0.62  # the floor is the wall's colour times this, so it is always
 FLOOR_LEVEL = 0.86  # fraction of the frame's height at which the floor begins
 
 SIZES = ("small", "big")
-RADII: dict[str, tuple[float, float]] = {"small": (0.125, 0.14), "big": (0.185, 0.21)}  # of the shorter side
+RADII: dict[str, tuple[float, float]] = {"small": (0.16, 0.175), "big": (0.225, 0.24)}  # of the shorter side
 REACH = 1.3  # no shape extends further than this times its radius from its centre
 
 MOTIONS = ("left", "right", "up", "down", "bounce", "orbit", "grow", "shrink", "spin", "stay")

@@ -1,6 +1,8 @@
 """The transformer's parts by themselves: rotary positions, attention, modulation, masks, perturbations."""
 
 import math
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from ltx_core.model.transformer.adaln import (
     timestep_features,
     token_levels,
 )
-from ltx_core.model.transformer.attention import Attention, AttentionFunction
+from ltx_core.model.transformer.attention import Attention, AttentionFunction, attention_named, best_attention
 from ltx_core.model.transformer.masks import merge_repeats, self_attention_bias, text_bias
 from ltx_core.model.transformer.rope import (
     LTXRopeType,
@@ -141,12 +143,54 @@ def test_skipped_attention_passes_values():
     torch.testing.assert_close(mixed[1], values[1])
 
 
-@pytest.mark.parametrize("kind", [AttentionFunction.XFORMERS, AttentionFunction.FLASH_ATTENTION_3])
+KERNELS = {  # the module and function that a kernel is imported from
+    AttentionFunction.XFORMERS: ("xformers.ops", "memory_efficient_attention"),
+    AttentionFunction.FLASH_ATTENTION_3: ("flash_attn_interface", "flash_attn_func"),
+    AttentionFunction.FLASH_ATTENTION_4: ("flash_attn.cute", "flash_attn_func"),
+    AttentionFunction.SAGE: ("sageattention", "sageattn"),
+}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
 def test_missing_kernels_are_named(kind, monkeypatch):
-    for package in ("xformers", "xformers.ops", "flash_attn_interface"):
-        monkeypatch.setitem(__import__("sys").modules, package, None)
+    package, _ = KERNELS[kind]
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=f"'{kind.value}' needs a package that is not installed"):
         Attention(8, heads=2, dim_head=4, attention_function=kind)
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_kernels_get_tokens_before_heads_and_masks_only_if_they_take_them(kind, monkeypatch):
+    """Every package's function has this layout; a stand-in computes what the package would."""
+    package, function = KERNELS[kind]
+    biases = []
+
+    def stand_in(q, k, v, attn_bias=None, tensor_layout="NHD", is_causal=False):
+        assert (tensor_layout, is_causal) == ("NHD", False)
+        biases.append(attn_bias)
+        weights = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+        weights = weights if attn_bias is None else weights + attn_bias
+        out = torch.einsum("bhts,bshd->bthd", weights.softmax(dim=-1), v)
+        return (out, weights) if kind is AttentionFunction.FLASH_ATTENTION_4 else out
+
+    for name in (package.split(".")[0], package):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    setattr(sys.modules[package], function, stand_in)
+    module = Attention(12, 10, heads=3, dim_head=4, attention_function=kind)
+    x, context, bias = torch.randn(2, 5, 12), torch.randn(2, 7, 10), torch.randn(2, 1, 5, 7)
+    torch.testing.assert_close(module(x, context), by_hand(module, x, context))
+    assert len(biases) == 1
+    torch.testing.assert_close(module(x, context, bias), by_hand(module, x, context, bias))
+    assert len(biases) == 1 + kind.takes_bias
+    if not kind.takes_bias:
+        with pytest.raises(NotImplementedError, match=f"'{kind.value}' takes no mask"):
+            kind(*torch.randn(3, 2, 5, 12), 3, bias)
+
+
+def test_without_a_gpu_the_best_kernel_is_pytorchs():
+    assert best_attention(torch.device("cpu"), torch.bfloat16) is AttentionFunction.DEFAULT
+    with pytest.raises(InputError, match="attention is 'flash'; choose one of pytorch, xformers"):
+        attention_named("flash")
 
 
 # Modulation

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, InputError, ShapeError, UnsupportedConfigError
+from ltx_core.model.common import convolution
 from ltx_core.model.video_vae import (
     VideoDecoder,
     VideoDecoderConfigurator,
@@ -181,6 +182,22 @@ def test_convolution_repeats_edge_frames_and_pads_space_as_told(mode, causal):
     padded = F.pad(padded.transpose(1, 2)[0], (1, 1, 1, 1), mode=name)[None].transpose(1, 2)
     expected = F.conv3d(padded, layer.conv.weight, layer.conv.bias)
     torch.testing.assert_close(layer(x, causal), expected)
+
+
+def test_large_kernels_are_applied_in_slices_to_the_same_result(monkeypatch):
+    module, x = convolution.Conv3d(5, 7, 3, padding=1), torch.randn(1, 5, 4, 6, 6)
+    with torch.no_grad():
+        whole = module(x)
+        monkeypatch.setattr(convolution, "SLICE_BYTES", 3 * module.weight[0].nbytes)
+        widths = []
+
+        def one_slice(self, x, weight, bias):
+            widths.append(len(weight))
+            return F.conv3d(x, weight, bias, padding=1)
+
+        monkeypatch.setattr(torch.nn.Conv3d, "_conv_forward", one_slice)
+        torch.testing.assert_close(module(x), whole)
+    assert widths == [3, 3, 1]
 
 
 def test_patches_have_columns_as_the_slower_index():

@@ -22,6 +22,7 @@ from ltx_core.model.transformer.adaln import (
     sample_levels,
     token_levels,
 )
+from ltx_core.model.transformer.attention import Attention, AttentionFunction
 from ltx_core.model.transformer.block import TransformerBlock, modulation_table
 from ltx_core.model.transformer.config import LTXModelType, StreamConfig, TransformerConfig
 from ltx_core.model.transformer.inputs import check_context, passed_modalities, rope_tables
@@ -34,6 +35,8 @@ __all__ = ["LTXModel", "LTXModelType", "LegacyX0Model", "X0Model"]
 
 TokenPair = tuple[torch.Tensor | None, torch.Tensor | None]
 """(video, audio), each (B, T, C), None for a stream that was not passed."""
+
+COMPILED_GRAPHS = 64  # of one block: passes, sizes, and what is enabled make more than PyTorch expects
 
 GATE_MODULES = {"video": "av_ca_a2v_gate_adaln_single", "audio": "av_ca_v2a_gate_adaln_single"}
 
@@ -114,6 +117,22 @@ class LTXModel(nn.Module):
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Recompute each block in the backward pass instead of keeping its intermediate results."""
         self.gradient_checkpointing = enable
+
+    def set_attention(self, function: AttentionFunction) -> None:
+        """Compute all attention with `function`; raises `InputError` if its package is not installed."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.attention_function = function.check()
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the blocks' forward pass at its first run, with these options of `torch.compile`.
+
+        Shapes are fixed (``dynamic=False``) unless said otherwise. Blocks of one kind share what is compiled:
+        one graph for each pass of a guided step and each size.
+        """
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_GRAPHS)
+        for block in self.transformer_blocks:
+            block.forward = torch.compile(block.forward, **({"dynamic": False} | options))
 
     def forward(
         self,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ltx_core.config import parse_config
 from ltx_core.model.common.checks import check_tensor
+from ltx_core.model.common.convolution import Conv3d
 from ltx_core.model.upsampler.config import RATIOS, UpsamplerConfig
 
 Factors = tuple[int, int, int]
@@ -132,8 +133,8 @@ class LatentUpsampler(nn.Module):
         return frames.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
 
-def _conv(dims: int, in_channels: int, out_channels: int) -> nn.Conv2d | nn.Conv3d:
-    return (nn.Conv2d if dims == 2 else nn.Conv3d)(in_channels, out_channels, 3, padding=1)
+def _conv(dims: int, in_channels: int, out_channels: int) -> nn.Conv2d | Conv3d:
+    return (nn.Conv2d if dims == 2 else Conv3d)(in_channels, out_channels, 3, padding=1)
 
 
 def pixel_shuffle(x: torch.Tensor, factors: Factors) -> torch.Tensor:

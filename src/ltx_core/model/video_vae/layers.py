@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError
+from ltx_core.model.common.convolution import Conv3d
 from ltx_core.model.common.normalization import PixelNorm
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
 
@@ -29,7 +30,7 @@ class CausalConv3d(nn.Module):
         padding_mode: PaddingModeType = PaddingModeType.ZEROS,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(
+        self.conv = Conv3d(
             in_channels, out_channels, 3, stride=stride, padding=(0, 1, 1), padding_mode=padding_mode.value
         )
 
