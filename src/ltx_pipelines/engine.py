@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ltx_core.errors import InputError
 from ltx_core.loader import LoraSwitcher, variant_by_name
 from ltx_core.loader.lora import LoraFile
 from ltx_core.loader.streaming import check_mode
@@ -53,9 +54,10 @@ class Engine:
         offload: str | None = None,
         attention: str | None = None,
         compile: Mapping[str, Any] | None = None,
+        max_batch_size: int | None = None,
     ) -> None:
         self.ledger, self.built_in, self.offload = ledger, built_in, offload
-        self.attention, self.compile = attention, compile
+        self.attention, self.compile, self.max_batch_size = attention, compile, max_batch_size
         self.lock = threading.RLock()
         self._loaded: OrderedDict[str, nn.Module] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
@@ -73,16 +75,20 @@ class Engine:
         offload: str | None = None,
         attention: str | None = None,
         compile: bool | Mapping[str, Any] | None = None,
+        max_batch_size: int | None = None,
     ) -> Engine:
         """An engine for the files of `paths`; with none at all, for the built-in model.
 
         offload: where blocks of large models rest: "none" on the device, "cpu" or "disk"; None chooses by the
         memory at hand. attention: the transformer's attention kernel by name; None takes the quickest exact one
         that is installed. compile: True, or options of `torch.compile`, to compile the transformer's blocks.
+        max_batch_size: passes of a guided step computed at once; None: all where there are few tokens, else one.
         Opens headers at most: weights are read when they are first needed.
         Raises `MissingFileError` for a path that does not exist, `InputError` for an attention kernel that is not
         installed.
         """
+        if max_batch_size is not None and max_batch_size < 1:
+            raise InputError(f"max_batch_size is {max_batch_size}; it must be 1 or more.")
         place = memory.get_device(device)
         kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         built_in = None
@@ -107,6 +113,7 @@ class Engine:
             offload=None if offload is None else check_mode(offload),
             attention=None if attention is None else attention_named(attention).check().value,
             compile={} if compile is True else compile or None,
+            max_batch_size=max_batch_size,
         )
 
     @property
@@ -261,12 +268,14 @@ class Engine:
             options = {"offload": offload} if name in memory.STREAMABLE else {}
             self._loaded[name] = getattr(self.ledger, name)(**options)
             if name == "transformer":
-                self._tune(self._loaded[name].velocity_model)  # type: ignore[arg-type]
+                self._tune(self._loaded[name])
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
-    def _tune(self, model: LTXModel) -> None:
-        """Choose how a new transformer computes: its attention kernel, and whether its blocks are compiled."""
+    def _tune(self, transformer: Any) -> None:
+        """Choose how a new `X0Model` computes."""
+        transformer.max_batch_size = self.max_batch_size
+        model: LTXModel = transformer.velocity_model
         if self.attention is not None:
             model.set_attention(attention_named(self.attention))
         elif (best := best_attention(self.device, self.dtype)) is not AttentionFunction.DEFAULT:

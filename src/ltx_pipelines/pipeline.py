@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     offload: "none", "cpu" or "disk": where blocks wait while they are not computing; by the memory if None.
     attention: the transformer's attention kernel, such as "flash_attention_3" or "sage"; if None the quickest exact
     one that is installed. compile: True, or a dict of options of `torch.compile`, to compile its blocks.
+    max_batch_size: passes of a guided step computed at once; if None all where there are few tokens, else one.
     """
 
     dtype: torch.dtype | None
@@ -53,6 +54,7 @@ class Options(TypedDict, total=False):
     offload: str | None
     attention: str | None
     compile: bool | Mapping[str, Any] | None
+    max_batch_size: int | None
 
 
 class Run(TypedDict, total=False):
@@ -117,6 +119,7 @@ class Pipeline:
             offload=options.get("offload"),
             attention=options.get("attention"),
             compile=options.get("compile"),
+            max_batch_size=options.get("max_batch_size"),
         )
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Generated:

@@ -131,6 +131,7 @@ class TestHelp:
         ("ic-lora --video-conditioning CLIP x", "has no number there"),
         ("distilled --sampler ddim", "invalid choice: 'ddim'"),
         ("distilled --offload tape", "invalid choice: 'tape'"),
+        ("distilled --max-batch-size 0", "max_batch_size is 0; it must be 1 or more"),
         ("distilled --attention none", "invalid choice: 'none'"),
         ("distilled --attention sage", "'sage' needs a package that is not installed"),
         ("distilled --compile speed=9", "'speed=9' is none of mode=NAME"),
@@ -394,6 +395,8 @@ class TestFlags:
             "--compile",
             "mode=reduce-overhead",
             "fullgraph=true",
+            "--max-batch-size",
+            2,
         )
         assert (call["seed"], call["prompt"], call["enhance_prompt"]) == (3, "x", True)
         assert (call["sampler"], call["ge_gamma"], call["tiling_config"]) == (
@@ -402,7 +405,7 @@ class TestFlags:
             None,
         )
         assert (pipeline.dtype, pipeline.engine.offload) == (torch.bfloat16, "disk")
-        assert pipeline.engine.attention == "pytorch"
+        assert (pipeline.engine.attention, pipeline.engine.max_batch_size) == ("pytorch", 2)
         assert pipeline.engine.compile == {"mode": "reduce-overhead", "fullgraph": True}
 
     def test_sizes_steps_and_negative_prompt(self):

@@ -55,6 +55,16 @@ class TransformerCall:
     audio: Modality | None
     perturbations: BatchedPerturbationConfig | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of both streams and all samples."""
+        return sum(m.latent.shape[:2].numel() for m in (self.video, self.audio) if m is not None)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of each stream."""
+        return max(len(m.latent) for m in (self.video, self.audio) if m is not None)
+
     def for_pass(self, planned: GuidancePass, contexts: Contexts) -> TransformerCall:
         """This call with the contexts, flags and perturbations of a planned pass; all else is shared."""
         video, audio = (
@@ -103,6 +113,44 @@ def _without_self_attention(guiders: Guiders) -> BatchedPerturbationConfig:
 
 def _one_config(perturbations: Any) -> BatchedPerturbationConfig:
     return BatchedPerturbationConfig([PerturbationConfig(list(perturbations))])
+
+
+def can_stack(calls: Sequence[TransformerCall]) -> bool:
+    """Whether `stack` takes these calls: the same tokens at the same positions, contexts of one size."""
+
+    def form(modality: Modality | None) -> list[Any]:
+        values = vars(modality).items() if modality else ()
+        return [
+            id(value) if name == "positions" else getattr(value, "shape", value) for name, value in values
+        ]
+
+    forms = [(form(call.video), form(call.audio)) for call in calls]
+    return all(other == forms[0] for other in forms)
+
+
+def stack(calls: Sequence[TransformerCall]) -> TransformerCall:
+    """Calls that differ in contexts and perturbations alone as one, on the batch axis, in their order."""
+    configs = []
+    for call in calls:
+        given = (call.perturbations or BatchedPerturbationConfig.empty()).perturbations
+        configs += list(given) * (call.batch_size // len(given))
+    return TransformerCall(
+        _stack_modalities([call.video for call in calls]),
+        _stack_modalities([call.audio for call in calls]),
+        BatchedPerturbationConfig(configs),
+    )
+
+
+def _stack_modalities(modalities: Sequence[Modality | None]) -> Modality | None:
+    first = modalities[0]
+    if first is None:
+        return None
+    joined: dict[str, Any] = {}
+    for name, value in vars(first).items():
+        shared = name == "positions" and len(value) == 1  # rotary tables broadcast
+        if isinstance(value, torch.Tensor) and value.ndim and not shared:
+            joined[name] = torch.cat([getattr(modality, name) for modality in modalities])
+    return replace(first, **joined)
 
 
 def run_passes(transformer: Callable[..., TokenPair], calls: Sequence[TransformerCall]) -> list[TokenPair]:

@@ -11,7 +11,7 @@ from ltx_core.errors import InputError, MissingFileError
 from ltx_core.quantization import QuantizationPolicy
 
 # Flags that say how to run, not what to make; they are not stored.
-NOT_STORED = {"config", "save_config", "debug", "overwrite", "device", "offload", "compile"}
+NOT_STORED = {"config", "save_config", "debug", "overwrite", "device", "offload", "compile", "max_batch_size"}
 
 
 def plain_values(namespace: argparse.Namespace) -> dict[str, Any]:

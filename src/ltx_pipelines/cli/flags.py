@@ -279,6 +279,11 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
         f"{', '.join(COMPILE_OPTIONS)}",
     )
     group.add_argument(
+        "--max-batch-size",
+        type=int,
+        help="passes of a guided step computed at once (default: all where there are few tokens, else 1)",
+    )
+    group.add_argument(
         "--sampler",
         choices=("euler", "gradient-estimation", "res2s", "euler-ancestral"),
         help="(default: the pipeline's)",

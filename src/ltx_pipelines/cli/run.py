@@ -142,6 +142,7 @@ def make_pipeline(name: str, namespace: argparse.Namespace) -> Pipeline:
         "dtype": DTYPES.get(given["dtype"]),
         "offload": given["offload"],
         "attention": given["attention"],
+        "max_batch_size": given["max_batch_size"],
         "compile": None if given["compile"] is None else compile_options(given["compile"]) or True,
     }
     cls = COMMANDS[name].load()

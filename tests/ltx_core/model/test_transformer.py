@@ -554,8 +554,8 @@ class TestSharedPasses:
 
     @pytest.mark.parametrize("section", [V20, V23, V25], ids=["2.0", "2.3", "2.5"])
     def test_to_the_last_bit(self, section):
-        model = X0Model(build(section)).eval()
-        calls = self.calls()
+        model, calls = X0Model(build(section)).eval(), self.calls()
+        model.max_batch_size = 1
         if section is V20:
             wide = [torch.randn(1, 7, 10, generator=torch.Generator().manual_seed(i)) for i in range(2)]
             v, a = (
@@ -576,12 +576,42 @@ class TestSharedPasses:
 
     def test_blocks_before_the_first_perturbed_one_run_once(self):
         model, runs = X0Model(build(V23)), []
+        model.max_batch_size = 1
         for index, block in enumerate(model.velocity_model.transformer_blocks):
             block.register_forward_hook(lambda *_, index=index: runs.append(index))
         calls = self.calls()
         with torch.no_grad():
             model.run_passes([calls[0], calls[2]])
         assert sorted(runs) == sorted([*range(BLOCKS), BLOCKS - 1])
+
+    @pytest.mark.parametrize("size", [2, 3, None])
+    @pytest.mark.parametrize("batch", [1, 2])
+    def test_in_batches_but_for_rounding(self, batch, size):
+        v, a = video(batch=batch), audio(batch=batch)
+        swapped = dataclasses.replace(v, context=v.context.flip(1))
+        late = BatchedPerturbationConfig([skip(SELF_V, SELF_A, blocks=[BLOCKS - 1])])
+        isolated = BatchedPerturbationConfig([skip(A2V, V2A)] * batch)
+        calls = [TransformerCall(v, a, p) for p in (None, late, isolated)] + [TransformerCall(swapped, a)]
+        model, counts = X0Model(build(V23)), []
+        model.velocity_model.transformer_blocks[0].register_forward_hook(
+            lambda block, given, out: counts.append(len(out["video"]))
+        )
+        with torch.no_grad():
+            model.max_batch_size = 1
+            alone = model.run_passes(calls)
+            counts.clear()
+            model.max_batch_size = size
+            together = model.run_passes(calls)
+        assert counts == {2: [2 * batch] * 2, 3: [3 * batch, batch], None: [4 * batch]}[size]
+        torch.testing.assert_close(together, alone)
+
+    def test_calls_of_other_forms_are_not_put_together(self):
+        model, calls = X0Model(build(V23)).eval(), self.calls()
+        with torch.no_grad():
+            model.max_batch_size = 1
+            alone = model.run_passes(calls)
+            model.max_batch_size = 9
+            assert torch.equal(model.run_passes(calls)[4][1], alone[4][1])
 
     def test_rotary_tables_are_made_once_for_the_same_positions(self, monkeypatch):
         model, made = X0Model(build(V23)), []

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ltx_core.errors import InputError
 from ltx_core.guidance.perturbations import BatchedPerturbationConfig
-from ltx_core.guidance.plan import TransformerCall
+from ltx_core.guidance.plan import TransformerCall, can_stack, stack
 from ltx_core.model.transformer.adaln import (
     AdaLayerNormSingle,
     Modulation,
@@ -37,6 +37,8 @@ TokenPair = tuple[torch.Tensor | None, torch.Tensor | None]
 """(video, audio), each (B, T, C), None for a stream that was not passed."""
 
 COMPILED_GRAPHS = 64  # of one block: passes, sizes, and what is enabled make more than PyTorch expects
+
+STACKED_TOKENS = 128  # of a pass: up to here a batch of passes is quicker than sharing their first blocks
 
 GATE_MODULES = {"video": "av_ca_a2v_gate_adaln_single", "audio": "av_ca_v2a_gate_adaln_single"}
 
@@ -311,11 +313,15 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 class X0Model(nn.Module):
-    """A velocity model that answers with the denoised tokens, x0 = latent - velocity * timestep."""
+    """A velocity model that answers with the denoised tokens, x0 = latent - velocity * timestep.
+
+    max_batch_size: how many calls `run_passes` computes at once; None: all if they have few tokens, else one.
+    """
 
     def __init__(self, velocity_model: LTXModel) -> None:
         super().__init__()
         self.velocity_model = velocity_model
+        self.max_batch_size: int | None = None
         self._rope_key: list[Any] = []
         self._rope: Mapping[str, RopeTables] = {}
 
@@ -333,10 +339,14 @@ class X0Model(nn.Module):
         return self.run_passes([TransformerCall(video, audio, perturbations)])[0]
 
     def run_passes(self, calls: Sequence[TransformerCall]) -> list[TokenPair]:
-        """The results of each call, as if each were alone.
+        """The results of each call, as if each were alone, `max_batch_size` of them at once.
 
-        Calls that differ in perturbations only share all blocks before the first one that is perturbed.
+        One at a time, calls that differ in perturbations only share all blocks before the first perturbed one.
         """
+        size = self.max_batch_size or (len(calls) if calls[0].tokens <= STACKED_TOKENS else 1)
+        if size > 1 and can_stack(calls):
+            chunks = (calls[start : start + size] for start in range(0, len(calls), size))
+            return [result for chunk in chunks for result in self._stacked(chunk)]
         model = self.velocity_model
         results: list[TokenPair] = [(None, None)] * len(calls)
         for alike in _alike(calls):
@@ -347,6 +357,14 @@ class X0Model(nn.Module):
                 velocities = model.finish(model.run_blocks(state, calls[index].perturbations))
                 results[index] = self.denoised(video, audio, velocities)
         return results
+
+    def _stacked(self, calls: Sequence[TransformerCall]) -> list[TokenPair]:
+        """The results of calls that are computed as one batch."""
+        call, model = stack(calls), self.velocity_model
+        state = model.prepare(call.video, call.audio, self._rope_tables(call.video, call.audio))
+        velocities = model.finish(model.run_blocks(state, call.perturbations))
+        pair = self.denoised(call.video, call.audio, velocities)
+        return list(zip(*([None] * len(calls) if x is None else x.chunk(len(calls)) for x in pair)))
 
     def _shared_blocks(self, call: TransformerCall) -> int:
         """How many blocks of a pass are those of the unperturbed one."""
