@@ -26,8 +26,9 @@ class _Batches(Dataset):
         step, part = divmod(self.start + k, config.optimizer.accumulate)
         stage, within = config.stage_of(step)
         size = config.stages[stage].batch_size
-        first = ((within * config.optimizer.accumulate + part) * self.ranks + self.rank) * size
-        return self.task.batch(stage, range(first, first + size), self.device)
+        turn = within * config.optimizer.accumulate + part
+        first = (turn * self.ranks + self.rank) * size
+        return self.task.batch(stage, range(first, first + size), self.device, turn)
 
 
 def batches(task: Task, step: int, rank: int, ranks: int, device: torch.device) -> Iterator[Batch]:

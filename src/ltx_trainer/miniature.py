@@ -26,7 +26,7 @@ PARTS = tuple(
 LORAS = {  # file that ships -> the run's
     "distilled-lora.safetensors": "distill/distilled_lora.safetensors",
     "ic-lora-outline.safetensors": "ic_lora/transformer.safetensors",
-    "style-lora-striped.safetensors": "style_lora/transformer.safetensors",
+    "style-lora-night.safetensors": "style_lora/transformer.safetensors",
 }
 
 HALF = ("height=64", "width=64")
@@ -60,8 +60,8 @@ ADAPTATIONS = (
     Step("distill", "distill", "distill"),
     Step("cache-outlines", "cache", "cache", (*HALF, "references=true", "seed=300", "clips=3072")),
     Step("ic_lora", "transformer", "ic_lora"),
-    Step("cache-striped-half", "cache", "cache", (*HALF, 'style="striped"', "seed=400", "clips=1024")),
-    Step("cache-striped-full", "cache", "cache", ('style="striped"', "seed=400", "clips=1024")),
+    Step("cache-night-half", "cache", "cache", (*HALF, 'style="night"', "seed=400", "clips=1024")),
+    Step("cache-night-full", "cache", "cache", ('style="night"', "seed=400", "clips=1024")),
     Step("style_lora", "transformer", "style_lora"),
 )
 

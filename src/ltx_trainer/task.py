@@ -19,7 +19,7 @@ Batch = Any  # a tensor, or a dictionary of tensors and other values
 class Task(ABC):
     """A model, its clips by number, and its losses.
 
-    Batches must depend on (stage, numbers) only, and losses on (batch, generator) only: that makes a resumed
+    Batches must depend on (stage, numbers, turn) only, and losses on (batch, generator) only: that makes a resumed
     run the same as one that was never interrupted.
     """
 
@@ -51,10 +51,14 @@ class Task(ABC):
         """What the task needs of these clips, in the smallest form: it may come from another process."""
         raise NotImplementedError(f"{type(self).__name__} takes no clips of the world.")
 
-    def batch(self, stage: int, numbers: Sequence[int], device: torch.device) -> Batch:
-        """The training batch of these numbers, on `device`."""
+    def batch(self, stage: int, numbers: Sequence[int], device: torch.device, turn: int = 0) -> Batch:
+        """The training batch of these numbers, on `device`.
+
+        turn: how many batches of the stage came before. What takes turns follows it, so that processes that
+        train together do alike work.
+        """
         scales = self.config.stages[stage].scales
-        scale = scales[numbers[0] // len(numbers) % len(scales)]
+        scale = scales[turn % len(scales)]
         larger = range(numbers[0] * scale**2, (numbers[-1] + 1) * scale**2)
         return self.clips(self.world(stage, device, scale=scale), larger)
 

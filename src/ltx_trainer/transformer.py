@@ -138,10 +138,9 @@ class TransformerTask(Task):
             "fused": list(self.config.fused),
         }
 
-    def batch(self, stage: int, numbers: Sequence[int], device: torch.device) -> Batch:
+    def batch(self, stage: int, numbers: Sequence[int], device: torch.device, turn: int = 0) -> Batch:
         paths = self.config.stages[stage].caches
-        turn = numbers[0] // len(numbers) % len(paths)
-        cache = self.caches[paths[turn]]
+        cache = self.caches[paths[turn % len(paths)]]
         return self._tokenised(cache, cache.clips(numbers))
 
     def _tokenised(self, cache: LatentCache, clips: Batch) -> Batch:

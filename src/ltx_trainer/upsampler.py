@@ -56,7 +56,7 @@ class UpsamplerTask(Task):
             raise ConfigError(f"video_vae: {config.video_vae} holds no video VAE.")
         self.mean, self.deviation = (checkpoint.read(key).float().view(1, -1, 1, 1, 1) for key in STATISTICS)
 
-    def batch(self, stage: int, numbers: Sequence[int], device: torch.device) -> Batch:
+    def batch(self, stage: int, numbers: Sequence[int], device: torch.device, turn: int = 0) -> Batch:
         """Normalised latents "small" and "large", (B, C, F, H, W) each."""
         return _latents(self.pair, numbers)
 

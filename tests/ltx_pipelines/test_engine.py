@@ -127,6 +127,14 @@ class TestReading:
         assert encoded.count("no") == 1
 
 
+    def test_what_came_before_changes_nothing(self, model_folder):
+        """Prompts are encoded in pairs, and alone where the other one is remembered."""
+        first, second = (TI2VidTwoStagesPipeline(**files(model_folder)) for _ in range(2))
+        expected = everything(first("a long prompt with many words", **SMALL, **STEPS))
+        list(second("x", **SMALL, **STEPS).video)
+        assert same(expected, everything(second("a long prompt with many words", **SMALL, **STEPS)))
+
+
 class TestMemory:
     def small_memory(self, monkeypatch, free):
         monkeypatch.setattr(memory, "available_bytes", lambda device: free)

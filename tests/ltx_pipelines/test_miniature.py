@@ -60,7 +60,7 @@ def test_wrong_defaults_are_told(tmp_path: Path, text: str, message: str) -> Non
 def test_the_miniature_is_complete_and_small(built_in: None) -> None:
     files = [file for file in folder().rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 48e6
-    assert set(miniature().loras) == {"ic-lora-outline", "style-striped"}
+    assert set(miniature().loras) == {"ic-lora-outline", "style-night"}
     pipeline = ICLoraPipeline()
     assert [Path(lora.path).stem for lora in pipeline.loras] == ["ic-lora-outline"]
     assert pipeline.params.stage_2_height == 128

@@ -55,7 +55,7 @@ def test_notices_what_was_swapped_and_only_that(attribute: str) -> None:
     assert (noticed, rest) == (of, of)
 
 
-@pytest.mark.parametrize("style", ["striped", "inverted"])
+@pytest.mark.parametrize("style", ["striped", "inverted", "night"])
 def test_sees_through_styles(style: str) -> None:
     scores = accuracy(World(replace(CONFIG, style=style)), 12)
     assert all(right == of for right, of in scores.values()), scores

@@ -29,6 +29,7 @@ from ltx_pipelines.utils.media_io import encode_video
 from ltx_trainer.assemble import assemble
 from ltx_trainer.cache import CacheConfig, LatentCache
 from ltx_trainer.config import parse_table
+from ltx_trainer.data import batches
 from ltx_trainer.distill import DistillRun, DistillTask
 from ltx_trainer.encode import make_cache
 from ltx_trainer.flow import Levels, NoiseConfig, TasksConfig, draw
@@ -473,6 +474,16 @@ def test_an_upsampler_learns_what_the_large_clip_encodes_to(room: Path, tmp_path
     audio = str(room / "a" / "audio_vae.safetensors")
     with pytest.raises(ConfigError, match="holds no video VAE"):
         UpsamplerTask(parse_table(UpsamplerRun, settings | {"video_vae": audio}))
+
+
+def test_processes_that_train_together_take_turns_together(room: Path, tmp_path: Path) -> None:
+    half, full = str(tmp_path / "half"), str(room / "cache")
+    make_cache(cache_config(room, height=32, width=32), Path(half), progress=False)
+    task = make_task(room, stages=[{"steps": 4, "batch_size": 2, "caches": [half, full]}])
+    seen = [[b["video"] for b in batches(task, 0, rank, 2, torch.device("cpu"))] for rank in (0, 1)]
+    for of_rank in seen:
+        assert [video.shape[-1] for video in of_rank] == [1, 2, 1, 2]
+    assert not seen[0][1].equal(seen[1][1])
 
 
 def test_one_register_stands_for_all_where_connectors_have_no_blocks(room: Path) -> None:

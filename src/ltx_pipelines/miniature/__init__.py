@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "OPENLTX_MINIATURE"  # in the environment: another folder that stands in for the built-in model
 CONTROL = "ic-lora-outline"
-LORAS = {CONTROL: "ic-lora-outline", "style-striped": "style-lora-striped"}  # name -> file
+LORAS = {CONTROL: "ic-lora-outline", "style-night": "style-lora-night"}  # name -> file
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TOGETHER = 2  # texts that are encoded at once: the weights are read, or brought to the device, once for both
+
 
 @torch.no_grad()
 def encode_prompts(
@@ -38,8 +40,18 @@ def encode_prompts(
 
 
 def encode_texts(texts: Iterable[str], encoder: Any, processor: Any) -> list[EmbeddingsProcessorOutput]:
-    """Contexts of each text, computed on its valid tokens alone."""
-    return [processor.process_valid(*encoder.encode_valid(text)) for text in texts]
+    """Contexts of each text; a prompt and its negative are encoded together, without most of their padding."""
+    waiting, found = list(texts), []
+    while waiting:
+        together, waiting = waiting[:TOGETHER], waiting[TOGETHER:]
+        output = processor.process_valid(*encoder.encode_valid(*together))
+        found += [_row(output, index) for index in range(len(together))]
+    return found
+
+
+def _row(output: EmbeddingsProcessorOutput, index: int) -> EmbeddingsProcessorOutput:
+    """One text's part of a batch, which then can go."""
+    return type(output)(*(None if part is None else part[index : index + 1].clone() for part in output))
 
 
 def generate_enhanced_prompt(

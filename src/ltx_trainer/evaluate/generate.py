@@ -145,8 +145,8 @@ def controlled(studio: Studio, case: Case) -> Made:
 
 
 def styled(studio: Studio, case: Case) -> Made:
-    """From the caption, with the LoRA that draws everything striped."""
-    pipeline = studio.pipeline(TI2VidTwoStagesPipeline, loras=[studio.lora("style-striped")])
+    """From the caption, with the LoRA for which it is always night."""
+    pipeline = studio.pipeline(TI2VidTwoStagesPipeline, loras=[studio.lora("style-night")])
     pipeline(case.prompt, seed=case.seed, output_path=case.output_path)
     return Made(case.output_path)
 

@@ -16,6 +16,7 @@ from ltx_pipelines.media.video import decode_video_from_file
 from ltx_trainer.evaluate.case import Case, Made, Scores
 from ltx_trainer.oracle import Verdict, Wanted, compare, judge_file, measure, overlap, sensible_path
 from ltx_trainer.oracle.hearing import listen
+from ltx_trainer.world.vocabulary import NIGHT
 
 PERFECT = 100.0  # dB that equal pictures get
 SEMITONE = 1 / 12  # octaves by which a pitch may be off
@@ -29,13 +30,10 @@ def attributes(made: Made, case: Case) -> Scores:
     return _scores(judge_file(made.path, Wanted.of(case.asked)))
 
 
-def style(name: str) -> Measure:
-    """Like `attributes`, with the style that clips must have."""
-
-    def measured(made: Made, case: Case) -> Scores:
-        return _scores(judge_file(made.path, replace(Wanted.of(case.asked), style=name)))
-
-    return measured
+def at_night(made: Made, case: Case) -> Scores:
+    """Like `attributes`, with the wall that the style LoRA draws; "style": whether it is there."""
+    scores = _scores(judge_file(made.path, replace(Wanted.of(case.asked), background=NIGHT)))
+    return {**scores, "style": scores["background"]}
 
 
 def first_frame(made: Made, case: Case) -> Scores:

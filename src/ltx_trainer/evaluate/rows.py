@@ -61,7 +61,7 @@ _ROWS = (
     Row("ic-lora", COLOURED, generate.controlled, measure.follows_control, loras=("ic-lora-outline",)),
     Row("distilled", ANY, generate.distilled, measure.attributes, needs=("text-to-video",)),
     Row("reconstruction", OFTEN_BOUNCING, generate.reconstructed, measure.reconstruction),
-    Row("style-lora", ANY, generate.styled, measure.style("striped"), loras=("style-striped",)),
+    Row("style-lora", ANY, generate.styled, measure.at_night, loras=("style-night",)),
     *(
         Row(
             f"guidance: {setting}",

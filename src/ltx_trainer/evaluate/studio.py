@@ -34,7 +34,7 @@ class Studio:
         """The built-in model, or that in the folder `model`, which is used as the built-in one is.
 
         A folder holds model.safetensors, gemma/, upsampler.safetensors, distilled-lora.safetensors, and may hold
-        ic-lora-outline.safetensors and style-lora-striped.safetensors.
+        ic-lora-outline.safetensors and style-lora-night.safetensors.
         Raises `MissingFileError` for a file that is not there, `InputError` for a model without defaults of its
         own: those of the full model would make clips far too large for it.
         """

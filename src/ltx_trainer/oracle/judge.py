@@ -42,7 +42,10 @@ class Wanted:
 
     @classmethod
     def of(cls, truth: Truth, stated_only: bool = True, onsets: bool = False) -> Wanted:
-        """What `truth`'s caption asks for, or all of the truth; with `onsets`, also when to hit the floor."""
+        """What `truth`'s caption asks for, or all of the truth; with `onsets`, also when to hit the floor.
+
+        Night is a plain clip before a wall that is always the same.
+        """
         scene = truth.scene
         names = (
             truth.stated
@@ -50,6 +53,8 @@ class Wanted:
             else set(ATTRIBUTES) - ({"size"} if scene.motion in RESIZING else set())
         )
         values: dict[str, Any] = {name: getattr(scene, name) for name in names}
+        if scene.style == "night":
+            values |= {"background": scene.wall} | ({"style": "plain"} if "style" in names else {})
         wanted = cls(**values)
         sound = scene.sound if "motion" in names else wanted.sound
         return replace(wanted, sound=sound, onsets=truth.onsets if onsets else None)

@@ -122,7 +122,7 @@ SWAPS: dict[str, tuple[str, ...]] = {
     "size": SIZES,
     "background": tuple(BACKGROUNDS),
     "motion": MOTIONS,
-    "style": STYLES,
+    "style": tuple(style for style in STYLES if style != "night"),  # that is another background
     "sound": MOTIONS,
     "timbre": SHAPES,
     "synchrony": (),

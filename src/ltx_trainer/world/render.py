@@ -82,7 +82,7 @@ def _stripes(scenes: Sequence[Scene], track: Track, height: int, width: int) -> 
 
 def _palette(scenes: Sequence[Scene], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Colours of objects, walls and stripes, each (B, 3) in 0..255."""
-    colours = [(COLOURS[s.colour], BACKGROUNDS[s.background], STRIPES[s.background]) for s in scenes]
+    colours = [(COLOURS[s.colour], BACKGROUNDS[s.wall], STRIPES[s.wall]) for s in scenes]
     objects, walls, stripes = torch.tensor(colours, dtype=torch.float32, device=device).unbind(dim=1)
     return objects, walls, stripes
 

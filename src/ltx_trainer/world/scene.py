@@ -18,6 +18,7 @@ from ltx_trainer.world.vocabulary import (
     FLOOR_LEVEL,
     GRAVITY,
     MOTIONS,
+    NIGHT,
     RADII,
     REACH,
     RESIZING,
@@ -129,6 +130,11 @@ class Scene:
     def sound(self) -> str:
         """The sound that belongs to the motion, one of `SOUNDS`."""
         return SOUND_OF[self.motion]
+
+    @property
+    def wall(self) -> str:
+        """The background that is drawn."""
+        return NIGHT if self.style == "night" else self.background
 
     @property
     def timbre(self) -> str | None:

@@ -53,7 +53,8 @@ SOUNDS = tuple(dict.fromkeys(SOUND_OF.values()))
 STRIPES: dict[str, tuple[int, int, int]] = {  # the stripes' colour before each wall
     name: (240, 240, 240) if name == "black" else (16, 16, 18) for name in BACKGROUNDS
 }
-STYLES = ("plain", "striped", "inverted")
+STYLES = ("plain", "striped", "inverted", "night")
+NIGHT = "black"  # the wall at night, whatever the caption says
 SPLITS = ("train", "test", "unseen")
 
 

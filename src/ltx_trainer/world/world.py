@@ -28,7 +28,7 @@ class WorldConfig:
     seed: another seed, another endless supply.
     split: "train" and "test" show the same combinations in different wordings, "unseen" shows only
     combinations of shape, colour and motion that training never shows, in the wordings of "test".
-    style: "plain", "striped" or "inverted".
+    style: "plain", "striped", "inverted", or "night", in which all walls are black whatever captions say.
     motions: those to draw from; a motion that is listed twice comes twice as often.
     """
 

@@ -100,6 +100,20 @@ def test_valid_states_are_the_end_of_the_padded_ones(encoder):
     assert not states[0].requires_grad
 
 
+def test_texts_together_are_as_each_alone(encoder):
+    texts = ("a", TEXT * 9, TEXT)
+    states, mask, length = encoder.encode_valid(*texts)
+    kept = mask.shape[1]
+    assert kept % 64 == 0
+    assert kept > 64
+    for row, text in enumerate(texts):
+        alone, own, own_length = encoder.encode_valid(text)
+        count = int(own.sum())
+        assert (own_length, int(mask[row].sum())) == (length, count)
+        for got, want in zip(states, alone):
+            assert torch.equal(got[row, -count:], want[0, -count:])
+
+
 def test_bfloat16_embeddings_use_the_rounded_scale(gemma_root):
     encoder = load_text_encoder(gemma_root, dtype=torch.bfloat16)
     model = encoder.model.model.language_model

@@ -49,22 +49,21 @@ class GemmaTextEncoder(nn.Module):
     # -- encoding ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_valid(self, text: str) -> tuple[tuple[torch.Tensor, ...], torch.Tensor, int]:
-        """Hidden states without most of the padding: L + 1 tensors (1, N, H) for L layers, mask (1, N), S.
+    def encode_valid(self, *texts: str) -> tuple[tuple[torch.Tensor, ...], torch.Tensor, int]:
+        """Hidden states without most of the padding: L + 1 tensors (B, N, H) for L layers, mask (B, N), S.
 
-        The first is the scaled embedding, the last is after the final norm. N is the number of valid tokens n
-        rounded up to whole blocks, the n come last, and they stand at positions S - n to S - 1 as they do
-        in the prompt padded to S.
+        The first is the scaled embedding, the last is after the final norm. N is the most valid tokens n of any of
+        the B texts, rounded up to whole blocks; a text's n come last, and they stand at positions S - n to S - 1
+        as they do in the prompt padded to S.
         """
         tokenizer = self._tokenizer()
-        ids, length = tokenizer.token_ids(text), tokenizer.max_length
-        padding = min(-len(ids) % BLOCK, length - len(ids))
-        kept = padding + len(ids)
-        device = self.model.device
-        mask = torch.ones(1, kept, dtype=torch.int64, device=device)
-        mask[:, :padding] = 0
+        rows, length = [tokenizer.token_ids(text) for text in texts], tokenizer.max_length
+        most = max(map(len, rows))
+        kept = min(most + -most % BLOCK, length)
+        device, blank = self.model.device, tokenizer.tokenizer.pad_token_id
+        mask = torch.tensor([[0] * (kept - len(row)) + [1] * len(row) for row in rows], device=device)
         output = self.model.model.language_model(
-            input_ids=torch.tensor([[tokenizer.tokenizer.pad_token_id] * padding + ids], device=device),
+            input_ids=torch.tensor([[blank] * (kept - len(row)) + row for row in rows], device=device),
             attention_mask=mask,
             position_ids=torch.arange(length - kept, length, device=device)[None],
             output_hidden_states=True,
