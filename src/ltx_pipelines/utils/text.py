@@ -51,7 +51,7 @@ def encode_texts(texts: Iterable[str], encoder: Any, processor: Any) -> list[Emb
 
 def _row(output: EmbeddingsProcessorOutput, index: int) -> EmbeddingsProcessorOutput:
     """One text's part of a batch, which then can go."""
-    return type(output)(*(None if part is None else part[index : index + 1].clone() for part in output))
+    return output._make(None if part is None else part[index : index + 1].clone() for part in output)
 
 
 def generate_enhanced_prompt(
