@@ -51,7 +51,13 @@ def encode_texts(texts: Iterable[str], encoder: Any, processor: Any) -> list[Emb
 
 def _row(output: EmbeddingsProcessorOutput, index: int) -> EmbeddingsProcessorOutput:
     """One text's part of a batch, which then can go."""
-    return output._make(None if part is None else part[index : index + 1].clone() for part in output)
+    row = slice(index, index + 1)
+    audio = None if output.audio_encoding is None else output.audio_encoding[row].clone()
+    return output._replace(
+        video_encoding=output.video_encoding[row].clone(),
+        audio_encoding=audio,
+        attention_mask=output.attention_mask[row].clone(),
+    )
 
 
 def generate_enhanced_prompt(
