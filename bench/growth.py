@@ -1,0 +1,165 @@
+"""Growth of time and memory with tokens and frames, next to a floor computed from operations and bytes.
+
+    python bench/growth.py [--tokens 512 1024 ...] [--frames 9 25 ...]
+
+Ours alone, float32, random weights: one pass through one block of the published 2.3 transformer, and the decode of
+256x256 videos by its video decoder. The floor of the time is the larger of the operations over the rate of a large
+matrix product and of the weights' bytes over the rate of a copy, both measured in the same process. The floor of the
+transformer's memory holds its residual stream and one hidden layer of its feed-forward network.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import common
+import published
+
+FPS = 24.0
+WIDTHS = {"video": 4096, "audio": 2048}
+GRID = (8, 8)  # latent height and width of the transformer's videos
+DECODED = (8, 8)  # and of those that are decoded
+
+
+def best(work: Callable[[], Any], times: int = 5) -> float:
+    """The shortest of some runs, seconds."""
+    seconds = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def rates() -> tuple[float, float]:
+    """Operations and bytes a second of this machine."""
+    import torch
+
+    one, other = torch.randn(2, 2048, 2048)
+    block = torch.randn(2**26)
+    return 2 * 2048**3 / best(lambda: one @ other), 2 * block.nbytes / best(block.clone)
+
+
+def transformer(tokens: int) -> tuple[Callable[[], Any], int, int]:
+    """A pass with so many video tokens, its bytes of weights, its floor of memory."""
+    import torch
+
+    from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier
+    from ltx_core.model.transformer import LTXModelConfigurator, Modality
+    from ltx_core.tools import AudioLatentTools, VideoLatentTools
+    from ltx_core.types import AudioLatentShape, VideoLatentShape, VideoPixelShape
+    from ltx_pipelines.miniature.random_model import randomize
+
+    with torch.device("meta"):
+        model = LTXModelConfigurator.from_config(published.cut(1))
+    model = randomize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0)).eval()
+    frames = tokens // (GRID[0] * GRID[1])
+    pixels = VideoPixelShape(1, 8 * (frames - 1) + 1, 32 * GRID[0], 32 * GRID[1], FPS)
+    tools = {
+        "video": VideoLatentTools(VideoLatentPatchifier(1), VideoLatentShape(1, 128, frames, *GRID), FPS),
+        "audio": AudioLatentTools(AudioPatchifier(1), AudioLatentShape.from_video_pixel_shape(pixels)),
+    }
+    modalities = []
+    for name, made in tools.items():
+        state = made.create_initial_state(torch.device("cpu"), torch.float32)
+        modalities.append(
+            Modality(
+                latent=torch.randn(state.latent.shape),
+                sigma=torch.tensor(0.7),
+                timesteps=state.denoise_mask * 0.7,
+                positions=state.positions,
+                context=torch.randn(1, 1024, WIDTHS[name]),
+            )
+        )
+    floor = 4 * sum(5 * WIDTHS[name] * m.latent.shape[1] for name, m in zip(tools, modalities))
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    return lambda: model(*modalities), weights, floor
+
+
+def decoder(frames: int) -> tuple[Callable[[], Any], int, int]:
+    """The decode of a video of so many frames, its bytes of weights, the bytes of its frames."""
+    import torch
+
+    from ltx_core.model.video_vae import AUTO_TILING, VideoDecoderConfigurator, decode_video
+    from ltx_pipelines.miniature.random_model import randomize
+
+    with torch.device("meta"):
+        model = VideoDecoderConfigurator.from_config(published.cut(1))
+    model = randomize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0)).eval()
+    latent = torch.randn(1, 128, (frames - 1) // 8 + 1, *DECODED)
+
+    def decode() -> None:
+        for _ in decode_video(latent, model, AUTO_TILING):
+            pass
+
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    return decode, weights, frames * 3 * 32 * 32 * DECODED[0] * DECODED[1]
+
+
+def work(task: dict[str, Any]) -> dict[str, Any]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.inference_mode():
+        run, weights, floor = {"transformer": transformer, "decoder": decoder}[task["what"]](task["size"])
+        operations, bandwidth = rates()
+        with FlopCounterMode(display=False) as counter:
+            run()  # warm, and counted
+        gc.collect()
+        common.reset_peak()
+        base, begin = common.memory("VmRSS"), time.perf_counter()
+        run()
+        seconds = time.perf_counter() - begin
+    return {
+        "seconds": seconds,
+        "peak": common.memory("VmHWM") - base,
+        "floor": max(counter.get_total_flops() / operations, weights / bandwidth),
+        "memory_floor": floor,
+        "tflop": counter.get_total_flops() / 1e12,
+    }
+
+
+def main() -> None:
+    parser = common.parser(__doc__, rounds=1)
+    parser.add_argument("--tokens", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
+    parser.add_argument("--frames", type=int, nargs="*", default=[9, 25, 49, 121])
+    args = parser.parse_args()
+    sizes = [("transformer", size) for size in args.tokens] + [("decoder", size) for size in args.frames]
+    jobs = {f"{what} {size}": {"what": what, "size": size} for what, size in sizes}
+
+    def job(task: dict[str, Any], index: int) -> dict[str, Any]:
+        return common.run_worker(common.OURS, "growth.py", task, args.threads)
+
+    results, failures = common.alternate(
+        {name: partial(job, task) for name, task in jobs.items()}, args.rounds, "growth"
+    )
+    rows = []
+    for name, found in results.items():
+        what, size = name.split()
+        times = [result["seconds"] / result["floor"] for result in found]
+        peak = common.spread([value / 2**20 for value in common.column(found, "peak")])
+        rows.append(
+            [
+                f"{what}, {size} {'tokens' if what == 'transformer' else 'frames'}",
+                f"{found[0]['tflop']:.2f}",
+                common.shown(common.spread(common.column(found, "seconds")), " s"),
+                common.shown(common.spread(common.column(found, "floor")), " s"),
+                common.shown(common.spread(times), "×"),
+                common.shown(peak, " MiB"),
+                f"{found[0]['memory_floor'] / 2**20:.0f} MiB" if what == "transformer" else "–",
+            ]
+        )
+    header = ["what", "TFLOP", "seconds", "floor", "over the floor", "peak memory", "floor of memory"]
+    common.save("growth", args, header, rows, {"results": results, "failures": failures})
+
+
+if __name__ == "__main__":
+    given = common.worker_task()
+    if given is None:
+        main()
+    else:
+        common.answer(work(given))
