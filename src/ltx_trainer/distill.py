@@ -7,7 +7,9 @@ the next level in small guided steps, and the student learns the one straight st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,23 @@ from ltx_pipelines.utils.constants import DISTILLED_SIGMA_VALUES
 from ltx_trainer.flow import Drawn, draw, mean_over
 from ltx_trainer.lora import without_lora
 from ltx_trainer.task import Batch
-from ltx_trainer.transformer import STREAMS, TransformerRun, TransformerTask
+from ltx_trainer.transformer import STREAMS, LatentStage, TransformerRun, TransformerTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillStage(LatentStage):
+    """schedules: one for each of `caches`, for sizes that are only refined; none takes the run's for all."""
+
+    schedules: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedules and len(self.schedules) != len(self.caches):
+            raise ConfigError(
+                f"stages: there are {len(self.schedules)} schedules for {len(self.caches)} caches; give one for each."
+            )
+        for schedule in self.schedules:
+            check_schedule(schedule, "schedules")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +46,7 @@ class DistillRun(TransformerRun):
     video_guidance, audio_guidance: the teacher's scale of classifier-free guidance; 1 is none.
     """
 
+    stages: tuple[DistillStage, ...]
     sigmas: tuple[float, ...] = tuple(DISTILLED_SIGMA_VALUES)
     teacher_steps: int = 4
     video_guidance: float = 3.0
@@ -37,11 +56,16 @@ class DistillRun(TransformerRun):
         super().__post_init__()
         if not self.lora.rank:
             raise ConfigError("Distillation trains a LoRA; give lora.rank.")
-        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:]))
-        if len(self.sigmas) < 2 or not falling or self.sigmas[0] > 1 or self.sigmas[-1] != 0:
-            raise ConfigError(f"sigmas are {self.sigmas}; give levels that fall from at most 1 to 0.")
+        check_schedule(self.sigmas, "sigmas")
         if self.teacher_steps < 1:
             raise ConfigError(f"teacher_steps is {self.teacher_steps}; it must be 1 or more.")
+
+
+def check_schedule(sigmas: tuple[float, ...], name: str) -> None:
+    """Raise `ConfigError` unless the levels fall to 0."""
+    falling = all(a > b for a, b in pairwise(sigmas))
+    if len(sigmas) < 2 or not falling or sigmas[0] > 1 or sigmas[-1] != 0:
+        raise ConfigError(f"{name} are {sigmas}; give levels that fall from at most 1 to 0.")
 
 
 class _Schedule:
@@ -69,8 +93,12 @@ class DistillTask(TransformerTask):
     name = "distilled_lora"
     config: DistillRun
 
+    def batch(self, stage: int, numbers: Sequence[int], device: torch.device, turn: int = 0) -> Batch:
+        schedules = self.config.stages[stage].schedules or (self.config.sigmas,)
+        return super().batch(stage, numbers, device, turn) | {"sigmas": schedules[turn % len(schedules)]}
+
     def losses(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        config, schedule = self.config, _Schedule(self.config.sigmas)
+        config, schedule = self.config, _Schedule(tuple(batch.get("sigmas", self.config.sigmas)))
         keyframes = batch["keyframe_indices"]
         drawn = draw(batch, keyframes, batch["fps"], config.tasks, schedule, generator)
         count = len(batch["video"])

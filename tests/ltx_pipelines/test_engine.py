@@ -126,7 +126,6 @@ class TestReading:
             pipeline(str(number), negative_prompt="no", **SMALL, **STEPS)
         assert encoded.count("no") == 1
 
-
     def test_what_came_before_changes_nothing(self, model_folder):
         """Prompts are encoded in pairs, and alone where the other one is remembered."""
         first, second = (TI2VidTwoStagesPipeline(**files(model_folder)) for _ in range(2))

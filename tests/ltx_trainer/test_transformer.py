@@ -554,6 +554,14 @@ def test_a_distilled_step_ends_where_the_guided_teacher_ends(room: Path, tmp_pat
     [
         ({"lora": {"rank": 0}}, "give lora.rank"),
         ({"sigmas": [1.0, 0.5]}, "fall from at most 1 to 0"),
+        (
+            {"stages": [{"steps": 1, "batch_size": 1, "caches": ["x"], "schedules": [[1.0, 0.5]]}]},
+            "schedules are",
+        ),
+        (
+            {"stages": [{"steps": 1, "batch_size": 1, "caches": ["x", "y"], "schedules": [[1.0, 0.0]]}]},
+            "1 schedules for 2 caches",
+        ),
         ({"sigmas": [0.5, 0.7, 0.0]}, "fall from at most 1 to 0"),
         ({"teacher_steps": 0}, "teacher_steps is 0"),
     ],
