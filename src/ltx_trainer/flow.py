@@ -29,8 +29,9 @@ class TasksConfig:
 
     caption: that the caption is left out, for guidance. image: the first latent frame. keyframes: some of the
     cache's stills, as extra tokens, for the whole batch. audio: the sound; video: the picture, to generate the
-    sound. region: all but a stretch of time. isolated: that the streams do not see each other, for modality
-    guidance. reference: the clip to follow, as extra tokens, for the whole batch.
+    sound. region: all but a stretch of time; cut: of these, that what is given is of another clip, so that a new
+    prompt prevails over its surroundings. isolated: that the streams do not see each other, for modality guidance.
+    reference: the clip to follow, as extra tokens, for the whole batch.
     """
 
     caption: float = 0.1
@@ -39,6 +40,7 @@ class TasksConfig:
     audio: float = 0.1
     video: float = 0.0
     region: float = 0.1
+    cut: float = 0.0
     isolated: float = 0.1
     reference: float = 0.0
 
@@ -152,7 +154,8 @@ def draw(
         "video": tools.create_initial_state(device, torch.float32, video),
         "audio": sound.create_initial_state(device, torch.float32, audio),
     }
-    states = _give_regions(states, _happens(tasks.region, batch, generator), generator)
+    given, cut = _happens(tasks.region, batch, generator), _happens(tasks.cut, batch, generator)
+    states = _give_regions(states, given, cut, generator)
     states["video"] = _give_image(states["video"], video, _happens(tasks.image, batch, generator))
     given = _uniform(batch, generator)
     kept = {"audio": given < tasks.audio, "video": given > 1 - tasks.video}
@@ -184,11 +187,12 @@ def _give_image(state: LatentState, video: Tensor, given: Tensor) -> LatentState
 
 
 def _give_regions(
-    states: dict[str, LatentState], given: Tensor, generator: torch.Generator
+    states: dict[str, LatentState], given: Tensor, cut: Tensor, generator: torch.Generator
 ) -> dict[str, LatentState]:
     """Of the samples that are `given` their surroundings, keep what lies outside a stretch of time.
 
-    Tokens that overlap the stretch are generated, in both streams alike.
+    Tokens that overlap the stretch are generated, in both streams alike. Where there is a `cut`, the surroundings
+    are the next sample's.
     """
     ends = torch.stack([_uniform(len(given), generator) for _ in range(2)]).sort(dim=0).values
     end = states["video"].positions[:, 0, :, 1].amax(dim=1)
@@ -197,8 +201,13 @@ def _give_regions(
     for name, state in states.items():
         first, last = state.positions[:, 0, :, 0], state.positions[:, 0, :, 1]
         inside = (last > start) & (first < stop)
-        keep = given[:, None] & ~inside
-        changed[name] = replace(state, denoise_mask=state.denoise_mask * (~keep).float()[..., None])
+        keep = (given[:, None] & ~inside)[..., None]
+        clean = state.clean_latent
+        changed[name] = replace(
+            state,
+            clean_latent=torch.where(keep & cut[:, None, None], clean.roll(1, dims=0), clean),
+            denoise_mask=state.denoise_mask * (~keep).float(),
+        )
     return changed
 
 

@@ -258,6 +258,15 @@ def test_regions_keep_what_lies_outside_in_both_streams(room: Path) -> None:
     assert not torch.equal(example.states["video"].denoise_mask, torch.ones(7, 8, 1))
 
 
+def test_cuts_give_the_surroundings_of_another_clip(room: Path) -> None:
+    whole, cut = drawn(room, region=1.0), drawn(room, region=1.0, cut=1.0)
+    for name, state in cut.states.items():
+        clean, kept = whole.states[name].clean_latent, state.denoise_mask == 0
+        assert torch.equal(state.denoise_mask, whole.states[name].denoise_mask)
+        assert torch.equal(state.clean_latent, torch.where(kept, clean.roll(1, dims=0), clean))
+        assert not torch.equal(state.clean_latent, clean)
+
+
 def test_isolated_samples_skip_both_exchanges(room: Path) -> None:
     config = drawn(room, isolated=1.0).perturbations
     assert config.all_in_batch(PerturbationType.SKIP_A2V_CROSS_ATTN, 0)
