@@ -4,7 +4,7 @@
 
 Ours alone, float32, random weights: one pass through one block of the published 2.3 transformer, and the decode of
 256x256 videos by its video decoder. The floor of the time is the larger of the operations over the rate of a large
-matrix product and of the weights' bytes over the rate of a copy, both measured in the same process. The floor of the
+matrix product or convolution and of the weights' bytes over the rate of a copy, measured in the same process. The floor of the
 transformer's memory holds its residual stream and one hidden layer of its feed-forward network.
 """
 
@@ -40,8 +40,10 @@ def rates() -> tuple[float, float]:
     import torch
 
     one, other = torch.randn(2, 2048, 2048)
-    block = torch.randn(2**26)
-    return 2 * 2048**3 / best(lambda: one @ other), 2 * block.nbytes / best(block.clone)
+    picture, kernel, block = torch.randn(1, 256, 64, 64), torch.randn(256, 256, 3, 3), torch.randn(2**26)
+    product = 2 * 2048**3 / best(lambda: one @ other)
+    convolution = 2 * kernel.numel() * 62**2 / best(lambda: torch.conv2d(picture, kernel))
+    return max(product, convolution), 2 * block.nbytes / best(block.clone)
 
 
 def transformer(tokens: int) -> tuple[Callable[[], Any], int, int]:
