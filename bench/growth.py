@@ -4,8 +4,8 @@
 
 Ours alone, float32, random weights: one pass through one block of the published 2.3 transformer, and the decode of
 256x256 videos by its video decoder. The floor of the time is the larger of the operations over the rate of a large
-matrix product or convolution and of the weights' bytes over the rate of a copy, measured in the same process. The floor of the
-transformer's memory holds its residual stream and one hidden layer of its feed-forward network.
+matrix product or convolution and of the weights' bytes over the rate of a copy, measured in the same process. The
+floor of the transformer's memory holds its residual stream and one hidden layer of its feed-forward network.
 """
 
 from __future__ import annotations
