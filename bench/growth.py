@@ -21,8 +21,7 @@ import published
 
 FPS = 24.0
 WIDTHS = {"video": 4096, "audio": 2048}
-GRID = (8, 8)  # latent height and width of the transformer's videos
-DECODED = (8, 8)  # and of those that are decoded
+GRID = (8, 8)  # latent height and width
 
 
 def best(work: Callable[[], Any], times: int = 5) -> float:
@@ -46,6 +45,17 @@ def rates() -> tuple[float, float]:
     return max(product, convolution), 2 * block.nbytes / best(block.clone)
 
 
+def random(configurator: Any) -> Any:
+    """A model of the published configuration with one block, with random weights."""
+    import torch
+
+    from ltx_pipelines.miniature.random_model import randomize
+
+    with torch.device("meta"):
+        model = configurator.from_config(published.cut(1))
+    return randomize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0)).eval()
+
+
 def transformer(tokens: int) -> tuple[Callable[[], Any], int, int]:
     """A pass with so many video tokens, its bytes of weights, its floor of memory."""
     import torch
@@ -54,11 +64,8 @@ def transformer(tokens: int) -> tuple[Callable[[], Any], int, int]:
     from ltx_core.model.transformer import LTXModelConfigurator, Modality
     from ltx_core.tools import AudioLatentTools, VideoLatentTools
     from ltx_core.types import AudioLatentShape, VideoLatentShape, VideoPixelShape
-    from ltx_pipelines.miniature.random_model import randomize
 
-    with torch.device("meta"):
-        model = LTXModelConfigurator.from_config(published.cut(1))
-    model = randomize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0)).eval()
+    model = random(LTXModelConfigurator)
     frames = tokens // (GRID[0] * GRID[1])
     pixels = VideoPixelShape(1, 8 * (frames - 1) + 1, 32 * GRID[0], 32 * GRID[1], FPS)
     tools = {
@@ -83,23 +90,20 @@ def transformer(tokens: int) -> tuple[Callable[[], Any], int, int]:
 
 
 def decoder(frames: int) -> tuple[Callable[[], Any], int, int]:
-    """The decode of a video of so many frames, its bytes of weights, the bytes of its frames."""
+    """The decode of a video of so many frames, its bytes of weights; its memory has no floor here, 0."""
     import torch
 
     from ltx_core.model.video_vae import AUTO_TILING, VideoDecoderConfigurator, decode_video
-    from ltx_pipelines.miniature.random_model import randomize
 
-    with torch.device("meta"):
-        model = VideoDecoderConfigurator.from_config(published.cut(1))
-    model = randomize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0)).eval()
-    latent = torch.randn(1, 128, (frames - 1) // 8 + 1, *DECODED)
+    model = random(VideoDecoderConfigurator)
+    latent = torch.randn(1, 128, (frames - 1) // 8 + 1, *GRID)
 
     def decode() -> None:
         for _ in decode_video(latent, model, AUTO_TILING):
             pass
 
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    return decode, weights, frames * 3 * 32 * 32 * DECODED[0] * DECODED[1]
+    return decode, weights, 0
 
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def main() -> None:
     )
     rows = []
     for name, found in results.items():
-        what, size = name.split()
+        (what, size), floor = name.split(), found[0]["memory_floor"]
         times = [result["seconds"] / result["floor"] for result in found]
         peak = common.spread([value / 2**20 for value in common.column(found, "peak")])
         rows.append(
@@ -152,7 +156,7 @@ def main() -> None:
                 common.shown(common.spread(common.column(found, "floor")), " s"),
                 common.shown(common.spread(times), "×"),
                 common.shown(peak, " MiB"),
-                f"{found[0]['memory_floor'] / 2**20:.0f} MiB" if what == "transformer" else "–",
+                f"{floor / 2**20:.0f} MiB" if floor else "–",
             ]
         )
     header = ["what", "TFLOP", "seconds", "floor", "over the floor", "peak memory", "floor of memory"]

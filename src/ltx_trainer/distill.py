@@ -24,7 +24,7 @@ from ltx_trainer.transformer import STREAMS, LatentStage, TransformerRun, Transf
 
 @dataclass(frozen=True, kw_only=True)
 class DistillStage(LatentStage):
-    """schedules: one for each of `caches`, for sizes that are only refined; none takes the run's for all."""
+    """schedules: one for each of `caches`, as for sizes that are only refined; none takes the run's for all."""
 
     schedules: tuple[tuple[float, ...], ...] = ()
 

@@ -275,7 +275,7 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=compile_option,
         metavar="KEY=VALUE",
-        help="compile the transformer's blocks: minutes once, quicker steps after; with options of torch.compile: "
+        help="compile the transformer's blocks, which pays for many clips of one size; options of torch.compile: "
         f"{', '.join(COMPILE_OPTIONS)}",
     )
     group.add_argument(

@@ -17,7 +17,7 @@ class Conv3d(nn.Conv3d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         slices = min(-(-weight.nbytes // SLICE_BYTES), len(weight))
-        if slices == 1 or weight.device.type != "cpu" or torch.is_grad_enabled():
+        if slices == 1 or weight.device.type != "cpu":
             return super()._conv_forward(input, weight, bias)
         biases = [None] * slices if bias is None else bias.chunk(slices)
         parts = zip(weight.chunk(slices), biases)
