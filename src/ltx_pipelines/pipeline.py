@@ -168,6 +168,7 @@ class Pipeline:
             images=images,
             image_crf=params.default_image_crf,
             stages=self.stages,
+            stage_2_sigmas=params.stage_2_sigmas,
             tiling=tiling,
             sampler=self._sampler(run, given_seed),
             **more,

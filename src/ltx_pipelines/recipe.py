@@ -165,7 +165,7 @@ class Request:
     """What a user asks of a generation from text and images, checked when it is made.
 
     height, width: of the final video in pixels, multiples of 32 x `stages`. num_frames: 8k + 1.
-    image_crf: of images that name none.
+    image_crf: of images that name none. stage_2_sigmas: noise levels of the refinement.
     enhance_seed: None leaves the prompt as it is. Guided pipelines set negative_prompt, steps, guidance.
     Raises `InputError` (a ValueError) naming the value and what would fit.
     """
@@ -179,6 +179,7 @@ class Request:
     images: Sequence[ImageConditioningInput] = ()
     image_crf: int = DEFAULT_IMAGE_CRF
     stages: int = 1
+    stage_2_sigmas: tuple[float, ...] = tuple(STAGE_2_DISTILLED_SIGMA_VALUES)
     enhance_seed: int | None = None
     tiling: TilingConfig | AutoTiling | None = AUTO_TILING
     negative_prompt: str | None = None
@@ -257,10 +258,11 @@ def distilled_stage(request: Request, conditions: tuple[Condition, ...], loras: 
 def refinement(request: Request, first: Stage, images: Images, loras: Loras) -> Stage:
     """The second stage of every two-stage pipeline.
 
-    At full size from the upsampled video and the audio of `first`, both re-noised to 0.909, in three
-    unguided distilled steps. An audio stream that `first` keeps frozen stays frozen, at its source.
+    At full size from the upsampled video and the audio of `first`, both re-noised to the first of
+    `request.stage_2_sigmas`, in unguided distilled steps. An audio stream that `first` keeps frozen stays
+    frozen, at its source.
     """
-    sigmas = torch.tensor(STAGE_2_DISTILLED_SIGMA_VALUES, dtype=torch.float32)
+    sigmas = torch.tensor(request.stage_2_sigmas, dtype=torch.float32)
     return replace(
         first,
         shape=first.shape._replace(height=request.height, width=request.width),

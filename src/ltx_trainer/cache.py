@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError
 from ltx_trainer.config import Precision
+from ltx_trainer.world.vocabulary import MOTIONS
 
 INDEX = "cache.json"
 FORMAT = 2
@@ -25,8 +26,8 @@ FORMAT = 2
 class CacheConfig:
     """What is encoded: clips in one format, `shard` of them a file.
 
-    folder: of videos with captions; none takes clips of the world, in `style`, of `split` and `seed`, each with so
-    many `captions`. clips: how many, from the first on; 0 for all of the folder.
+    folder: of videos with captions; none takes clips of the world, in `style`, of `split` and `seed`, doing
+    `motions`, each with so many `captions`. clips: how many, from the first on; 0 for all of the folder.
 
     video_vae, audio_vae: official-format files, which may be the same. keyframes: pixel frames that are encoded
     as stills too, for keyframe conditioning; -1 is the last. references: also encode what an IC-LoRA learns to
@@ -45,6 +46,7 @@ class CacheConfig:
     frames: int = 17
     fps: float = 24.0
     style: str = "plain"
+    motions: tuple[str, ...] = MOTIONS
     split: str = "train"
     seed: int = 0
     captions: int = 1
@@ -144,7 +146,8 @@ class LatentCache:
             )
         index = _read_index(path)
         values = index["config"] | {"video_vae": "", "audio_vae": ""}
-        self.config = CacheConfig(**values | {"keyframes": tuple(values["keyframes"])})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        self.config = CacheConfig(**values | lists)
         self.models: dict[str, str] = index["models"]
         made = sum(self.config.path(self.folder, shard).is_file() for shard in range(self.config.shards))
         if made < self.config.shards:

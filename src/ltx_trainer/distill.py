@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from ltx_core.errors import ConfigError
-from ltx_pipelines.utils.constants import DISTILLED_SIGMA_VALUES
+from ltx_pipelines.utils.constants import DISTILLED_SIGMA_VALUES, check_schedule
 from ltx_trainer.flow import Drawn, draw, mean_over
 from ltx_trainer.lora import without_lora
 from ltx_trainer.task import Batch
@@ -59,13 +58,6 @@ class DistillRun(TransformerRun):
         check_schedule(self.sigmas, "sigmas")
         if self.teacher_steps < 1:
             raise ConfigError(f"teacher_steps is {self.teacher_steps}; it must be 1 or more.")
-
-
-def check_schedule(sigmas: tuple[float, ...], name: str) -> None:
-    """Raise `ConfigError` unless the levels fall to 0."""
-    falling = all(a > b for a, b in pairwise(sigmas))
-    if len(sigmas) < 2 or not falling or sigmas[0] > 1 or sigmas[-1] != 0:
-        raise ConfigError(f"{name} are {sigmas}; give levels that fall from at most 1 to 0.")
 
 
 class _Schedule:

@@ -66,6 +66,7 @@ class WorldSource:
             seed=config.seed,
             split=config.split,
             style=config.style,
+            motions=config.motions,
         )
         self.world = World(world, device)
 

@@ -34,12 +34,14 @@ def test_a_checkpoint_brings_its_own_defaults(tmp_path: Path) -> None:
         "negative_prompt": "",
         "video_guider_params": {"cfg_scale": 2, "stg_blocks": [1]},
         "audio_guider_params": {},
+        "stage_2_sigmas": [0.5, 0],
     }
     params = detect_params(bare_checkpoint(tmp_path / "own", {DEFAULTS_KEY: json.dumps(values)}))
     assert (params.num_inference_steps, params.num_frames, params.negative_prompt) == (5, 9, "")
     assert params.video_guider_params.cfg_scale == 2.0
     assert params.video_guider_params.stg_blocks == [1]
     assert params.audio_guider_params.cfg_scale == 1.0
+    assert params.stage_2_sigmas == (0.5, 0.0)
     assert detect_params(bare_checkpoint(tmp_path / "none", {})) == LTX_2_3_PARAMS
 
 
@@ -49,6 +51,10 @@ def test_a_checkpoint_brings_its_own_defaults(tmp_path: Path) -> None:
         ("{", "generation_defaults of its metadata is not JSON"),
         ('{"num_inference_steps": "many"}', "num_inference_steps is 'many'"),
         ("{}", "num_inference_steps is missing"),
+        (
+            '{"num_inference_steps": 4, "stage_2_sigmas": [0.5, 0.7, 0.0]}',
+            "levels that fall from at most 1 to 0",
+        ),
     ],
 )
 def test_wrong_defaults_are_told(tmp_path: Path, text: str, message: str) -> None:
@@ -76,6 +82,14 @@ def test_the_miniature_does_what_it_is_told(built_in: None, tmp_path: Path) -> N
         "motion",
         "sound",
     }
+
+
+def test_refinement_follows_the_schedule_of_the_checkpoint(built_in: None) -> None:
+    pipeline = TI2VidTwoStagesPipeline()
+    first, second = pipeline(PROMPT, dry_run=True).stages  # type: ignore[attr-defined]
+    assert second.sigmas.tolist() == pytest.approx(pipeline.params.stage_2_sigmas)
+    assert second.noise_scale == pytest.approx(pipeline.params.stage_2_sigmas[0])
+    assert first.noise_scale == 1.0
 
 
 def test_a_command_without_model_files_says_what_it_uses(

@@ -36,7 +36,7 @@ from ltx_trainer.flow import Levels, NoiseConfig, TasksConfig, draw
 from ltx_trainer.log import Log
 from ltx_trainer.loop import train
 from ltx_trainer.lora import LoRAConfig, add_lora
-from ltx_trainer.sources import open_source
+from ltx_trainer.sources import WorldSource, open_source
 from ltx_trainer.text import make_contexts
 from ltx_trainer.transformer import TransformerRun, TransformerTask
 from ltx_trainer.upsampler import UpsamplerRun, UpsamplerTask
@@ -115,6 +115,15 @@ def test_captions_take_turns(room: Path, tmp_path: Path) -> None:
     assert len({tuple(turn) for turn in said}) == 3
     single = LatentCache(room / "cache").clips(range(7))["captions"]
     assert set(said[0]) <= set(single)
+
+
+def test_a_cache_of_the_world_can_have_some_motions_more_often(room: Path) -> None:
+    config = cache_config(room, motions=("spin", "spin", "orbit"))
+    source = open_source(config, 16_000, torch.device("cpu"))
+    assert isinstance(source, WorldSource)
+    found = [source.world.truth(number).scene.motion for number in range(60)]
+    assert set(found) == {"spin", "orbit"}
+    assert found.count("spin") > found.count("orbit")
 
 
 def test_an_interrupted_cache_goes_on(room: Path, tmp_path: Path) -> None:
