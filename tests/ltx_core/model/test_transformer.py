@@ -625,3 +625,17 @@ class TestSharedPasses:
             moved = model(dataclasses.replace(v, positions=v.positions + 1), a)
         assert len(made) == 2
         assert not torch.equal(first[0], moved[0])
+
+    def test_rotary_tables_follow_positions_that_are_changed_in_place(self):
+        model, v, a = X0Model(build(V23)), video(), audio()
+        with torch.no_grad():
+            model(v, a)
+            v.positions[:, 0] += 1
+            assert torch.equal(model(v, a)[0], X0Model(model.velocity_model)(v, a)[0])
+
+    def test_a_pass_in_inference_mode_leaves_the_model_fit_for_training(self):
+        model, v, a = X0Model(build(V23)), video(), audio()
+        with torch.inference_mode():
+            model(v, a)
+        model(v, a)[0].sum().backward()
+        assert model.velocity_model.patchify_proj.weight.grad.any()
