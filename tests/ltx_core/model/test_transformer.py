@@ -483,8 +483,10 @@ def test_configurations_that_are_not_this_model(changes, message):
 
 def test_empty_configuration():
     for configurator in (LTXModelConfigurator, LTXVideoOnlyModelConfigurator, LTXAudioOnlyModelConfigurator):
-        with pytest.raises(ConfigError, match="caption_channels is missing"):
+        with pytest.raises(ConfigError, match="caption_channels is missing") as caught:
             configurator.from_config({})
+        assert isinstance(caught.value, KeyError)
+        assert str(caught.value).startswith("config.transformer.caption_channels is missing")
     with pytest.raises(ConfigError, match="expected a parsed 'config'"):
         LTXModelConfigurator.from_metadata({"format": "pt"})
 
