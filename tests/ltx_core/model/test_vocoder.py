@@ -320,6 +320,12 @@ def test_extension_is_float32_whatever_the_weights():
     assert not torch.equal(got, model(mel))
 
 
+def test_a_residual_of_another_length_is_refused():
+    model = build(TINY_BWE | {"bwe": TINY_BWE["bwe"] | {"upsample_rates": [3, 2]}})
+    with pytest.raises(AssertionError, match="generates 38 samples for the 72 of the upsampled sound"):
+        model(randn(1, 2, 6, 64))
+
+
 def test_the_wrapper_shows_the_first_generators_ends():
     model = build(TINY_BWE)
     assert model.conv_pre is model.vocoder.conv_pre
