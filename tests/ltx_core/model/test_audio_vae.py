@@ -162,6 +162,7 @@ def test_spectrograms_are_cropped_or_padded_to_the_bands_of_the_file():
 
 def test_features_count_channels_then_bins():
     statistics = PerFeatureStatistics(6)
+    assert torch.equal(statistics.normalize(randn(1, 2, 4, 3)), randn(1, 2, 4, 3))
     statistics.get_buffer("std-of-means").copy_(torch.arange(1, 7))
     statistics.get_buffer("mean-of-means").copy_(torch.arange(6) * 10)
     x = torch.zeros(1, 2, 4, 3)
