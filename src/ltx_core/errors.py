@@ -35,5 +35,9 @@ class MediaError(LTXError):
     """An image, audio or video file cannot be read or written."""
 
 
+class DtypeError(InputError, TypeError):
+    """A tensor does not have the dtype that a network takes."""
+
+
 class ShapeError(InputError, AssertionError):
     """A tensor or a grid does not have the shape that was declared for it."""
