@@ -615,6 +615,21 @@ class TestSharedPasses:
             model.max_batch_size = 9
             assert torch.equal(model.run_passes(calls)[4][1], alone[4][1])
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"attention_mask": torch.linspace(0.1, 1, VIDEO_TOKENS)[None, None]},
+            {"context_mask": torch.linspace(-1, 1, VIDEO_TOKENS)[:, None] * torch.arange(7)},
+            {"sigma": torch.tensor([0.5])},
+        ],
+    )
+    def test_what_is_given_once_for_a_batch_is_not_stacked(self, changes):
+        model, v, a = X0Model(build(V23)), video(2, **changes), audio(2)
+        other = dataclasses.replace(v, context=v.context + 1)
+        with torch.no_grad():
+            together = model.run_passes([TransformerCall(v, a), TransformerCall(other, a)])
+            torch.testing.assert_close(together, [model(v, a), model(other, a)])
+
     def test_rotary_tables_are_made_once_for_the_same_positions(self, monkeypatch):
         model, made = X0Model(build(V23)), []
         tables = LTXModel.rope_tables
