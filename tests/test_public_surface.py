@@ -8,8 +8,8 @@ import pytest
 
 SURFACE = {
     "ltx_pipelines": (
-        "A2VidPipelineTwoStage DistilledPipeline ICLoraPipeline KeyframeInterpolationPipeline RetakePipeline "
-        "TI2VidOneStagePipeline TI2VidTwoStagesHQPipeline TI2VidTwoStagesPipeline"
+        "A2VidPipelineTwoStage DistilledPipeline ICLoraPipeline KeyframeInterpolationPipeline "
+        "RetakePipeline TI2VidOneStagePipeline TI2VidTwoStagesHQPipeline TI2VidTwoStagesPipeline"
     ),
     "ltx_pipelines.ti2vid_two_stages": "TI2VidTwoStagesPipeline main",
     "ltx_pipelines.ti2vid_two_stages_hq": "TI2VidTwoStagesHQPipeline main",
@@ -42,47 +42,109 @@ SURFACE = {
         "LTX_2_3_HQ_PARAMS LTX_2_3_PARAMS LTX_2_PARAMS STAGE_2_DISTILLED_SIGMA_VALUES VIDEO_LATENT_CHANNELS "
         "VIDEO_SCALE_FACTORS PipelineParams detect_params"
     ),
-    "ltx_core.components.guiders": (
-        "CFGGuider CFGStarRescalingGuider LtxAPGGuider MultiModalGuider MultiModalGuiderFactory "
-        "MultiModalGuiderParams STGGuider create_multimodal_guider_factory"
-    ),
-    "ltx_core.components.schedulers": "BetaScheduler LTX2Scheduler LinearQuadraticScheduler",
-    "ltx_core.components.noisers": "GaussianNoiser",
     "ltx_core.components.diffusion_steps": "EulerDiffusionStep Res2sDiffusionStep",
-    "ltx_core.components.patchifiers": "AudioPatchifier VideoLatentPatchifier get_pixel_coords",
+    "ltx_core.components.guiders": (
+        "CFGGuider CFGStarRescalingGuider LegacyStatefulAPGGuider LtxAPGGuider MultiModalGuider "
+        "MultiModalGuiderFactory MultiModalGuiderParams STGGuider create_multimodal_guider_factory "
+        "projection_coef"
+    ),
+    "ltx_core.components.noisers": "GaussianNoiser Noiser",
+    "ltx_core.components.patchifiers": (
+        "AudioLatentShape AudioPatchifier SpatioTemporalScaleFactors VideoLatentPatchifier VideoLatentShape "
+        "VideoPixelShape get_pixel_coords"
+    ),
+    "ltx_core.components.protocols": "DiffusionStepProtocol GuiderProtocol Patchifier SchedulerProtocol",
+    "ltx_core.components.schedulers": (
+        "BASE_SHIFT_ANCHOR BetaScheduler LTX2Scheduler LinearQuadraticScheduler MAX_SHIFT_ANCHOR "
+        "flux_time_shift"
+    ),
     "ltx_core.conditioning": (
-        "ConditioningItem VideoConditionByKeyframeIndex VideoConditionByLatentIndex "
+        "ConditioningError ConditioningItem ConditioningItemAttentionStrengthWrapper "
+        "VideoConditionByKeyframeIndex VideoConditionByLatentIndex VideoConditionByReferenceLatent"
+    ),
+    "ltx_core.conditioning.exceptions": "ConditioningError",
+    "ltx_core.conditioning.item": "ConditioningItem",
+    "ltx_core.conditioning.mask_utils": "build_attention_mask resolve_cross_mask update_attention_mask",
+    "ltx_core.conditioning.types": (
+        "ConditioningItemAttentionStrengthWrapper VideoConditionByKeyframeIndex VideoConditionByLatentIndex "
         "VideoConditionByReferenceLatent"
     ),
+    "ltx_core.conditioning.types.noise_mask_cond": "TemporalRegionMask",
+    "ltx_core.guidance": "BatchedPerturbationConfig Perturbation PerturbationConfig PerturbationType",
     "ltx_core.guidance.perturbations": (
         "BatchedPerturbationConfig Perturbation PerturbationConfig PerturbationType"
     ),
     "ltx_core.loader": (
-        "LTXV_LORA_COMFY_RENAMING_MAP LoraPathStrengthAndSDOps SDOps SingleGPUModelBuilder StateDictRegistry"
+        "ContentMatching ContentReplacement DummyRegistry KeyValueOperation KeyValueOperationResult "
+        "LTXV_LORA_COMFY_RENAMING_MAP LoRAAdaptableProtocol LoraPathStrengthAndSDOps "
+        "LoraStateDictWithStrength ModelBuilderProtocol ModuleOps Registry SDKeyValueOperation SDOps "
+        "SafetensorsModelStateDictLoader SafetensorsStateDictLoader SingleGPUModelBuilder StateDict "
+        "StateDictLoader StateDictRegistry apply_loras"
     ),
-    "ltx_core.quantization": "QuantizationPolicy",
-    "ltx_core.model.transformer": "LTXModel LTXModelConfigurator Modality X0Model",
+    "ltx_core.loader.sd_ops": "LTXV_LORA_COMFY_RENAMING_MAP LTXV_LORA_COMFY_TARGET_MAP",
+    "ltx_core.model.audio_vae": (
+        "AUDIO_VAE_DECODER_COMFY_KEYS_FILTER AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER AudioDecoder "
+        "AudioDecoderConfigurator AudioEncoder AudioEncoderConfigurator AudioProcessor "
+        "VOCODER_COMFY_KEYS_FILTER Vocoder VocoderConfigurator VocoderWithBWE decode_audio encode_audio"
+    ),
     "ltx_core.model.audio_vae.attention": "AttentionType",
     "ltx_core.model.audio_vae.causality_axis": "CausalityAxis",
     "ltx_core.model.common.normalization": "NormType",
-    "ltx_core.model.video_vae.enums": "LogVarianceType NormLayerType PaddingModeType",
-    "ltx_core.model.video_vae.tiling": "SpatialTilingConfig TemporalTilingConfig TilingConfig",
-    "ltx_core.model.video_vae": (
-        "VAE_DECODER_COMFY_KEYS_FILTER VAE_ENCODER_COMFY_KEYS_FILTER "
-        "SpatialTilingConfig TemporalTilingConfig TilingConfig VideoDecoder VideoDecoderConfigurator "
-        "VideoEncoder VideoEncoderConfigurator decode_video get_video_chunks_number"
+    "ltx_core.model.transformer": (
+        "LTXModel LTXModelConfigurator LTXV_MODEL_COMFY_RENAMING_MAP LTXVideoOnlyModelConfigurator Modality "
+        "X0Model"
     ),
-    "ltx_core.model.audio_vae": (
-        "AUDIO_VAE_DECODER_COMFY_KEYS_FILTER AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER VOCODER_COMFY_KEYS_FILTER "
-        "AudioDecoder AudioDecoderConfigurator AudioEncoder AudioEncoderConfigurator AudioProcessor Vocoder "
-        "VocoderConfigurator VocoderWithBWE decode_audio encode_audio"
+    "ltx_core.model.transformer.attention": "Attention AttentionFunction",
+    "ltx_core.model.transformer.modality": "Modality",
+    "ltx_core.model.transformer.model": "LTXModel LTXModelType LegacyX0Model X0Model",
+    "ltx_core.model.transformer.model_configurator": (
+        "LTXModelConfigurator LTXV_MODEL_COMFY_RENAMING_MAP LTXVideoOnlyModelConfigurator"
+    ),
+    "ltx_core.model.transformer.rope": (
+        "LTXRopeType apply_rotary_emb generate_freq_grid_np generate_freq_grid_pytorch precompute_freqs_cis"
     ),
     "ltx_core.model.upsampler": "LatentUpsampler LatentUpsamplerConfigurator upsample_video",
-    "ltx_core.text_encoders.gemma": "EmbeddingsProcessor GemmaTextEncoder",
-    "ltx_core.tools": "AudioLatentTools VideoLatentTools",
-    "ltx_core.types": (
-        "Audio AudioLatentShape LatentState SpatioTemporalScaleFactors VideoLatentShape VideoPixelShape"
+    "ltx_core.model.video_vae": (
+        "SpatialTilingConfig TemporalTilingConfig TilingConfig VAE_DECODER_COMFY_KEYS_FILTER "
+        "VAE_ENCODER_COMFY_KEYS_FILTER VideoDecoder VideoDecoderConfigurator VideoEncoder "
+        "VideoEncoderConfigurator decode_video get_video_chunks_number"
     ),
+    "ltx_core.model.video_vae.enums": "LogVarianceType NormLayerType PaddingModeType",
+    "ltx_core.model.video_vae.tiling": "SpatialTilingConfig TemporalTilingConfig TilingConfig",
+    "ltx_core.quantization": (
+        "FP8_PREPARE_MODULE_OPS FP8_TRANSPOSE_SD_OPS QuantizationPolicy TRANSFORMER_LINEAR_DOWNCAST_MAP "
+        "UPCAST_DURING_INFERENCE UpcastWithStochasticRounding"
+    ),
+    "ltx_core.text_encoders.gemma": (
+        "EMBEDDINGS_PROCESSOR_KEY_OPS EmbeddingsProcessor EmbeddingsProcessorConfigurator "
+        "EmbeddingsProcessorOutput GEMMA_LLM_KEY_OPS GEMMA_MODEL_OPS GemmaTextEncoder "
+        "GemmaTextEncoderConfigurator VIDEO_ONLY_EMBEDDINGS_PROCESSOR_KEY_OPS convert_to_additive_mask "
+        "module_ops_from_gemma_root"
+    ),
+    "ltx_core.text_encoders.gemma.config": (
+        "GEMMA3_CONFIG_FOR_LTX Gemma3ConfigData Gemma3RopeScaling Gemma3TextConfig Gemma3VisionConfig"
+    ),
+    "ltx_core.text_encoders.gemma.embeddings_connector": (
+        "AudioEmbeddings1DConnectorConfigurator Embeddings1DConnector Embeddings1DConnectorConfigurator"
+    ),
+    "ltx_core.text_encoders.gemma.embeddings_processor": (
+        "EmbeddingsProcessor EmbeddingsProcessorOutput convert_to_additive_mask"
+    ),
+    "ltx_core.text_encoders.gemma.encoders.base_encoder": "GemmaTextEncoder module_ops_from_gemma_root",
+    "ltx_core.text_encoders.gemma.encoders.encoder_configurator": (
+        "EMBEDDINGS_PROCESSOR_KEY_OPS EmbeddingsProcessorConfigurator GEMMA_LLM_KEY_OPS GEMMA_MODEL_OPS "
+        "GemmaTextEncoderConfigurator VIDEO_ONLY_EMBEDDINGS_PROCESSOR_KEY_OPS"
+    ),
+    "ltx_core.text_encoders.gemma.feature_extractor": (
+        "FeatureExtractorV1 FeatureExtractorV2 norm_and_concat_per_token_rms"
+    ),
+    "ltx_core.text_encoders.gemma.tokenizer": "LTXVGemmaTokenizer",
+    "ltx_core.tools": "AudioLatentTools DEFAULT_SCALE_FACTORS LatentTools VideoLatentTools",
+    "ltx_core.types": (
+        "Audio AudioLatentShape LatentState SpatioTemporalScaleFactors VIDEO_SCALE_FACTORS VideoLatentShape "
+        "VideoPixelShape"
+    ),
+    "ltx_core.utils": "check_config_value find_matching_file rms_norm to_denoised to_velocity",
 }
 
 

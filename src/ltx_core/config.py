@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
-from ltx_core.errors import ConfigError
+from ltx_core.errors import ConfigError, MissingKeyError
 
 T = TypeVar("T")
 
@@ -18,7 +18,8 @@ def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     Keys without a field are ignored (published files carry many that no network reads); fields without a
     key take their default. `where` names the section in messages, e.g. ``config.transformer``.
 
-    Raises `ConfigError` for a missing key without default and for a value of the wrong type.
+    Raises `MissingKeyError` (a KeyError) for a missing key without default, `ConfigError` for a value of the
+    wrong type.
     """
     hints = typing.get_type_hints(cls)
     values = {}
@@ -26,7 +27,9 @@ def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:
         if field.name in section:
             values[field.name] = _coerce(section[field.name], hints[field.name], f"{where}.{field.name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{where}.{field.name} is missing; expected {_describe(hints[field.name])}.")
+            raise MissingKeyError(
+                f"{where}.{field.name} is missing; expected {_describe(hints[field.name])}."
+            )
     return cls(**values)
 
 

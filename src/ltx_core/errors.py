@@ -9,6 +9,12 @@ class ConfigError(LTXError):
     """A checkpoint's configuration lacks a key or holds a value that this model cannot have."""
 
 
+class MissingKeyError(ConfigError, KeyError):
+    """A configuration lacks a key that has no default."""
+
+    __str__ = ValueError.__str__  # KeyError's would quote the sentence
+
+
 class UnsupportedConfigError(ConfigError, NotImplementedError):
     """A configuration that is well formed but describes a model this package does not implement."""
 
@@ -27,6 +33,10 @@ class InputError(LTXError):
 
 class MediaError(LTXError):
     """An image, audio or video file cannot be read or written."""
+
+
+class DtypeError(InputError, TypeError):
+    """A tensor does not have the dtype that a network takes."""
 
 
 class ShapeError(InputError, AssertionError):

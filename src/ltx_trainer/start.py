@@ -37,10 +37,4 @@ def make_part(
         return module.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        module = configurator.from_config(network)
-    for name, buffer in module.named_buffers():
-        if name.endswith("mean-of-means"):
-            buffer.zero_()
-        elif name.endswith("std-of-means"):
-            buffer.fill_(1.0)
-    return module
+        return configurator.from_config(network)

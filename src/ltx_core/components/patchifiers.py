@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ltx_core.errors import InputError, ShapeError
-from ltx_core.types import AudioLatentShape, SpatioTemporalScaleFactors, VideoLatentShape
+from ltx_core.types import AudioLatentShape, SpatioTemporalScaleFactors, VideoLatentShape, VideoPixelShape
 
 __all__ = [
     "AudioLatentShape",
@@ -13,6 +13,7 @@ __all__ = [
     "SpatioTemporalScaleFactors",
     "VideoLatentPatchifier",
     "VideoLatentShape",
+    "VideoPixelShape",
     "get_pixel_coords",
 ]
 

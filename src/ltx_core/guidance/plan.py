@@ -116,16 +116,33 @@ def _one_config(perturbations: Any) -> BatchedPerturbationConfig:
 
 
 def can_stack(calls: Sequence[TransformerCall]) -> bool:
-    """Whether `stack` takes these calls: the same tokens at the same positions, contexts of one size."""
+    """Whether `stack` takes these calls: the same tokens at the same positions, contexts of one size.
+
+    Masks that are given once for several samples are not stacked.
+    """
 
     def form(modality: Modality | None) -> list[Any]:
-        values = vars(modality).items() if modality else ()
         return [
-            id(value) if name == "positions" else getattr(value, "shape", value) for name, value in values
+            id(value) if _is_shared(name, value) else getattr(value, "shape", value)
+            for name, value in (vars(modality) if modality else {}).items()
         ]
 
+    first = calls[0]
     forms = [(form(call.video), form(call.audio)) for call in calls]
-    return all(other == forms[0] for other in forms)
+    return all(map(_has_rows, (first.video, first.audio))) and all(other == forms[0] for other in forms)
+
+
+def _is_shared(name: str, value: Any) -> bool:
+    """Whether a field of a modality must be the very same in all calls of a stack."""
+    return name == "positions" or (isinstance(value, torch.Tensor) and not value.ndim)
+
+
+def _has_rows(modality: Modality | None) -> bool:
+    """Whether what is not shared has a row for each sample; a text mask may be (queries, keys) for all of them."""
+    if modality is None:
+        return True
+    rows = [v for k, v in vars(modality).items() if isinstance(v, torch.Tensor) and not _is_shared(k, v)]
+    return modality.context_mask is None and all(len(value) == len(modality.latent) for value in rows)
 
 
 def stack(calls: Sequence[TransformerCall]) -> TransformerCall:

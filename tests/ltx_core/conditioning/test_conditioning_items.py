@@ -77,6 +77,14 @@ def test_temporal_reference_ends_where_the_target_does(state):
     assert times[-1].tolist() == [1 / 8, 17 / 8]
 
 
+def test_times_of_a_temporal_reference_are_rounded_once():
+    tools = VideoLatentTools(VideoLatentPatchifier(1), VideoLatentShape(1, 4, 9, 1, 1), fps=25.0)
+    state = tools.create_initial_state(torch.device("cpu"), torch.float32)
+    item = VideoConditionByReferenceLatent(torch.ones(1, 4, 4, 1, 1), temporal_scale_factor=3)
+    ends = torch.tensor([1.0, 9.0, 17.0, 25.0]) / (25.0 / 3) - 2 * state.positions[0, 0, 0, 1]
+    assert torch.equal(item.apply_to(state, tools).positions[0, 0, 9:, 1], ends)
+
+
 def test_audio_reference():
     tools = AudioLatentTools(AudioPatchifier(1), AudioLatentShape(1, 2, 3, 2))
     state = tools.create_initial_state(torch.device("cpu"), torch.float32)

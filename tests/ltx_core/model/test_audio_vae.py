@@ -162,6 +162,7 @@ def test_spectrograms_are_cropped_or_padded_to_the_bands_of_the_file():
 
 def test_features_count_channels_then_bins():
     statistics = PerFeatureStatistics(6)
+    assert torch.equal(statistics.normalize(randn(1, 2, 4, 3)), randn(1, 2, 4, 3))
     statistics.get_buffer("std-of-means").copy_(torch.arange(1, 7))
     statistics.get_buffer("mean-of-means").copy_(torch.arange(6) * 10)
     x = torch.zeros(1, 2, 4, 3)
@@ -257,6 +258,9 @@ def test_attention_stands_where_the_configuration_asks_for_it():
     assert [len(level.attn) for level in other.up] == [2, 0, 0]
     assert "mid.attn_1.q.weight" not in other.state_dict()
     assert model(randn(1, 2, 8, 16)).shape == (1, 2, 2, 4)
+    # A decoder doubles from the lowest resolution on: 19 // 4 = 4, 8, 16, where an encoder has 19, 9, 4.
+    odd = decoder(GROUPED, resolution=19, attn_resolutions=[8])
+    assert [len(level.attn) for level in odd.up] == [0, 2, 0]
     quiet = encoder(GROUPED, mid_block_add_attention=True, attn_type="none")
     assert not any("attn" in key for key in quiet.state_dict())
 

@@ -255,3 +255,9 @@ def test_waveforms_without_a_spectrogram(processor, shape, rate, message):
 def test_samples_are_floating(processor, rate):
     with pytest.raises(InputError, match=r"not torch.int16; divide 16-bit samples by 32768"):
         processor.waveform_to_mel(Audio(torch.ones(1, 2, 4000, dtype=torch.int16), rate))
+
+
+def test_integers_are_a_type_error_also_where_they_are_only_resampled():
+    processor, sound = AudioProcessor(16000, 8, 160, 256), Audio(torch.ones(2, 400, dtype=torch.int16), 44100)
+    with pytest.raises(TypeError, match=r"not torch.int16; divide 16-bit samples by 32768"):
+        processor.resample_audio(sound)

@@ -483,8 +483,10 @@ def test_configurations_that_are_not_this_model(changes, message):
 
 def test_empty_configuration():
     for configurator in (LTXModelConfigurator, LTXVideoOnlyModelConfigurator, LTXAudioOnlyModelConfigurator):
-        with pytest.raises(ConfigError, match="caption_channels is missing"):
+        with pytest.raises(ConfigError, match="caption_channels is missing") as caught:
             configurator.from_config({})
+        assert isinstance(caught.value, KeyError)
+        assert str(caught.value).startswith("config.transformer.caption_channels is missing")
     with pytest.raises(ConfigError, match="expected a parsed 'config'"):
         LTXModelConfigurator.from_metadata({"format": "pt"})
 
@@ -613,6 +615,21 @@ class TestSharedPasses:
             model.max_batch_size = 9
             assert torch.equal(model.run_passes(calls)[4][1], alone[4][1])
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"attention_mask": torch.linspace(0.1, 1, VIDEO_TOKENS)[None, None]},
+            {"context_mask": torch.linspace(-1, 1, VIDEO_TOKENS)[:, None] * torch.arange(7)},
+            {"sigma": torch.tensor([0.5])},
+        ],
+    )
+    def test_what_is_given_once_for_a_batch_is_not_stacked(self, changes):
+        model, v, a = X0Model(build(V23)), video(2, **changes), audio(2)
+        other = dataclasses.replace(v, context=v.context + 1)
+        with torch.no_grad():
+            together = model.run_passes([TransformerCall(v, a), TransformerCall(other, a)])
+            torch.testing.assert_close(together, [model(v, a), model(other, a)])
+
     def test_rotary_tables_are_made_once_for_the_same_positions(self, monkeypatch):
         model, made = X0Model(build(V23)), []
         tables = LTXModel.rope_tables
@@ -625,3 +642,17 @@ class TestSharedPasses:
             moved = model(dataclasses.replace(v, positions=v.positions + 1), a)
         assert len(made) == 2
         assert not torch.equal(first[0], moved[0])
+
+    def test_rotary_tables_follow_positions_that_are_changed_in_place(self):
+        model, v, a = X0Model(build(V23)), video(), audio()
+        with torch.no_grad():
+            model(v, a)
+            v.positions[:, 0] += 1
+            assert torch.equal(model(v, a)[0], X0Model(model.velocity_model)(v, a)[0])
+
+    def test_a_pass_in_inference_mode_leaves_the_model_fit_for_training(self):
+        model, v, a = X0Model(build(V23)), video(), audio()
+        with torch.inference_mode():
+            model(v, a)
+        model(v, a)[0].sum().backward()
+        assert model.velocity_model.patchify_proj.weight.grad.any()

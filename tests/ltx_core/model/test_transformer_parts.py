@@ -99,6 +99,15 @@ def test_points_and_starts():
     assert torch.equal(starts[0], points[0])
 
 
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [(intervals()[:, :2], "one axis for each of the 3"), (intervals()[..., 0], "needs .start, end. last")],
+)
+def test_positions_of_another_form(positions, message):
+    with pytest.raises(AssertionError, match=message):
+        table(LTXRopeType.SPLIT, positions, max_pos=[20, 2048, 2048])
+
+
 @BOTH
 def test_tables_that_do_not_fit(rope_type):
     cos, sin = table(rope_type, intervals())

@@ -220,6 +220,7 @@ def test_folding_has_time_as_the_slowest_index():
 
 def test_statistics_are_per_channel_and_keep_the_dtype():
     statistics = PerChannelStatistics(2)
+    assert torch.equal(statistics.un_normalize(torch.ones(1, 2, 1, 1, 1)), torch.ones(1, 2, 1, 1, 1))
     statistics.get_buffer("std-of-means").copy_(torch.tensor([2.0, 4.0]))
     statistics.get_buffer("mean-of-means").copy_(torch.tensor([1.0, -1.0]))
     x = torch.tensor([5.0, 7.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 1, 2)

@@ -187,7 +187,7 @@ def test_the_first_generation_is_its_formula():
 
 
 def test_dilated_convolutions_keep_the_length():
-    block = fill(ResBlock(2, 3, [1, 5], snakes=False))
+    block = fill(ResBlock(2, 3, [1, 5], snake=None))
     assert [conv.dilation for conv in block.convs1] == [(1,), (5,)]
     assert [conv.dilation for conv in block.convs2] == [(1,), (1,)]
     assert block(randn(1, 2, 9)).shape == (1, 2, 9)
@@ -240,6 +240,21 @@ def test_snakes_have_logarithmic_parameters():
         snake.beta.copy_(torch.tensor([0.5, -0.5]))
     a, b = torch.tensor([1.0, math.e])[:, None], torch.tensor([0.5, -0.5]).exp()[:, None]
     torch.testing.assert_close(snake(x), x + (a * x).sin() ** 2 / b)
+
+
+def test_plain_snakes_have_one_parameter_in_the_residual_blocks_alone():
+    sizes = {"resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1]]}
+    sizes |= {"upsample_rates": [2], "upsample_kernel_sizes": [4], "upsample_initial_channel": 8}
+    plain, beta = (fill(Vocoder(**sizes, resblock="AMP1", activation=a)) for a in ("snake", "snakebeta"))
+    assert set(beta.state_dict()) - set(plain.state_dict()) == {
+        "resblocks.0.acts1.0.act.beta",
+        "resblocks.0.acts2.0.act.beta",
+    }
+    shared = plain.state_dict()
+    for name in ("acts1", "acts2"):
+        shared[f"resblocks.0.{name}.0.act.beta"] = shared[f"resblocks.0.{name}.0.act.alpha"]
+    beta.load_state_dict(shared)
+    assert torch.equal(plain(randn(1, 2, 4, 64)), beta(randn(1, 2, 4, 64)))
 
 
 def test_anti_aliasing_keeps_harmonics_from_folding_back():
@@ -303,6 +318,12 @@ def test_extension_is_float32_whatever_the_weights():
     assert torch.equal(got, widened(mel.bfloat16().float()))
     assert halved.conv_pre.weight.dtype == torch.bfloat16
     assert not torch.equal(got, model(mel))
+
+
+def test_a_residual_of_another_length_is_refused():
+    model = build(TINY_BWE | {"bwe": TINY_BWE["bwe"] | {"upsample_rates": [3, 2]}})
+    with pytest.raises(AssertionError, match="generates 38 samples for the 72 of the upsampled sound"):
+        model(randn(1, 2, 6, 64))
 
 
 def test_the_wrapper_shows_the_first_generators_ends():
@@ -429,6 +450,8 @@ def test_configurations_that_cannot_be(section, message):
 def test_a_generators_kind_is_checked_without_a_configuration_too():
     with pytest.raises(ConfigError, match=r"config.vocoder.resblock is 'AMP2'; expected '1' or 'AMP1'"):
         Vocoder([3], [2], [4], [[1]], resblock="AMP2")
+    with pytest.raises(ConfigError, match=r"activation is 'relu'; expected 'snake' or 'snakebeta'"):
+        Vocoder([3], [2], [4], [[1]], resblock="AMP1", activation="relu")
 
 
 # Bad input

@@ -26,12 +26,13 @@ class VideoConditionByReferenceLatent:
 
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools) -> LatentState:
         shape = VideoLatentShape.from_torch_shape(self.latent.shape)
-        positions = latent_tools.to_positions(latent_tools.pixel_coords(shape, self.latent.device))
+        coords = latent_tools.pixel_coords(shape, self.latent.device)
+        positions = latent_tools.to_positions(coords)
         positions[:, 1:] *= self.downscale_factor
         if self.temporal_scale_factor != 1:
             # A reference frame lasts as long as several target frames, but the first of both begin together.
             first_frame_end = latent_state.positions[:, 0, 0, 1].view(-1, 1, 1).to(positions.device)
-            times = positions[:, 0] * self.temporal_scale_factor
+            times = coords[:, 0].float() / (latent_tools.fps / self.temporal_scale_factor)
             positions[:, 0] = (times - (self.temporal_scale_factor - 1) * first_frame_end).clamp(min=0)
         tokens = latent_tools.patchifier.patchify(self.latent)
         return append_tokens(latent_state, latent_tools, tokens, positions, 1 - self.strength)

@@ -182,7 +182,9 @@ class AudioDecoder(_Half):
         for i in range(last, -1, -1):
             target = ch * ch_mult[i]
             widths = [(width, target)] + [(target, target)] * num_res_blocks
-            level = Level(widths, *common, AttentionType.VANILLA if resolution >> i in attended else None)
+            # Doubled from the lowest level on: odd sizes are not those that the encoder halves to.
+            is_attended = (resolution >> last) << (last - i) in attended
+            level = Level(widths, *common, AttentionType.VANILLA if is_attended else None)
             if i:
                 level.upsample = Upsample(target, causality_axis)
             levels.insert(0, level)

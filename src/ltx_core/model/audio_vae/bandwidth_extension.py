@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from ltx_core.errors import ShapeError
 from ltx_core.model.audio_vae.processor import ROLLOFF, ZERO_CROSSINGS, log_mel
 from ltx_core.model.audio_vae.vocoder import Vocoder
 
@@ -59,6 +60,7 @@ class VocoderWithBWE(nn.Module):
     """Log-mel to waveform at the output rate: an upsampled first generator plus a generated residual.
 
     All arithmetic is float32, whatever the dtype of the weights, and the waveform is not rounded.
+    Raises `ShapeError` (an AssertionError) if the residual is not as long as what it is added to.
     """
 
     def __init__(
@@ -92,5 +94,10 @@ class VocoderWithBWE(nn.Module):
         padded = F.pad(stage, (0, -length % self.hop_length))
         residual = self.bwe_generator(self.mel_stft(padded))
         skip = upsample_by(padded, self.output_sampling_rate // self.input_sampling_rate)
+        if residual.shape != skip.shape:
+            raise ShapeError(
+                f"The bandwidth extension generates {residual.shape[-1]} samples for the {skip.shape[-1]} of the "
+                "upsampled sound; upsample_rates and hop_length of config.vocoder.bwe do not fit the rates."
+            )
         kept = length * self.output_sampling_rate // self.input_sampling_rate
         return (residual + skip).clamp(-1, 1)[..., :kept]

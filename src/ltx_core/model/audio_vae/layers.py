@@ -103,12 +103,15 @@ class Upsample(nn.Module):
 
 
 class PerFeatureStatistics(nn.Module):
-    """Mean and deviation of each latent feature (channel x frequency bin) over the training data."""
+    """Mean and deviation of each latent feature (channel x frequency bin) over the training data.
+
+    Before it is loaded it changes nothing.
+    """
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.register_buffer("std-of-means", torch.empty(features))
-        self.register_buffer("mean-of-means", torch.empty(features))
+        self.register_buffer("std-of-means", torch.ones(features))
+        self.register_buffer("mean-of-means", torch.zeros(features))
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
         """(x - mean) / std; x is (B, C, L, F) with feature index c * F + f."""

@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltx_core.errors import InputError
-from ltx_core.model.common.checks import check_tensor
+from ltx_core.model.common.checks import check_floating, check_tensor
 from ltx_core.types import Audio
 
 MEL_FLOOR = 1e-5
 ZERO_CROSSINGS, ROLLOFF = 6, 0.99
+SCALING = "; divide 16-bit samples by 32768"
 FIRST_SURROUND = {3: 3, 5: 3, 6: 4, 8: 4}  # by the number of channels: 3.0, 5.0, 5.1, 7.1
 
 
@@ -24,10 +25,9 @@ def log_mel(mel: torch.Tensor) -> torch.Tensor:
 
 
 def check_waveform(waveform: torch.Tensor) -> None:
-    """Raise `ShapeError` unless `waveform` is (B, C, N), `InputError` unless it is floating-point."""
+    """Raise `ShapeError` unless `waveform` is (B, C, N), `DtypeError` unless it is floating-point."""
     sizes = ("batch", "channels", "samples")
-    remedy = "; divide 16-bit samples by 32768"
-    check_tensor(waveform, "The audio front end", "waveforms", sizes, scaling=remedy)
+    check_tensor(waveform, "The audio front end", "waveforms", sizes, scaling=SCALING)
 
 
 def resample(waveform: torch.Tensor, source: int, target: int) -> torch.Tensor:
@@ -35,9 +35,11 @@ def resample(waveform: torch.Tensor, source: int, target: int) -> torch.Tensor:
 
     Hann window, 6 zero crossings, rolloff 0.99, zeros beyond both ends. The kernel is evaluated in the
     waveform's dtype in a fixed order: the quiet mel bands show its rounding.
+    Raises `DtypeError` (a TypeError) for integers, `InputError` for an impossible rate.
     """
     if source == target:
         return waveform
+    check_floating(waveform, "The resampler", "waveforms", SCALING)
     if not all(isinstance(rate, Integral) and rate > 0 for rate in (source, target)):
         raise InputError(f"Cannot resample from {source} to {target} Hz; rates are positive whole numbers.")
     common = math.gcd(source, target)

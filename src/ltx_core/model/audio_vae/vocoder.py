@@ -41,17 +41,35 @@ def _kaiser_sinc(cutoff: float, half_width: float, taps: int) -> tuple[float, ..
         return tuple((kernel / kernel.sum()).tolist())
 
 
-class SnakeBeta(nn.Module):
-    """x + sin(a x)^2 / b per channel, a and b stored as logarithms."""
+def _snake(x: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+    """x + sin(a x)^2 / b per channel of (B, C, N), from the logarithms of a and b."""
+    a, b = alpha.exp()[:, None], beta.exp()[:, None]
+    return x + (x * a).sin().square() / (b + 1e-9)
+
+
+class Snake(nn.Module):
+    """x + sin(a x)^2 / a per channel, a stored as its logarithm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _snake(x, self.alpha, self.alpha)
+
+
+class SnakeBeta(Snake):
+    """x + sin(a x)^2 / b per channel, a and b stored as logarithms."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a, b = self.alpha.exp()[:, None], self.beta.exp()[:, None]
-        return x + (x * a).sin().square() / (b + 1e-9)
+        return _snake(x, self.alpha, self.beta)
+
+
+SNAKES = {"snake": Snake, "snakebeta": SnakeBeta}
 
 
 class DepthwiseFilter(nn.Module):
@@ -86,9 +104,9 @@ class LowPass(DepthwiseFilter):
 class AntiAliased(nn.Module):
     """A snake activation at twice the rate, so that the harmonics it makes do not fold back."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, snake: type[Snake] = SnakeBeta) -> None:
         super().__init__()
-        self.act = SnakeBeta(channels)
+        self.act = snake(channels)
         self.upsample = UpsampleTwice()
         self.downsample = nn.ModuleDict({"lowpass": LowPass()})
 
@@ -99,17 +117,19 @@ class AntiAliased(nn.Module):
 class ResBlock(nn.Module):
     """Pairs of (dilated, plain) convolutions, each pair added to its input.
 
-    snakes: anti-aliased snake activations before every convolution, else leaky ReLUs.
+    snake: the kind of the anti-aliased activations before every convolution; None for leaky ReLUs.
     """
 
-    def __init__(self, channels: int, kernel: int, dilations: Sequence[int], *, snakes: bool) -> None:
+    def __init__(
+        self, channels: int, kernel: int, dilations: Sequence[int], *, snake: type[Snake] | None
+    ) -> None:
         super().__init__()
         self.convs1 = nn.ModuleList(_same(channels, kernel, d) for d in dilations)
         self.convs2 = nn.ModuleList(_same(channels, kernel, 1) for _ in dilations)
-        if snakes:
-            self.acts1 = nn.ModuleList(AntiAliased(channels) for _ in dilations)
-            self.acts2 = nn.ModuleList(AntiAliased(channels) for _ in dilations)
-        self.snakes = snakes
+        self.snakes = snake is not None
+        if snake is not None:
+            self.acts1 = nn.ModuleList(AntiAliased(channels, snake) for _ in dilations)
+            self.acts2 = nn.ModuleList(AntiAliased(channels, snake) for _ in dilations)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for i, (first, second) in enumerate(zip(self.convs1, self.convs2)):
@@ -137,7 +157,10 @@ def _check_pairs(**lists: Sequence) -> None:
 
 
 class Vocoder(nn.Module):
-    """(B, 2, T, 64) log-mel to (B, 2, T x product of upsample_rates) in [-1, 1] (HiFi-GAN; BigVGAN for AMP1)."""
+    """(B, 2, T, 64) log-mel to (B, 2, T x product of upsample_rates) in [-1, 1] (HiFi-GAN; BigVGAN for AMP1).
+
+    activation: of AMP1's residual blocks, "snake" or "snakebeta"; before the last convolution it is the latter.
+    """
 
     def __init__(
         self,
@@ -156,12 +179,17 @@ class Vocoder(nn.Module):
         super().__init__()
         if resblock not in ("1", "AMP1"):
             raise ConfigError(f"config.vocoder.resblock is {resblock!r}; expected '1' or 'AMP1'.")
+        if resblock == "AMP1" and activation not in SNAKES:
+            raise ConfigError(
+                f"config.vocoder.activation is {activation!r}; expected {' or '.join(map(repr, SNAKES))}."
+            )
         _check_pairs(upsample_rates=upsample_rates, upsample_kernel_sizes=upsample_kernel_sizes)
         _check_pairs(
             resblock_kernel_sizes=resblock_kernel_sizes, resblock_dilation_sizes=resblock_dilation_sizes
         )
         self.output_sampling_rate = output_sampling_rate
         self.snakes = resblock == "AMP1"
+        snake = SNAKES[activation] if self.snakes else None
         self.use_tanh_at_final, self.apply_final_activation = use_tanh_at_final, apply_final_activation
         self.blocks_per_stage = len(resblock_kernel_sizes)
         width = upsample_initial_channel
@@ -171,7 +199,7 @@ class Vocoder(nn.Module):
             self.ups.append(nn.ConvTranspose1d(width, width // 2, kernel, rate, padding=(kernel - rate) // 2))
             width //= 2
             for size, dilations in zip(resblock_kernel_sizes, resblock_dilation_sizes):
-                self.resblocks.append(ResBlock(width, size, dilations, snakes=self.snakes))
+                self.resblocks.append(ResBlock(width, size, dilations, snake=snake))
         if self.snakes:
             self.act_post = AntiAliased(width)
         self.conv_post = nn.Conv1d(width, 2, 7, padding=3, bias=use_bias_at_final)

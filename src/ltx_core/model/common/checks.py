@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ltx_core.errors import InputError, ShapeError
+from ltx_core.errors import DtypeError, ShapeError
 
 
 def check_tensor(
@@ -22,7 +22,7 @@ def check_tensor(
 
     taker, kind: subject and object of the message, "The encoder" and "pixels". dtype: the network's; None for
     one that takes any floating-point numbers. scaling: for messages, how to turn integers into such.
-    Reads no values, so it never waits for a device. Raises `ShapeError`, or `InputError` for the dtype.
+    Reads no values, so it never waits for a device. Raises `ShapeError`, or `DtypeError` (a TypeError).
     """
     shape = tuple(x.shape)
     if len(shape) != len(sizes) or not all(
@@ -30,10 +30,15 @@ def check_tensor(
     ):
         empty = "; no size may be 0" if 0 in shape else ""
         raise ShapeError(f"{taker} takes ({', '.join(map(str, sizes))}) {kind}, not {shape}{empty}.")
-    if not x.is_floating_point():
-        raise InputError(f"{taker} takes floating-point {kind}, not {x.dtype}{scaling}.")
+    check_floating(x, taker, kind, scaling)
     # Under autocast the layers convert what they are given.
     if dtype is not None and x.dtype is not dtype and not torch.is_autocast_enabled(x.device.type):
-        raise InputError(
+        raise DtypeError(
             f"{taker} is {dtype} and does not take {x.dtype} {kind}; convert them with .to({dtype})."
         )
+
+
+def check_floating(x: torch.Tensor, taker: str, kind: str, scaling: str = "") -> None:
+    """Raise `DtypeError` unless `x` has floating-point numbers; the rest as for `check_tensor`."""
+    if not x.is_floating_point():
+        raise DtypeError(f"{taker} takes floating-point {kind}, not {x.dtype}{scaling}.")

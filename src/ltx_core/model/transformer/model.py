@@ -312,6 +312,16 @@ def _is_same(one: Any, other: Any) -> bool:
     return all(a is b for a, b in zip(vars(one).values(), vars(other).values()))
 
 
+def _are_equal(
+    key: Sequence[tuple[torch.dtype, torch.Tensor]], other: Sequence[tuple[torch.dtype, torch.Tensor]]
+) -> bool:
+    """Whether two lists hold the same dtypes, and positions of the same values on the same devices."""
+    return len(key) == len(other) and all(
+        a_type is b_type and a.device == b.device and a.dtype is b.dtype and torch.equal(a, b)
+        for (a_type, a), (b_type, b) in zip(key, other)
+    )
+
+
 class X0Model(nn.Module):
     """A velocity model that answers with the denoised tokens, x0 = latent - velocity * timestep.
 
@@ -322,7 +332,7 @@ class X0Model(nn.Module):
         super().__init__()
         self.velocity_model = velocity_model
         self.max_batch_size: int | None = None
-        self._rope_key: list[Any] = []
+        self._rope_key: list[tuple[torch.dtype, torch.Tensor]] = []
         self._rope: Mapping[str, RopeTables] = {}
 
     @property
@@ -373,9 +383,12 @@ class X0Model(nn.Module):
 
     def _rope_tables(self, video: Modality | None, audio: Modality | None) -> Mapping[str, RopeTables]:
         """The rotary tables, computed when the positions are others than last time: once a stage."""
-        key = [part for m in (video, audio) if m for part in (m.positions, m.latent.dtype)]
-        if len(key) != len(self._rope_key) or any(a is not b for a, b in zip(key, self._rope_key)):
-            self._rope_key, self._rope = key, self.velocity_model.rope_tables(video, audio)
+        key = [(m.latent.dtype, m.positions) for m in (video, audio) if m is not None]
+        if not _are_equal(key, self._rope_key):
+            with torch.inference_mode(False):  # a table made inside it could not serve training later
+                self._rope = self.velocity_model.rope_tables(video, audio)
+            # Copies, as positions may be changed in place.
+            self._rope_key = [(dtype, positions.clone()) for dtype, positions in key]
         return self._rope
 
     @staticmethod

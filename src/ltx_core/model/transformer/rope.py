@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ltx_core.errors import InputError
+from ltx_core.errors import InputError, ShapeError
 
 RotaryTable = tuple[torch.Tensor, torch.Tensor]
 """(cos, sin), each (B, H, T, d/2) for split or (B, T, D) for interleaved rotation; B may be 1."""
@@ -76,7 +76,8 @@ def precompute_freqs_cis(
     the float32 grid; angles reach 1.6e4 radians, so that rounding, hence the order of operations, is part of
     the definition.
 
-    Raises `InputError` if `indices_grid` does not have one axis per entry of `max_pos`, or no [start, end).
+    Raises `ShapeError` (an AssertionError) if `indices_grid` does not have one axis per entry of `max_pos`, or no
+    [start, end).
     """
     positions = _points(indices_grid, len(max_pos), use_middle_indices_grid)
     grid, extent = _grid_and_extent(freq_grid_generator, theta, tuple(max_pos), dim, positions.device)
@@ -99,13 +100,13 @@ def precompute_freqs_cis(
 def _points(indices_grid: torch.Tensor, num_axes: int, middle: bool) -> torch.Tensor:
     """One coordinate per token and axis, (B, T, n)."""
     if indices_grid.ndim not in (3, 4) or indices_grid.shape[1] != num_axes:
-        raise InputError(
+        raise ShapeError(
             f"Positions have shape {tuple(indices_grid.shape)}; expected (batch, {num_axes}, tokens, 2), "
             f"one axis for each of the {num_axes} maximum positions."
         )
     if middle:
         if indices_grid.ndim != 4 or indices_grid.shape[-1] != 2:
-            raise InputError(
+            raise ShapeError(
                 f"Positions have shape {tuple(indices_grid.shape)}; their middle needs [start, end) last."
             )
         indices_grid = (indices_grid[..., 0] + indices_grid[..., 1]) / 2

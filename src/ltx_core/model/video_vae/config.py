@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ltx_core.config import parse_config
-from ltx_core.errors import ConfigError, UnsupportedConfigError
+from ltx_core.errors import ConfigError, MissingKeyError, UnsupportedConfigError
 from ltx_core.model.video_vae.enums import LogVarianceType, NormLayerType, PaddingModeType
 
 CONVOLUTIONAL = ("CausalVideoAutoencoder", None)
@@ -23,7 +23,7 @@ class Block:
     @property
     def num_layers(self) -> int:
         if "num_layers" not in self.params:
-            raise ConfigError(f"config.vae: the block {self.name} lacks num_layers.")
+            raise MissingKeyError(f"config.vae: the block {self.name} lacks num_layers.")
         return self._whole("num_layers", self.params["num_layers"], 0)
 
     def multiplier(self, default: int) -> int:

@@ -53,13 +53,16 @@ def make_norm(kind: NormLayerType, channels: int) -> nn.Module:
 
 
 class PerChannelStatistics(nn.Module):
-    """Mean and deviation of each latent channel over the training data; part of the file, not learnt here."""
+    """Mean and deviation of each latent channel over the training data; part of the file, not learnt here.
+
+    Before it is loaded it changes nothing.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         # The official keys are spelt with hyphens.
-        self.register_buffer("std-of-means", torch.empty(channels))
-        self.register_buffer("mean-of-means", torch.empty(channels))
+        self.register_buffer("std-of-means", torch.ones(channels))
+        self.register_buffer("mean-of-means", torch.zeros(channels))
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
         """(x - mean) / std per channel; x (B, C, F, H, W) in any dtype, which is kept."""

@@ -256,7 +256,8 @@ def spatial_weights(
 def overlap_add(groups: Iterable[tuple[Interval, torch.Tensor]]) -> Iterator[torch.Tensor]:
     """Blend consecutive (frame interval, frames (B, C, f, H, W)) along time; yields frames once they are final.
 
-    Only the overlap with the next group is kept.
+    One answer a group, an empty one where the next group begins at the same frame. Only the overlap with the
+    next group is kept.
     """
     start = 0
     values: torch.Tensor | None = None
@@ -271,8 +272,7 @@ def overlap_add(groups: Iterable[tuple[Interval, torch.Tensor]]) -> Iterator[tor
         if shared > 0:
             frames[:, :, :shared] += values[:, :, done:]
             mask[:shared] += weights[done:]
-        if done:
-            yield values[:, :, :done] / weights[:done, None, None].clamp(min=1e-8)
+        yield values[:, :, :done] / weights[:done, None, None].clamp(min=1e-8)
         start, values, weights = time.start, frames, mask
     if values is not None and weights is not None:
         yield values / weights[:, None, None].clamp(min=1e-8)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ltx_core.config import parse_config
 from ltx_core.errors import ConfigError, UnsupportedConfigError
+from ltx_core.module_ops import ModuleOps
 from ltx_core.sd_ops import (
     EMBEDDINGS_PROCESSOR_KEY_OPS,
     GEMMA_LLM_KEY_OPS,
@@ -26,6 +27,7 @@ __all__ = [
     "EMBEDDINGS_PROCESSOR_KEY_OPS",
     "EmbeddingsProcessorConfigurator",
     "GEMMA_LLM_KEY_OPS",
+    "GEMMA_MODEL_OPS",
     "GemmaTextEncoderConfigurator",
     "VIDEO_ONLY_EMBEDDINGS_PROCESSOR_KEY_OPS",
 ]
@@ -69,6 +71,17 @@ class GemmaTextEncoderConfigurator:
         return GemmaTextEncoder(
             Gemma3ForConditionalGeneration._from_config(gemma, attn_implementation="sdpa")
         )
+
+
+def _fill(encoder: nn.Module) -> nn.Module:
+    from ltx_core.text_encoders.gemma.loading import fill_buffers  # late, as loading builds on this module
+
+    fill_buffers(encoder, "cpu")
+    return encoder
+
+
+# Gives an encoder on the meta device the buffers that no file holds.
+GEMMA_MODEL_OPS = ModuleOps("gemma_buffers", lambda module: isinstance(module, GemmaTextEncoder), _fill)
 
 
 class EmbeddingsProcessorConfigurator:
