@@ -19,11 +19,7 @@ from ltx_pipelines.cli.actions import (
 )
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.media.video import FITS
-from ltx_pipelines.utils.constants import (
-    LTX_2_3_HQ_PARAMS,
-    LTX_2_3_PARAMS,
-    PipelineParams,
-)
+from ltx_pipelines.utils.constants import FIXED_PARAMS, LTX_2_3_PARAMS, PipelineParams
 
 GUIDED = (
     "ti2vid_two_stages",
@@ -76,7 +72,7 @@ def build_parser(
 
     require_paths: whether model files must be given; without them the built-in model is used.
     """
-    params = params or (LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else LTX_2_3_PARAMS)
+    params = params or FIXED_PARAMS.get(name, LTX_2_3_PARAMS)
     command = COMMANDS[name]
     parser = Parser(
         prog=f"ltx {name.replace('_', '-')}",

@@ -23,7 +23,7 @@ from ltx_pipelines.cli.flags import build_parser
 from ltx_pipelines.miniature import miniature
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import (
-    LTX_2_3_HQ_PARAMS,
+    FIXED_PARAMS,
     PipelineParams,
     embedded_params,
     params_for_version,
@@ -99,13 +99,10 @@ def model_paths(namespace: argparse.Namespace) -> ModelPaths:
     return ModelPaths.from_arguments(checkpoint_path=checkpoint, **paths)
 
 
-def default_params(name: str, checkpoint: str | None) -> PipelineParams | None:
-    """Defaults of a run: those that the model brings, else its version's; HQ has a set of its own."""
+def default_params(name: str, checkpoint: str | None) -> PipelineParams:
+    """Defaults of a run: those that the model brings, else the pipeline's own, else the version's."""
     opened = Checkpoint(checkpoint or miniature().paths.transformer())
-    fallback = (
-        LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else params_for_version(opened.model_version)
-    )
-    return embedded_params(opened) or fallback
+    return embedded_params(opened) or FIXED_PARAMS.get(name) or params_for_version(opened.model_version)
 
 
 def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any]) -> list[str]:

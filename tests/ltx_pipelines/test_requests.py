@@ -1,0 +1,25 @@
+"""What a request is made of: defaults by version and pipeline, and the checks before any work."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ltx_pipelines.cli.run import default_params
+from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, LTX_2_3_PARAMS, LTX_2_PARAMS
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "params"),
+    [
+        ("ti2vid_two_stages", "2.0.0", LTX_2_PARAMS),
+        ("ti2vid_two_stages", "2.3.1", LTX_2_3_PARAMS),
+        ("ti2vid_two_stages", None, LTX_2_PARAMS),
+        ("ti2vid_two_stages_hq", "2.0.0", LTX_2_3_HQ_PARAMS),
+        ("a2vid_two_stage", "2.0.0", LTX_2_3_PARAMS),
+        ("a2vid_two_stage", "2.3.1", LTX_2_3_PARAMS),
+    ],
+)
+def test_defaults_follow_the_version_but_for_two_pipelines(name, version, params, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata=None if version is None else {"model_version": version})
+    assert default_params(name, str(path)) == params
