@@ -1,6 +1,7 @@
-"""What users import from. The list may grow; what is on it stays importable."""
+"""What users import from, and in which order it takes its arguments. The lists may grow; what is on them stays."""
 
 import importlib
+import inspect
 import subprocess
 import sys
 
@@ -118,3 +119,53 @@ def test_importing_starts_no_gpu_and_leaves_gradients_on():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True False torch.float32"
+
+
+TWO_STAGES = "checkpoint_path distilled_lora spatial_upsampler_path gemma_root loras device quantization"
+ONE_STAGE = "checkpoint_path gemma_root loras device quantization"
+CONSTRUCTORS = {
+    "TI2VidTwoStagesPipeline": TWO_STAGES,
+    "TI2VidTwoStagesHQPipeline": (
+        "checkpoint_path distilled_lora distilled_lora_strength_stage_1 distilled_lora_strength_stage_2 "
+        "spatial_upsampler_path gemma_root loras device quantization"
+    ),
+    "TI2VidOneStagePipeline": ONE_STAGE,
+    "DistilledPipeline": (
+        "distilled_checkpoint_path gemma_root spatial_upsampler_path loras device quantization"
+    ),
+    "ICLoraPipeline": "distilled_checkpoint_path spatial_upsampler_path gemma_root loras device quantization",
+    "KeyframeInterpolationPipeline": TWO_STAGES,
+    "A2VidPipelineTwoStage": TWO_STAGES,
+    "RetakePipeline": ONE_STAGE,
+}
+
+SIZE = "seed height width num_frames frame_rate"
+GUIDED = f"prompt negative_prompt {SIZE} num_inference_steps video_guider_params audio_guider_params images"
+CALLS = {
+    "TI2VidTwoStagesPipeline": f"{GUIDED} tiling_config enhance_prompt",
+    "TI2VidTwoStagesHQPipeline": f"{GUIDED} tiling_config enhance_prompt",
+    "TI2VidOneStagePipeline": f"{GUIDED} enhance_prompt",
+    "DistilledPipeline": f"prompt {SIZE} images tiling_config enhance_prompt",
+    "ICLoraPipeline": (
+        f"prompt {SIZE} images video_conditioning enhance_prompt tiling_config conditioning_attention_strength "
+        "skip_stage_2 conditioning_attention_mask"
+    ),
+    "KeyframeInterpolationPipeline": f"{GUIDED} tiling_config enhance_prompt",
+    "A2VidPipelineTwoStage": (
+        f"prompt negative_prompt {SIZE} num_inference_steps video_guider_params images audio_path "
+        "audio_start_time audio_max_duration tiling_config enhance_prompt"
+    ),
+    "RetakePipeline": "video_path prompt start_time end_time seed",
+}
+
+
+def positional(function):
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_pipelines_take_the_official_order(name):
+    pipeline = getattr(importlib.import_module("ltx_pipelines"), name)
+    assert positional(pipeline) == CONSTRUCTORS[name].split()
+    assert positional(pipeline.__call__) == CALLS[name].split()

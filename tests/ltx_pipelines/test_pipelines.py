@@ -1,7 +1,5 @@
 """The eight pipelines on the built-in model: what comes out, what is kept, what each argument does."""
 
-import inspect
-
 import pytest
 import torch
 
@@ -419,41 +417,6 @@ class TestOfficialCalls:
         ]
         assert torch.equal(latents[0], latents[1])
         assert torch.equal(latents[0], latents[2])
-
-    @pytest.mark.parametrize(
-        ("pipeline", "official"),
-        [
-            (
-                TI2VidTwoStagesPipeline,
-                "checkpoint_path distilled_lora spatial_upsampler_path gemma_root loras device quantization",
-            ),
-            (TI2VidOneStagePipeline, "checkpoint_path gemma_root loras device quantization"),
-            (
-                DistilledPipeline,
-                "distilled_checkpoint_path gemma_root spatial_upsampler_path loras device quantization",
-            ),
-            (
-                ICLoraPipeline,
-                "distilled_checkpoint_path spatial_upsampler_path gemma_root loras device quantization",
-            ),
-            (
-                KeyframeInterpolationPipeline,
-                "checkpoint_path distilled_lora spatial_upsampler_path gemma_root loras device quantization",
-            ),
-            (
-                A2VidPipelineTwoStage,
-                "checkpoint_path distilled_lora spatial_upsampler_path gemma_root loras device quantization",
-            ),
-            (RetakePipeline, "checkpoint_path gemma_root loras device quantization"),
-        ],
-    )
-    def test_constructors_take_the_official_order(self, pipeline, official):
-        names = [
-            name
-            for name, parameter in inspect.signature(pipeline).parameters.items()
-            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        ]
-        assert names == official.split()
 
 
 @pytest.mark.parametrize(
