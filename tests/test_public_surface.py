@@ -28,9 +28,16 @@ SURFACE = {
     ),
     "ltx_pipelines.utils.args": "ImageConditioningInput",
     "ltx_pipelines.utils.helpers": (
-        "image_conditionings_by_replacing_latent image_conditionings_by_adding_guiding_latent cleanup_memory"
+        "ModelLedger assert_resolution clean_response cleanup_memory combined_image_conditionings "
+        "create_noised_state denoise_audio_video denoise_video_only encode_prompts euler_denoising_loop "
+        "generate_enhanced_prompt get_device gradient_estimating_euler_denoising_loop guider_denoising_func "
+        "image_conditionings_by_adding_guiding_latent image_conditionings_by_replacing_latent "
+        "modality_from_latent_state multi_modal_guider_denoising_func multi_modal_guider_factory_denoising_func "
+        "noise_audio_state noise_video_state post_process_latent res2s_audio_video_denoising_loop "
+        "simple_denoising_func state_with_conditionings timesteps_from_mask"
     ),
-    "ltx_pipelines.utils.types": "PipelineComponents",
+    "ltx_pipelines.utils.types": "DenoisingFunc DenoisingLoopFunc PipelineComponents",
+    "ltx_pipelines.utils.res2s": "get_res2s_coefficients phi",
     "ltx_pipelines.utils.model_ledger": "ModelLedger",
     "ltx_pipelines.utils.samplers": "euler_denoising_loop gradient_estimating_euler_denoising_loop",
     "ltx_pipelines.utils.media_io": (

@@ -1,7 +1,10 @@
 """The official helper functions where no recording covers them."""
 
 import pytest
+import torch
 
+from ltx_pipelines.utils import helpers
+from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.prompts import clean_response
 
 
@@ -19,3 +22,25 @@ from ltx_pipelines.utils.prompts import clean_response
 )
 def test_answers_become_plain_text(fancy, plain):
     assert clean_response(fancy) == plain
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        helpers.combined_image_conditionings,
+        helpers.image_conditionings_by_replacing_latent,
+        helpers.image_conditionings_by_adding_guiding_latent,
+    ],
+)
+def test_plain_tuples_are_images_too(function, picture):
+    named = [ImageConditioningInput(str(picture), 0, 1.0, 0), ImageConditioningInput(str(picture), 1, 0.5)]
+    plain = [(str(picture), 0, 1.0, 0), (str(picture), 1, 0.5)]
+    first, second = (function(images, 32, 64, lambda x: x, torch.float32, "cpu") for images in (named, plain))
+    assert [type(item) for item in first] == [type(item) for item in second]
+    for one, other in zip(first, second):
+        tensors = [t for t in vars(one).values() if isinstance(t, torch.Tensor)]
+        assert tensors
+        assert all(
+            map(torch.equal, tensors, (t for t in vars(other).values() if isinstance(t, torch.Tensor)))
+        )
+        assert one.strength == other.strength

@@ -474,6 +474,9 @@ class TestVersions:
     @pytest.mark.parametrize(("version", "crf"), [("2.3.0", 33), ("2.4.0", 18)])
     def test_so_does_the_compression_of_pictures(self, model_folder, tmp_path, picture, version, crf):
         pipeline = self.newer(model_folder, tmp_path, version)
-        images = [ImageConditioningInput(str(picture), 0, 1.0, None), (str(picture), 0, 1.0, 5)]
+        images = [
+            ImageConditioningInput(str(picture), 0, 1.0, None),
+            *((str(picture), 0, 1.0, *c) for c in ((), (5,))),
+        ]
         recipe = pipeline("x", images=images, dry_run=True, **SMALL)
-        assert [image.crf for image in recipe.stages[0].video.conditions[0].images] == [crf, 5]
+        assert [image.crf for image in recipe.stages[0].video.conditions[0].images] == [crf, crf, 5]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ltx_core.errors import InputError, MissingFileError
 from ltx_pipelines.media.images import decode_image
-from ltx_pipelines.utils.args import ImageConditioningInput
+from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 
 MAX_SEED = 2**63 - 1
 
@@ -73,18 +73,12 @@ def check_window(start: float, end: float, duration: float) -> None:
         raise InputError(f"The window starts at {start:g} s, after the end of the clip ({duration:.3f} s).")
 
 
-def _image(given: Any) -> ImageConditioningInput:
-    if isinstance(given, str | Path) or not 3 <= len(given) <= 4:
-        raise InputError(f"An image is (path, frame_idx, strength) with an optional crf, not {given!r}.")
-    return ImageConditioningInput(*given)
-
-
 def check_images(images: Iterable[Any], num_frames: int, crf: int) -> tuple[ImageConditioningInput, ...]:
     """Images as `ImageConditioningInput` (3- and 4-tuples serve), each checked against the clip.
 
     crf: of images that say None.
     """
-    given = (_image(image) for image in images)
+    given = map(as_image, images)
     checked = tuple(image if image.crf is not None else image._replace(crf=crf) for image in given)
     for image in checked:
         if not 0 <= image.frame_idx < num_frames:
