@@ -275,7 +275,7 @@ class TestRetake:
         [
             ((0.5, 0.5), "The window from 0.5 s to 0.5 s is empty"),
             ((0.6, 0.5), "start_time must be before end_time"),
-            ((-1, 0.5), "start_time must be before end_time"),
+            ((-2, -1), "ends at -1 s, before the clip begins"),
             ((2.0, 3.0), r"starts at 2 s, after the end of the clip \(0.750 s\)"),
         ],
     )

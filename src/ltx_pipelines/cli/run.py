@@ -29,7 +29,7 @@ from ltx_pipelines.utils.constants import (
     params_for_version,
 )
 from ltx_pipelines.utils.model_paths import ModelPaths, flag_names
-from ltx_pipelines.utils.validation import check_output_path, random_seed
+from ltx_pipelines.utils.validation import check_frame_rate, check_output_path, random_seed
 
 TILINGS = {"auto": AUTO_TILING, "blended": TilingConfig.default(), "none": None}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -155,6 +155,7 @@ def call_arguments(pipeline: Pipeline, namespace: argparse.Namespace) -> dict[st
         arguments["video_guider_params"] = _guider(given, "video", "a2v_guidance_scale")
         arguments["audio_guider_params"] = _guider(given, "audio", "v2a_guidance_scale")
     if "audio_path" in given and given.get("audio_max_duration") is None:
+        check_frame_rate(given["frame_rate"])
         arguments["audio_max_duration"] = given["num_frames"] / given["frame_rate"]
     if (mask := given.get("conditioning_attention_mask")) is not None:
         path, strength = mask

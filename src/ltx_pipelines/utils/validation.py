@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import InputError, MissingFileError
+from ltx_core.types import AudioLatentShape, VideoPixelShape
 from ltx_pipelines.media.images import decode_image
 from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 
@@ -39,8 +40,31 @@ def _nearest(value: int, unit: int, offset: int) -> list[int]:
 
 
 def check_frame_rate(fps: float) -> None:
-    if not 0 < fps <= 1000:
-        raise InputError(f"frame_rate is {fps:g}; give frames a second, e.g. 24.")
+    if not 0.001 <= fps <= 1000:
+        raise InputError(f"frame_rate is {fps:g}; give frames a second, 0.001 to 1000, e.g. 24.")
+
+
+def check_length(frames: int, fps: float) -> None:
+    """Raise `InputError` for a video too short for a single latent frame of sound."""
+    shape = VideoPixelShape(1, frames, height=0, width=0, fps=fps)
+    if AudioLatentShape.from_video_pixel_shape(shape).frames < 1:
+        raise InputError(
+            f"{frames} frame{'s'[: frames - 1]} at {fps:g}/s are too short for any sound; give more num_frames, or a "
+            "lower frame_rate."
+        )
+
+
+def check_prompt(name: str, text: str) -> None:
+    """Raise `InputError` for what is no text, or holds bytes that were no UTF-8."""
+    try:
+        text.encode()
+    except (AttributeError, UnicodeEncodeError):
+        raise InputError(f"{name} is {text!r}; give a text in UTF-8.") from None
+
+
+def check_skip_step(steps: int) -> None:
+    if steps < 0:
+        raise InputError(f"skip_step is {steps}; give 0 (none) or how many steps to skip after each.")
 
 
 def check_seed(seed: int) -> None:
@@ -65,12 +89,14 @@ def check_strength(name: str, strength: float) -> None:
 
 def check_window(start: float, end: float, duration: float) -> None:
     """Raise `InputError` for a time window that is empty or lies outside a clip of `duration` seconds."""
-    if start < 0 or start >= end:
+    if not start < end:
         raise InputError(
             f"The window from {start:g} s to {end:g} s is empty; start_time must be before end_time."
         )
     if start >= duration:
         raise InputError(f"The window starts at {start:g} s, after the end of the clip ({duration:.3f} s).")
+    if end <= 0:
+        raise InputError(f"The window ends at {end:g} s, before the clip begins; times count from 0.")
 
 
 def check_images(images: Iterable[Any], num_frames: int, crf: int) -> tuple[ImageConditioningInput, ...]:
