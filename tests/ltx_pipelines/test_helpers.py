@@ -1,8 +1,12 @@
 """The official helper functions where no recording covers them."""
 
+import io
+import sys
+
 import pytest
 import torch
 
+from ltx_pipelines.progress import progress
 from ltx_pipelines.utils import helpers
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.prompts import clean_response
@@ -44,3 +48,16 @@ def test_plain_tuples_are_images_too(function, picture):
             map(torch.equal, tensors, (t for t in vars(other).values() if isinstance(t, torch.Tensor)))
         )
         assert one.strength == other.strength
+
+
+@pytest.mark.parametrize(("terminal", "notebook", "shown"), [(1, 0, 1), (0, 0, 0), (0, 1, 1)])
+def test_bars_are_shown_where_somebody_sees_them(terminal, notebook, shown, monkeypatch):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return bool(terminal)
+
+    monkeypatch.setattr("sys.stderr", stream := Stream())
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert list(progress(range(3), desc="stage 1", file=stream)) == [0, 1, 2]
+    assert ("stage 1: 100%" in stream.getvalue()) == bool(shown)
