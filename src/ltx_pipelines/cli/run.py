@@ -19,7 +19,7 @@ from ltx_core.model.video_vae import AUTO_TILING, TilingConfig
 from ltx_pipelines.cli.actions import compile_options
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
-from ltx_pipelines.cli.flags import build_parser
+from ltx_pipelines.cli.flags import Parser, build_parser
 from ltx_pipelines.miniature import miniature
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import (
@@ -36,9 +36,9 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 PATHS = ("gemma_root", "transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
 
 
-def run(name: str, argv: list[str], program: str) -> int:
-    """Parse `argv` for the pipeline `name`, run it, write its file."""
-    namespace = parse(name, argv, program)
+def run(name: str, argv: list[str], program: str, recorded: dict[str, Any] | None = None) -> int:
+    """Parse `argv` for the pipeline `name`, run it, write its file. recorded: see `parse`."""
+    namespace = parse(name, argv, program, recorded)
     if namespace.save_config:
         write_config(Path(namespace.save_config), name, namespace)
     if name == "retake" and namespace.seed < 0:
@@ -51,13 +51,15 @@ def run(name: str, argv: list[str], program: str) -> int:
     return 0
 
 
-def parse(name: str, argv: list[str], program: str | None = None) -> argparse.Namespace:
-    """Flags to a namespace; a config file supplies defaults that flags on the line override."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def parse(
+    name: str, argv: list[str], program: str | None = None, recorded: dict[str, Any] | None = None
+) -> argparse.Namespace:
+    """Flags to a namespace; flags on the line replace those of a config file or of a `recorded` run."""
+    early = Parser(prog=program or f"ltx {name.replace('_', '-')}", add_help=False, allow_abbrev=False)
     for flag in ("--checkpoint-path", "--distilled-checkpoint-path", "--transformer-path", "--config"):
         early.add_argument(flag)
     known, _ = early.parse_known_args(argv)
-    stored = read_config(Path(known.config), name) if known.config else {}
+    stored = read_config(Path(known.config), name) if known.config else recorded or {}
     checkpoint = (
         known.checkpoint_path
         or known.distilled_checkpoint_path
@@ -68,7 +70,7 @@ def parse(name: str, argv: list[str], program: str | None = None) -> argparse.Na
     params = None if {"-h", "--help"} & set(argv) else default_params(name, checkpoint)
     parser = build_parser(name, params, require_paths=False)
     parser.prog = program or parser.prog
-    namespace = parser.parse_args([*as_argv(parser, stored), *argv])
+    namespace = parser.parse_args([*as_argv(parser, stored, argv), *argv])
     check_models(parser, namespace)
     return namespace
 
@@ -105,14 +107,20 @@ def default_params(name: str, checkpoint: str | None) -> PipelineParams:
     return embedded_params(opened) or FIXED_PARAMS.get(name) or params_for_version(opened.model_version)
 
 
-def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any]) -> list[str]:
-    """Stored values as the flags that give them, so that they pass through the same checks as typed ones."""
+def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any], typed: list[str]) -> list[str]:
+    """Stored values as the flags that give them, so that they pass through the same checks as typed ones.
+
+    Without those whose flag is `typed` as well: it replaces them, also where it may be repeated.
+    """
     actions = {action.dest: action for action in parser._actions if action.option_strings}
+    replaced = {word.split("=")[0] for word in typed}
     argv: list[str] = []
     for dest, value in stored.items():
         if dest not in actions:
             raise InputError(f"The configuration has {dest!r}, which {parser.prog} does not know.")
         action, flag = actions[dest], actions[dest].option_strings[0]
+        if flag in replaced:
+            continue
         if isinstance(value, bool):
             argv += [flag] if value is action.const else []
         elif not isinstance(value, list):
