@@ -230,6 +230,15 @@ def test_interrupting_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_interrupting_while_torch_is_imported(capsys, monkeypatch):
+    def stop(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", stop)
+    assert app.main(["distilled", "--prompt", "x"]) == app.main(["plan", "distilled"]) == 130
+    assert capsys.readouterr().err.count("Interrupted; nothing was written.") == 2
+
+
 def test_debug_shows_the_trace(tmp_path):
     with pytest.raises(InputError):
         app.main(

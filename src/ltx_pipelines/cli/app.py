@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from ltx_pipelines.cli.commands import COMMANDS
 
@@ -42,20 +44,21 @@ def main(argv: list[str] | None = None) -> int:
     if name in COMMANDS:
         return run_pipeline(name, rest, program=f"ltx {arguments[0]}")
     if name in MORE:
-        from ltx_pipelines.cli import tools
-
-        return guarded(lambda: getattr(tools, name)(rest), debug="--debug" in rest)
+        return guarded(lambda: getattr(_module("tools"), name)(rest), debug="--debug" in rest)
     print(f"ltx: unknown command {arguments[0]!r}; `ltx --help` lists them.", file=sys.stderr)
     return 2
 
 
 def run_pipeline(name: str, argv: list[str] | None = None, program: str | None = None) -> int:
     """Parse `argv` for the pipeline `name` and run it."""
-    from ltx_pipelines.cli import run
-
     arguments = sys.argv[1:] if argv is None else argv
     program = program or f"python -m ltx_pipelines.{name}"
-    return guarded(lambda: run.run(name, arguments, program), debug="--debug" in arguments)
+    return guarded(lambda: _module("run").run(name, arguments, program), debug="--debug" in arguments)
+
+
+def _module(name: str) -> Any:
+    """A module beside this one; it brings in torch, which takes so long that it may be interrupted."""
+    return importlib.import_module(f"ltx_pipelines.cli.{name}")
 
 
 def entry_point(name: str) -> Callable[..., int]:
