@@ -148,6 +148,11 @@ class TestHelp:
         ("distilled --config none.toml", "none.toml does not exist"),
         ("distilled --config FOREIGN", "ends in .toml or .json"),
         ("distilled --no-such-flag", "unrecognized arguments: --no-such-flag"),
+        ("ti2vid-one-stage --negative-prompt -x", "a value that begins with a dash is written --flag=-value"),
+        (
+            "distilled --save-config /proc/none/run.toml",
+            "/proc/none: No such file or directory; check the path",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(
@@ -351,6 +356,10 @@ class TestTools:
         told = capsys.readouterr().out
         assert re.search(r"stage 1: 64x32, 9 frames .* 8 euler steps, 16 transformer passes", told)
         assert not path.exists()
+
+    def test_plan_needs_no_output_path(self, capsys):
+        assert ltx("plan", "distilled", "--prompt", "x", *SMALL) == 0
+        assert "stage 2: 128x64" in capsys.readouterr().out
 
     def test_plan_needs_a_pipeline(self, capsys):
         assert ltx("plan") == 2

@@ -1,5 +1,9 @@
 """Runs that start from a config file or from the settings in a file."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from ltx_pipelines.cli import app, run
@@ -39,6 +43,25 @@ def test_a_config_without_a_name(capsys):
     error = capsys.readouterr().err
     assert error.startswith("ltx distilled: error: argument --config: expected one argument")
     assert len(error.splitlines()) == 1
+
+
+def test_a_run_that_cannot_begin_stores_nothing(tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    flags = ["--prompt", "x", "--output-path", "/proc/none/x.mp4", "--save-config", str(config)]
+    assert app.main(["distilled", *flags]) == 2
+    assert "Cannot write to /proc" in capsys.readouterr().err
+    assert not config.exists()
+
+
+def test_a_name_that_the_output_cannot_show(tmp_path):
+    path = tmp_path / "b\u00e4ll.mp4"
+    size = ["--num-frames", "9", "--height", "64", "--width", "64"]
+    flags = ["--prompt", "x", *size, "--output-path", str(path)]
+    command = [sys.executable, "-m", "ltx_pipelines.distilled", *flags]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert done.stdout.strip().endswith(rb"b\xe4ll.mp4")
+    assert path.is_file()
 
 
 def test_rerun_wants_the_file_before_the_changes(capsys):

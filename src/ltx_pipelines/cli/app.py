@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import sys
 from collections.abc import Callable
@@ -73,6 +74,8 @@ def entry_point(name: str) -> Callable[..., int]:
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
     """Run `work`; an error that a user can mend becomes one line and exit code 2 (a trace with --debug)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot print is no failure
     try:
         return work()
     except KeyboardInterrupt:
@@ -95,6 +98,10 @@ def explain(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full ({error.filename or 'output'}); free some space and run again."
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{error.filename}: {error.strerror}; check the path, and whether you may read and write there."
+        )
     if isinstance(error, RuntimeError):
         return f"{text} (run again with --debug for the trace)"
     return text

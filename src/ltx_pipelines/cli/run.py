@@ -39,11 +39,11 @@ PATHS = ("gemma_root", "transformer_path", "text_encoder_path", "video_vae_path"
 def run(name: str, argv: list[str], program: str, recorded: dict[str, Any] | None = None) -> int:
     """Parse `argv` for the pipeline `name`, run it, write its file. recorded: see `parse`."""
     namespace = parse(name, argv, program, recorded)
+    check_output_path(namespace.output_path, overwrite=namespace.overwrite)
     if namespace.save_config:
         write_config(Path(namespace.save_config), name, namespace)
     if name == "retake" and namespace.seed < 0:
         namespace.seed = random_seed()  # here, so that the file says which one it was
-    check_output_path(namespace.output_path, overwrite=namespace.overwrite)
     pipeline = make_pipeline(name, namespace)
     call = call_arguments(pipeline, namespace)
     pipeline(**call, settings=settings(name, namespace))

@@ -33,7 +33,8 @@ def plan(argv: list[str]) -> int:
     if name not in COMMANDS:
         known = ", ".join(command.replace("_", "-") for command in COMMANDS)
         raise InputError(f"`ltx plan` needs a pipeline and its arguments; pipelines: {known}.")
-    namespace = run.parse(name, argv[1:], f"ltx plan {argv[0]}")
+    unused = ["--output-path", "video.mp4"]  # what is planned is not written, so none need be given
+    namespace = run.parse(name, [*unused, *argv[1:]], f"ltx plan {argv[0]}")
     pipeline = run.make_pipeline(name, namespace)
     recipe: Any = pipeline(
         **{**run.call_arguments(pipeline, namespace), "dry_run": True, "output_path": None}
