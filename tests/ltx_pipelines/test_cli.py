@@ -83,7 +83,10 @@ class TestHelp:
         ("distilled --frame-rate 0", "frame_rate is 0"),
         ("distilled --frame-rate nan", "frame_rate is nan"),
         ("distilled --frame-rate 0.0001", "frame_rate is 0.0001; give frames a second, 0.001 to 1000"),
-        ("distilled --num-frames 1 --frame-rate 60", "1 frame at 60/s are too short for any sound"),
+        (
+            "distilled --num-frames 1 --frame-rate 60",
+            "num_frames is 1 at 60 frames a second, too short for any sound",
+        ),
         ("ti2vid-one-stage --video-skip-step -1", "skip_step is -1"),
         ("distilled --seed 99999999999999999999999", "seed is 99999999999999999999999"),
         ("ti2vid-one-stage --num-inference-steps 0", "num_inference_steps is 0"),

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from ltx_core.errors import InputError
-from ltx_pipelines import DistilledPipeline, RetakePipeline, TI2VidTwoStagesHQPipeline
+from ltx_pipelines import DistilledPipeline, ICLoraPipeline, RetakePipeline, TI2VidTwoStagesHQPipeline
 from ltx_pipelines.cli.run import default_params
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, LTX_2_3_PARAMS, LTX_2_PARAMS
 
@@ -42,3 +42,17 @@ def test_the_second_order_sampler_takes_every_seed(seed):
 def test_a_window_may_begin_before_the_clip(clip):
     recipe = RetakePipeline()(clip, "x", -1.0, 0.5, dry_run=True)
     assert recipe.stages[0].video.conditions[0].start == -1.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((1, 1, 1, 32, 32), r"length 1 .* give it 1 \+ n \* 1 frames, e\.g\. 9"),
+        ((9, 32, 32), r"has shape \(9, 32, 32\); give \(1, 1, frames, height, width\)"),
+    ],
+)
+def test_a_mask_is_checked_before_any_work(shape, sentence, clip):
+    asked = {"video_conditioning": [(clip, 1.0)], "num_frames": 9, "height": 64, "width": 64, "dry_run": True}
+    with pytest.raises(InputError, match=sentence):
+        ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(shape), **asked)
+    ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(1, 1, 5, 32, 32), **asked)

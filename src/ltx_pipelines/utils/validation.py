@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ltx_core.errors import InputError, MissingFileError
 from ltx_core.types import AudioLatentShape, VideoPixelShape
 from ltx_pipelines.media.images import decode_image
@@ -49,8 +51,8 @@ def check_length(frames: int, fps: float) -> None:
     shape = VideoPixelShape(1, frames, height=0, width=0, fps=fps)
     if AudioLatentShape.from_video_pixel_shape(shape).frames < 1:
         raise InputError(
-            f"{frames} frame{'s'[: frames - 1]} at {fps:g}/s are too short for any sound; give more num_frames, or a "
-            "lower frame_rate."
+            f"num_frames is {frames} at {fps:g} frames a second, too short for any sound; give more, or a lower "
+            "frame_rate."
         )
 
 
@@ -85,6 +87,21 @@ def check_steps(steps: int) -> None:
 def check_strength(name: str, strength: float) -> None:
     if not 0 <= strength <= 1:
         raise InputError(f"{name} is {strength:g}; it must lie between 0 and 1.")
+
+
+def check_mask(mask: torch.Tensor, frames: int) -> None:
+    """Raise `InputError` unless a mask (1, 1, F, H, W) can be laid over the latents of a clip of `frames` frames."""
+    if mask.dim() != 5:
+        raise InputError(
+            f"The attention mask has shape {tuple(mask.shape)}; give (1, 1, frames, height, width)."
+        )
+    groups = (frames - 1) // 8
+    given = mask.shape[2]
+    if groups and (given == 1 or (given - 1) % groups):
+        raise InputError(
+            f"An attention mask of length {given} cannot be laid over a control clip of {frames} frames; give it "
+            f"1 + n * {groups} frames, e.g. {1 + 8 * groups}."
+        )
 
 
 def check_window(start: float, end: float, duration: float) -> None:
