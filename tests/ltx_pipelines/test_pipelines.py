@@ -66,6 +66,12 @@ def test_the_video_can_be_read_twice(engine):
     assert torch.equal(frames(result), frames(result))
 
 
+def test_a_video_that_was_read_in_part_is_saved_whole(engine, tmp_path):
+    result = DistilledPipeline(engine=engine)("a ball", **SMALL | {"num_frames": 25})
+    assert len(next(result.video)) < 25
+    assert probe_video(result.save(tmp_path / "whole.mp4")).frames == 25
+
+
 @pytest.mark.parametrize("change", [{"seed": 6}, {"prompt": "a cube"}, {"frame_rate": 24.0}])
 def test_a_change_changes_the_result_and_nothing_else_does(engine, change):
     pipeline = TI2VidOneStagePipeline(engine=engine)
