@@ -1,6 +1,7 @@
-"""What users import from. The list may grow; what is on it stays importable."""
+"""What users import from, and in which order it takes its arguments. The lists may grow; what is on them stays."""
 
 import importlib
+import inspect
 import subprocess
 import sys
 
@@ -27,9 +28,16 @@ SURFACE = {
     ),
     "ltx_pipelines.utils.args": "ImageConditioningInput",
     "ltx_pipelines.utils.helpers": (
-        "image_conditionings_by_replacing_latent image_conditionings_by_adding_guiding_latent cleanup_memory"
+        "ModelLedger assert_resolution clean_response cleanup_memory combined_image_conditionings "
+        "create_noised_state denoise_audio_video denoise_video_only encode_prompts euler_denoising_loop "
+        "generate_enhanced_prompt get_device gradient_estimating_euler_denoising_loop guider_denoising_func "
+        "image_conditionings_by_adding_guiding_latent image_conditionings_by_replacing_latent "
+        "modality_from_latent_state multi_modal_guider_denoising_func multi_modal_guider_factory_denoising_func "
+        "noise_audio_state noise_video_state post_process_latent res2s_audio_video_denoising_loop "
+        "simple_denoising_func state_with_conditionings timesteps_from_mask"
     ),
-    "ltx_pipelines.utils.types": "PipelineComponents",
+    "ltx_pipelines.utils.types": "DenoisingFunc DenoisingLoopFunc PipelineComponents",
+    "ltx_pipelines.utils.res2s": "get_res2s_coefficients phi",
     "ltx_pipelines.utils.model_ledger": "ModelLedger",
     "ltx_pipelines.utils.samplers": "euler_denoising_loop gradient_estimating_euler_denoising_loop",
     "ltx_pipelines.utils.media_io": (
@@ -180,3 +188,53 @@ def test_importing_starts_no_gpu_and_leaves_gradients_on():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True False torch.float32"
+
+
+TWO_STAGES = "checkpoint_path distilled_lora spatial_upsampler_path gemma_root loras device quantization"
+ONE_STAGE = "checkpoint_path gemma_root loras device quantization"
+CONSTRUCTORS = {
+    "TI2VidTwoStagesPipeline": TWO_STAGES,
+    "TI2VidTwoStagesHQPipeline": (
+        "checkpoint_path distilled_lora distilled_lora_strength_stage_1 distilled_lora_strength_stage_2 "
+        "spatial_upsampler_path gemma_root loras device quantization"
+    ),
+    "TI2VidOneStagePipeline": ONE_STAGE,
+    "DistilledPipeline": (
+        "distilled_checkpoint_path gemma_root spatial_upsampler_path loras device quantization"
+    ),
+    "ICLoraPipeline": "distilled_checkpoint_path spatial_upsampler_path gemma_root loras device quantization",
+    "KeyframeInterpolationPipeline": TWO_STAGES,
+    "A2VidPipelineTwoStage": TWO_STAGES,
+    "RetakePipeline": ONE_STAGE,
+}
+
+SIZE = "seed height width num_frames frame_rate"
+GUIDED = f"prompt negative_prompt {SIZE} num_inference_steps video_guider_params audio_guider_params images"
+CALLS = {
+    "TI2VidTwoStagesPipeline": f"{GUIDED} tiling_config enhance_prompt",
+    "TI2VidTwoStagesHQPipeline": f"{GUIDED} tiling_config enhance_prompt",
+    "TI2VidOneStagePipeline": f"{GUIDED} enhance_prompt",
+    "DistilledPipeline": f"prompt {SIZE} images tiling_config enhance_prompt",
+    "ICLoraPipeline": (
+        f"prompt {SIZE} images video_conditioning enhance_prompt tiling_config conditioning_attention_strength "
+        "skip_stage_2 conditioning_attention_mask"
+    ),
+    "KeyframeInterpolationPipeline": f"{GUIDED} tiling_config enhance_prompt",
+    "A2VidPipelineTwoStage": (
+        f"prompt negative_prompt {SIZE} num_inference_steps video_guider_params images audio_path "
+        "audio_start_time audio_max_duration tiling_config enhance_prompt"
+    ),
+    "RetakePipeline": "video_path prompt start_time end_time seed",
+}
+
+
+def positional(function):
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_pipelines_take_the_official_order(name):
+    pipeline = getattr(importlib.import_module("ltx_pipelines"), name)
+    assert positional(pipeline) == CONSTRUCTORS[name].split()
+    assert positional(pipeline.__call__) == CALLS[name].split()

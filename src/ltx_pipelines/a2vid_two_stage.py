@@ -23,6 +23,7 @@ from ltx_pipelines.recipe import (
 )
 from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
 from ltx_pipelines.utils.args import ImageConditioningInput
+from ltx_pipelines.utils.constants import LTX_2_3_PARAMS, PipelineParams
 
 
 class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
@@ -68,6 +69,10 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
             audio_max_duration=audio_max_duration,
         )
         return self.run(self.recipe(request, source), run)
+
+    @property
+    def params(self) -> PipelineParams:
+        return self.engine.embedded_params or LTX_2_3_PARAMS
 
     def recipe(self, request: Request, source: Source) -> Recipe:  # type: ignore[override]
         images = Images(request.images)

@@ -34,7 +34,8 @@ class Generated(NamedTuple):
     audio: Audio
 
     def save(self, path: str | Path, callback: Callback | None = None, settings: str | None = None) -> Path:
-        """Write an MP4 (H.264, AAC); nothing is left at `path` unless all went well.
+        """Write an MP4 (H.264, AAC) of the whole video, whatever was read of it; nothing is left at `path` unless all
+        went well.
 
         settings: JSON kept in the file's metadata, for ``ltx rerun``.
         """
@@ -44,7 +45,7 @@ class Generated(NamedTuple):
             tell(callback, Event("write", step, self.video.chunks))
 
         encode_video(
-            self.video,
+            self.video.restarted(),
             self.video.fps,
             self.audio,
             str(path),
@@ -67,6 +68,11 @@ class VideoStream(Iterator[torch.Tensor]):
         self._generator = generator
         self._random_state = generator.get_state()
         self._running: Iterator[torch.Tensor] | None = None
+
+    def restarted(self) -> VideoStream:
+        """The stream, whose next chunk is the first one."""
+        self._running = None
+        return self
 
     def _decode(self) -> Iterator[torch.Tensor]:
         self._generator.set_state(self._random_state)

@@ -22,7 +22,7 @@ from ltx_pipelines.pipeline import (
 from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.loras import reference_downscale_factor
-from ltx_pipelines.utils.validation import check_strength
+from ltx_pipelines.utils.validation import check_mask, check_strength
 
 
 class ICLoraPipeline(Pipeline):
@@ -81,8 +81,10 @@ class ICLoraPipeline(Pipeline):
         size = (seed, height, width, num_frames, frame_rate)
         request = self.request(prompt, run, *size, images, tiling_config).enhanced(enhance_prompt)
         for path, strength in video_conditioning:
-            probe_video(path)
+            clip = probe_video(path)
             check_strength(f"The strength of {path}", strength)
+            if conditioning_attention_mask is not None:
+                check_mask(conditioning_attention_mask, min(clip.frames, request.num_frames))
         references = tuple(
             ReferenceVideo(
                 str(path),

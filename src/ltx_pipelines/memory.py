@@ -14,7 +14,7 @@ from ltx_core.errors import InputError
 def get_device(name: torch.device | str | None = None) -> torch.device:
     """The device of this name; without one a CUDA GPU if there is any, else the CPU.
 
-    Raises `InputError` for a name that PyTorch does not know, or a GPU that it does not see.
+    Raises `InputError` for a name that PyTorch does not know, or a device that it does not see.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -27,6 +27,13 @@ def get_device(name: torch.device | str | None = None) -> torch.device:
             f"device is {str(device)!r}, but PyTorch sees {torch.cuda.device_count()} GPUs; use --device cpu, or "
             "install a CUDA build of PyTorch."
         )
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.Generator(device)
+        except RuntimeError:
+            raise InputError(
+                f"device is {name!r}, which this PyTorch does not have; give cpu or cuda."
+            ) from None
     return device
 
 

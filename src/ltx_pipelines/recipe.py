@@ -25,8 +25,11 @@ from ltx_pipelines.utils.validation import (
     assert_resolution,
     check_frame_rate,
     check_images,
+    check_length,
     check_num_frames,
+    check_prompt,
     check_seed,
+    check_skip_step,
     check_steps,
 )
 
@@ -61,6 +64,11 @@ class Guidance:
 
     video: GuiderArgument
     audio: GuiderArgument | None
+
+    def __post_init__(self) -> None:
+        for guider in (self.video, self.audio):
+            if isinstance(guider, MultiModalGuiderParams):
+                check_skip_step(guider.skip_step)
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,10 @@ class Request:
         assert_resolution(self.height, self.width, is_two_stage=self.stages > 1)
         check_num_frames(self.num_frames)
         check_frame_rate(self.frame_rate)
+        check_length(self.num_frames, self.frame_rate)
         check_seed(self.seed)
+        check_prompt("prompt", self.prompt)
+        check_prompt("negative_prompt", self.negative_prompt or "")
         object.__setattr__(self, "images", check_images(self.images, self.num_frames, self.image_crf))
 
     @property

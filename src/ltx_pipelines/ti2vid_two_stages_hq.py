@@ -2,10 +2,11 @@
 
 import torch
 
+from ltx_core.quantization import QuantizationPolicy
 from ltx_core.types import VideoLatentShape
 from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Images
-from ltx_pipelines.pipeline import LoraArgument, PathArgument
+from ltx_pipelines.pipeline import Device, LoraArgument, Options, PathArgument, Unpack
 from ltx_pipelines.recipe import (
     AudioOutput,
     Loras,
@@ -31,10 +32,23 @@ class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
         distilled_lora: LoraArgument = (),
         distilled_lora_strength_stage_1: float = 0.25,
         distilled_lora_strength_stage_2: float = 0.5,
-        *arguments,
-        **options,
+        spatial_upsampler_path: PathArgument = None,
+        gemma_root: PathArgument = None,
+        loras: LoraArgument = (),
+        device: Device = None,
+        quantization: QuantizationPolicy | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(checkpoint_path, distilled_lora, *arguments, **options)
+        super().__init__(
+            checkpoint_path,
+            distilled_lora,
+            spatial_upsampler_path,
+            gemma_root,
+            loras,
+            device,
+            quantization,
+            **options,
+        )
         self.strengths = (distilled_lora_strength_stage_1, distilled_lora_strength_stage_2)
 
     @property

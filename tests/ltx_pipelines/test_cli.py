@@ -81,6 +81,13 @@ class TestHelp:
         ),
         ("distilled --num-frames 24", "num_frames is 24; it must be a multiple of 8 plus 1, e.g. 17 or 25."),
         ("distilled --frame-rate 0", "frame_rate is 0"),
+        ("distilled --frame-rate nan", "frame_rate is nan"),
+        ("distilled --frame-rate 0.0001", "frame_rate is 0.0001; give frames a second, 0.001 to 1000"),
+        (
+            "distilled --num-frames 1 --frame-rate 60",
+            "num_frames is 1 at 60 frames a second, too short for any sound",
+        ),
+        ("ti2vid-one-stage --video-skip-step -1", "skip_step is -1"),
         ("distilled --seed 99999999999999999999999", "seed is 99999999999999999999999"),
         ("ti2vid-one-stage --num-inference-steps 0", "num_inference_steps is 0"),
         ("distilled --image PICTURE 30 1.0", "for frame 30; the video has frames 0 to 24."),
@@ -118,12 +125,15 @@ class TestHelp:
         ("a2vid-two-stage --audio-path none.wav", "none.wav does not exist"),
         ("a2vid-two-stage --audio-path PICTURE", "has no sound"),
         ("a2vid-two-stage --audio-path SOUND --audio-start-time 99", "has no sound at 99 s"),
+        ("a2vid-two-stage --audio-path SOUND --frame-rate 0", "frame_rate is 0"),
         ("retake --video-path none.mp4 --start-time 0 --end-time 1", "none.mp4 does not exist"),
         (
             "retake --video-path CLIP --start-time 0.5 --end-time 0.5",
             "The window from 0.5 s to 0.5 s is empty",
         ),
         ("retake --video-path CLIP --start-time 9 --end-time 10", "after the end of the clip (0.750 s)"),
+        ("retake --video-path CLIP --start-time -2 --end-time -1", "ends at -1 s, before the clip begins"),
+        ("retake --video-path CLIP --start-time 0 --end-time nan", "The window from 0 s to nan s is empty"),
         ("retake --video-path SOUND --start-time 0 --end-time 1", "has no video"),
         ("retake --video-path FOREIGN --start-time 0 --end-time 1", "cannot be decoded"),
         ("ic-lora --video-conditioning none.mp4 1", "none.mp4 does not exist"),
@@ -137,9 +147,15 @@ class TestHelp:
         ("distilled --compile speed=9", "'speed=9' is none of mode=NAME"),
         ("distilled --compile fullgraph=maybe", "'fullgraph=maybe' is none of"),
         ("distilled --device warp:1", "device is 'warp:1'; give cpu, cuda"),
+        ("distilled --device meta", "device is 'meta', which this PyTorch does not have"),
         ("distilled --config none.toml", "none.toml does not exist"),
         ("distilled --config FOREIGN", "ends in .toml or .json"),
         ("distilled --no-such-flag", "unrecognized arguments: --no-such-flag"),
+        ("ti2vid-one-stage --negative-prompt -x", "a value that begins with a dash is written --flag=-value"),
+        (
+            "distilled --save-config /proc/none/run.toml",
+            "/proc/none: No such file or directory; check the path",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(
@@ -220,6 +236,15 @@ def test_interrupting_leaves_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ltx_pipelines.media.writer._encode_frames", stop)
     assert ltx("distilled", "--prompt", "x", "--output-path", tmp_path / "out.mp4", *SMALL) == 130
     assert not list(tmp_path.iterdir())
+
+
+def test_interrupting_while_torch_is_imported(capsys, monkeypatch):
+    def stop(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", stop)
+    assert app.main(["distilled", "--prompt", "x"]) == app.main(["plan", "distilled"]) == 130
+    assert capsys.readouterr().err.count("Interrupted; nothing was written.") == 2
 
 
 def test_debug_shows_the_trace(tmp_path):
@@ -334,6 +359,10 @@ class TestTools:
         told = capsys.readouterr().out
         assert re.search(r"stage 1: 64x32, 9 frames .* 8 euler steps, 16 transformer passes", told)
         assert not path.exists()
+
+    def test_plan_needs_no_output_path(self, capsys):
+        assert ltx("plan", "distilled", "--prompt", "x", *SMALL) == 0
+        assert "stage 2: 128x64" in capsys.readouterr().out
 
     def test_plan_needs_a_pipeline(self, capsys):
         assert ltx("plan") == 2

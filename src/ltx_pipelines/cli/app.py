@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import io
 import logging
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from ltx_pipelines.cli.commands import COMMANDS
 
@@ -42,20 +45,21 @@ def main(argv: list[str] | None = None) -> int:
     if name in COMMANDS:
         return run_pipeline(name, rest, program=f"ltx {arguments[0]}")
     if name in MORE:
-        from ltx_pipelines.cli import tools
-
-        return guarded(lambda: getattr(tools, name)(rest), debug="--debug" in rest)
+        return guarded(lambda: getattr(_module("tools"), name)(rest), debug="--debug" in rest)
     print(f"ltx: unknown command {arguments[0]!r}; `ltx --help` lists them.", file=sys.stderr)
     return 2
 
 
 def run_pipeline(name: str, argv: list[str] | None = None, program: str | None = None) -> int:
     """Parse `argv` for the pipeline `name` and run it."""
-    from ltx_pipelines.cli import run
-
     arguments = sys.argv[1:] if argv is None else argv
     program = program or f"python -m ltx_pipelines.{name}"
-    return guarded(lambda: run.run(name, arguments, program), debug="--debug" in arguments)
+    return guarded(lambda: _module("run").run(name, arguments, program), debug="--debug" in arguments)
+
+
+def _module(name: str) -> Any:
+    """A module beside this one; it brings in torch, which takes so long that it may be interrupted."""
+    return importlib.import_module(f"ltx_pipelines.cli.{name}")
 
 
 def entry_point(name: str) -> Callable[..., int]:
@@ -70,6 +74,8 @@ def entry_point(name: str) -> Callable[..., int]:
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
     """Run `work`; an error that a user can mend becomes one line and exit code 2 (a trace with --debug)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot print is no failure
     try:
         return work()
     except KeyboardInterrupt:
@@ -92,6 +98,10 @@ def explain(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full ({error.filename or 'output'}); free some space and run again."
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{error.filename}: {error.strerror}; check the path, and whether you may read and write there."
+        )
     if isinstance(error, RuntimeError):
         return f"{text} (run again with --debug for the trace)"
     return text

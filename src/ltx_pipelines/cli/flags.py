@@ -19,11 +19,7 @@ from ltx_pipelines.cli.actions import (
 )
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.media.video import FITS
-from ltx_pipelines.utils.constants import (
-    LTX_2_3_HQ_PARAMS,
-    LTX_2_3_PARAMS,
-    PipelineParams,
-)
+from ltx_pipelines.utils.constants import FIXED_PARAMS, LTX_2_3_PARAMS, PipelineParams
 
 GUIDED = (
     "ti2vid_two_stages",
@@ -66,6 +62,8 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong argument in one line."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += "; a value that begins with a dash is written --flag=-value"
         self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists the options)\n")
 
 
@@ -76,7 +74,7 @@ def build_parser(
 
     require_paths: whether model files must be given; without them the built-in model is used.
     """
-    params = params or (LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else LTX_2_3_PARAMS)
+    params = params or FIXED_PARAMS.get(name, LTX_2_3_PARAMS)
     command = COMMANDS[name]
     parser = Parser(
         prog=f"ltx {name.replace('_', '-')}",

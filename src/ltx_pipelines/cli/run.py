@@ -19,31 +19,31 @@ from ltx_core.model.video_vae import AUTO_TILING, TilingConfig
 from ltx_pipelines.cli.actions import compile_options
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
-from ltx_pipelines.cli.flags import build_parser
+from ltx_pipelines.cli.flags import Parser, build_parser
 from ltx_pipelines.miniature import miniature
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import (
-    LTX_2_3_HQ_PARAMS,
+    FIXED_PARAMS,
     PipelineParams,
     embedded_params,
     params_for_version,
 )
 from ltx_pipelines.utils.model_paths import ModelPaths, flag_names
-from ltx_pipelines.utils.validation import check_output_path, random_seed
+from ltx_pipelines.utils.validation import check_frame_rate, check_output_path, random_seed
 
 TILINGS = {"auto": AUTO_TILING, "blended": TilingConfig.default(), "none": None}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 PATHS = ("gemma_root", "transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
 
 
-def run(name: str, argv: list[str], program: str) -> int:
-    """Parse `argv` for the pipeline `name`, run it, write its file."""
-    namespace = parse(name, argv, program)
+def run(name: str, argv: list[str], program: str, recorded: dict[str, Any] | None = None) -> int:
+    """Parse `argv` for the pipeline `name`, run it, write its file. recorded: see `parse`."""
+    namespace = parse(name, argv, program, recorded)
+    check_output_path(namespace.output_path, overwrite=namespace.overwrite)
     if namespace.save_config:
         write_config(Path(namespace.save_config), name, namespace)
     if name == "retake" and namespace.seed < 0:
         namespace.seed = random_seed()  # here, so that the file says which one it was
-    check_output_path(namespace.output_path, overwrite=namespace.overwrite)
     pipeline = make_pipeline(name, namespace)
     call = call_arguments(pipeline, namespace)
     pipeline(**call, settings=settings(name, namespace))
@@ -51,13 +51,15 @@ def run(name: str, argv: list[str], program: str) -> int:
     return 0
 
 
-def parse(name: str, argv: list[str], program: str | None = None) -> argparse.Namespace:
-    """Flags to a namespace; a config file supplies defaults that flags on the line override."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def parse(
+    name: str, argv: list[str], program: str | None = None, recorded: dict[str, Any] | None = None
+) -> argparse.Namespace:
+    """Flags to a namespace; flags on the line replace those of a config file or of a `recorded` run."""
+    early = Parser(prog=program or f"ltx {name.replace('_', '-')}", add_help=False, allow_abbrev=False)
     for flag in ("--checkpoint-path", "--distilled-checkpoint-path", "--transformer-path", "--config"):
         early.add_argument(flag)
     known, _ = early.parse_known_args(argv)
-    stored = read_config(Path(known.config), name) if known.config else {}
+    stored = read_config(Path(known.config), name) if known.config else recorded or {}
     checkpoint = (
         known.checkpoint_path
         or known.distilled_checkpoint_path
@@ -68,7 +70,7 @@ def parse(name: str, argv: list[str], program: str | None = None) -> argparse.Na
     params = None if {"-h", "--help"} & set(argv) else default_params(name, checkpoint)
     parser = build_parser(name, params, require_paths=False)
     parser.prog = program or parser.prog
-    namespace = parser.parse_args([*as_argv(parser, stored), *argv])
+    namespace = parser.parse_args([*as_argv(parser, stored, argv), *argv])
     check_models(parser, namespace)
     return namespace
 
@@ -99,23 +101,26 @@ def model_paths(namespace: argparse.Namespace) -> ModelPaths:
     return ModelPaths.from_arguments(checkpoint_path=checkpoint, **paths)
 
 
-def default_params(name: str, checkpoint: str | None) -> PipelineParams | None:
-    """Defaults of a run: those that the model brings, else its version's; HQ has a set of its own."""
+def default_params(name: str, checkpoint: str | None) -> PipelineParams:
+    """Defaults of a run: those that the model brings, else the pipeline's own, else the version's."""
     opened = Checkpoint(checkpoint or miniature().paths.transformer())
-    fallback = (
-        LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else params_for_version(opened.model_version)
-    )
-    return embedded_params(opened) or fallback
+    return embedded_params(opened) or FIXED_PARAMS.get(name) or params_for_version(opened.model_version)
 
 
-def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any]) -> list[str]:
-    """Stored values as the flags that give them, so that they pass through the same checks as typed ones."""
+def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any], typed: list[str]) -> list[str]:
+    """Stored values as the flags that give them, so that they pass through the same checks as typed ones.
+
+    Without those whose flag is `typed` as well: it replaces them, also where it may be repeated.
+    """
     actions = {action.dest: action for action in parser._actions if action.option_strings}
+    replaced = {word.split("=")[0] for word in typed}
     argv: list[str] = []
     for dest, value in stored.items():
         if dest not in actions:
             raise InputError(f"The configuration has {dest!r}, which {parser.prog} does not know.")
         action, flag = actions[dest], actions[dest].option_strings[0]
+        if flag in replaced:
+            continue
         if isinstance(value, bool):
             argv += [flag] if value is action.const else []
         elif not isinstance(value, list):
@@ -158,6 +163,7 @@ def call_arguments(pipeline: Pipeline, namespace: argparse.Namespace) -> dict[st
         arguments["video_guider_params"] = _guider(given, "video", "a2v_guidance_scale")
         arguments["audio_guider_params"] = _guider(given, "audio", "v2a_guidance_scale")
     if "audio_path" in given and given.get("audio_max_duration") is None:
+        check_frame_rate(given["frame_rate"])
         arguments["audio_max_duration"] = given["num_frames"] / given["frame_rate"]
     if (mask := given.get("conditioning_attention_mask")) is not None:
         path, strength = mask

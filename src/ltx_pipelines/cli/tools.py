@@ -33,7 +33,8 @@ def plan(argv: list[str]) -> int:
     if name not in COMMANDS:
         known = ", ".join(command.replace("_", "-") for command in COMMANDS)
         raise InputError(f"`ltx plan` needs a pipeline and its arguments; pipelines: {known}.")
-    namespace = run.parse(name, argv[1:], f"ltx plan {argv[0]}")
+    unused = ["--output-path", "video.mp4"]  # what is planned is not written, so none need be given
+    namespace = run.parse(name, [*unused, *argv[1:]], f"ltx plan {argv[0]}")
     pipeline = run.make_pipeline(name, namespace)
     recipe: Any = pipeline(
         **{**run.call_arguments(pipeline, namespace), "dry_run": True, "output_path": None}
@@ -45,21 +46,21 @@ def plan(argv: list[str]) -> int:
 def rerun(argv: list[str]) -> int:
     """``ltx rerun OUT.mp4``: repeat the run that is recorded in a file's metadata."""
     from ltx_pipelines.cli import run
-    from ltx_pipelines.cli.flags import build_parser
     from ltx_pipelines.media.writer import read_settings
 
     parser = _parser("rerun", "Repeat the run that made a file; further flags override the recorded ones.")
     parser.add_argument("file", help="an MP4 written by OpenLTX")
     parser.add_argument("--output-path", help="where to write (default: FILE with -rerun before its ending)")
     known, more = parser.parse_known_args(argv)
+    if more and argv.index(more[0]) < argv.index(known.file):
+        parser.error(f"name the file first: ltx rerun FILE {more[0]} ...")
     recorded = (read_settings(known.file) or {}).get("openltx")
     if not recorded or recorded.get("command") not in COMMANDS:
         raise InputError(f"{known.file} carries no settings of an OpenLTX command; it cannot be repeated.")
     name, stored = recorded["command"], dict(recorded["arguments"])
     path = Path(known.file)
     stored["output_path"] = known.output_path or str(path.with_name(f"{path.stem}-rerun{path.suffix}"))
-    flags = run.as_argv(build_parser(name, None, require_paths=False), stored)
-    return run.run(name, [*flags, *more], "ltx rerun")
+    return run.run(name, more, "ltx rerun", stored)
 
 
 def demo(argv: list[str]) -> int:

@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ltx_core.errors import InputError, MediaError
 from ltx_core.model.audio_vae.processor import match_channels
 from ltx_core.types import Audio
 from ltx_pipelines.media.container import open_media
+from ltx_pipelines.progress import progress
 
 CRF, PRESET = "19", "veryfast"
 NTSC = 1001  # 23.976, 29.97, 59.94 ... are multiples of 1000 / 1001
@@ -82,7 +82,8 @@ def encode_video(
             raise InputError("There are no frames to write.")
         _set_up(picture, rate, first.shape[2], first.shape[1], crf)
         count = 0
-        bar = tqdm(_chain(first, chunks), total=video_chunks_number or None, desc="Writing", unit="chunk")
+        total = video_chunks_number or None
+        bar = progress(_chain(first, chunks), total=total, desc="Writing", unit="chunk")
         for number, chunk in enumerate(bar):
             if on_chunk is not None:
                 on_chunk(number)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from ltx_core.errors import InputError
 from ltx_pipelines.utils.constants import DEFAULT_IMAGE_CRF
 
 
@@ -18,3 +20,14 @@ class ImageConditioningInput(NamedTuple):
     frame_idx: int
     strength: float
     crf: int | None = DEFAULT_IMAGE_CRF
+
+
+def as_image(given: Any) -> ImageConditioningInput:
+    """An image from a tuple (path, frame_idx, strength), whose crf is the checkpoint's, or (..., crf).
+
+    Raises `InputError` for anything else.
+    """
+    if isinstance(given, str | Path) or not 3 <= len(given) <= 4:
+        raise InputError(f"An image is (path, frame_idx, strength) with an optional crf, not {given!r}.")
+    path, frame_idx, strength, *crf = given
+    return ImageConditioningInput(path, frame_idx, strength, crf[0] if crf else None)

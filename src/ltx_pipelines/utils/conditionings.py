@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,10 +11,8 @@ from ltx_core.conditioning import (
     VideoConditionByKeyframeIndex,
     VideoConditionByLatentIndex,
 )
+from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 from ltx_pipelines.utils.media_io import load_image_conditioning
-
-if TYPE_CHECKING:
-    from ltx_pipelines.utils.args import ImageConditioningInput
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]
 
@@ -63,7 +60,7 @@ def image_conditionings_by_adding_guiding_latent(
 
 
 def _encoded(images, height, width, video_encoder, dtype, device):  # type: ignore[no-untyped-def]
-    for image in images:
+    for image in map(as_image, images):
         pixels = load_image_conditioning(image.path, height, width, dtype, device, crf=image.crf)
         yield image, video_encoder(pixels)
 

@@ -35,6 +35,7 @@ from ltx_pipelines.utils.states import (
 )
 
 _HOMES = {
+    "ModelLedger": "ltx_pipelines.utils.model_ledger",
     "assert_resolution": "ltx_pipelines.utils.validation",
     "clean_response": "ltx_pipelines.utils.prompts",
     "cleanup_memory": "ltx_pipelines.memory",

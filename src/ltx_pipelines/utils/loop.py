@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
-from tqdm import tqdm
 
 from ltx_pipelines.events import Callback, Event, tell
+from ltx_pipelines.progress import progress
 from ltx_pipelines.utils.types import DenoisedLatentResult, DenoisingFunc, Estimate, Results, States
 
 Loop = TypeVar("Loop", bound=Callable[..., States])
@@ -65,12 +65,12 @@ def run_loop(
     callback: Callback | None = None,
     stage: str = "denoise",
 ) -> States:
-    """Both states after all steps of the schedule, with a progress bar.
+    """Both states after all steps of the schedule, with a bar where somebody sees it.
 
     callback: told of every evaluation of the model, as an `Event` of `stage`; answering False cancels.
     """
     steps, memory = len(sigmas) - 1, None
-    for i in tqdm(range(steps), desc=stage):
+    for i in progress(range(steps), desc=stage):
         states, memory = step(Evaluate(denoise_fn, callback, stage, i, steps), states, memory, sigmas, i)
     return states
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+# Written as escapes: some of these look like what they become.
 _PLAIN = str.maketrans(
-    {"‘": "'", "’": "'", "“": '"', "”": '"', "—": "-", "–": "-", " ": " ", "′": "'", "−": "-"}
+    {
+        "\u2018": "'",
+        "\u2019": "'",
+        "\u2032": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u2013": "-",
+        "\u2014": "-",
+        "\u2212": "-",
+        "\u00a0": " ",
+    }
 )
 
 

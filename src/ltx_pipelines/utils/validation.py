@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ltx_core.errors import InputError, MissingFileError
+from ltx_core.types import AudioLatentShape, VideoPixelShape
 from ltx_pipelines.media.images import decode_image
-from ltx_pipelines.utils.args import ImageConditioningInput
+from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 
 MAX_SEED = 2**63 - 1
 
@@ -39,8 +42,31 @@ def _nearest(value: int, unit: int, offset: int) -> list[int]:
 
 
 def check_frame_rate(fps: float) -> None:
-    if not 0 < fps <= 1000:
-        raise InputError(f"frame_rate is {fps:g}; give frames a second, e.g. 24.")
+    if not 0.001 <= fps <= 1000:
+        raise InputError(f"frame_rate is {fps:g}; give frames a second, 0.001 to 1000, e.g. 24.")
+
+
+def check_length(frames: int, fps: float) -> None:
+    """Raise `InputError` for a video too short for a single latent frame of sound."""
+    shape = VideoPixelShape(1, frames, height=0, width=0, fps=fps)
+    if AudioLatentShape.from_video_pixel_shape(shape).frames < 1:
+        raise InputError(
+            f"num_frames is {frames} at {fps:g} frames a second, too short for any sound; give more, or a lower "
+            "frame_rate."
+        )
+
+
+def check_prompt(name: str, text: str) -> None:
+    """Raise `InputError` for what is no text, or holds bytes that were no UTF-8."""
+    try:
+        text.encode()
+    except (AttributeError, UnicodeEncodeError):
+        raise InputError(f"{name} is {text!r}; give a text in UTF-8.") from None
+
+
+def check_skip_step(steps: int) -> None:
+    if steps < 0:
+        raise InputError(f"skip_step is {steps}; give 0 (none) or how many steps to skip after each.")
 
 
 def check_seed(seed: int) -> None:
@@ -63,20 +89,31 @@ def check_strength(name: str, strength: float) -> None:
         raise InputError(f"{name} is {strength:g}; it must lie between 0 and 1.")
 
 
+def check_mask(mask: torch.Tensor, frames: int) -> None:
+    """Raise `InputError` unless a mask (1, 1, F, H, W) can be laid over the latents of a clip of `frames` frames."""
+    if mask.dim() != 5:
+        raise InputError(
+            f"The attention mask has shape {tuple(mask.shape)}; give (1, 1, frames, height, width)."
+        )
+    groups = (frames - 1) // 8
+    given = mask.shape[2]
+    if groups and (given == 1 or (given - 1) % groups):
+        raise InputError(
+            f"An attention mask of length {given} cannot be laid over a control clip of {frames} frames; give it "
+            f"1 + n * {groups} frames, e.g. {1 + 8 * groups}."
+        )
+
+
 def check_window(start: float, end: float, duration: float) -> None:
     """Raise `InputError` for a time window that is empty or lies outside a clip of `duration` seconds."""
-    if start < 0 or start >= end:
+    if not start < end:
         raise InputError(
             f"The window from {start:g} s to {end:g} s is empty; start_time must be before end_time."
         )
     if start >= duration:
         raise InputError(f"The window starts at {start:g} s, after the end of the clip ({duration:.3f} s).")
-
-
-def _image(given: Any) -> ImageConditioningInput:
-    if isinstance(given, str | Path) or not 3 <= len(given) <= 4:
-        raise InputError(f"An image is (path, frame_idx, strength) with an optional crf, not {given!r}.")
-    return ImageConditioningInput(*given)
+    if end <= 0:
+        raise InputError(f"The window ends at {end:g} s, before the clip begins; times count from 0.")
 
 
 def check_images(images: Iterable[Any], num_frames: int, crf: int) -> tuple[ImageConditioningInput, ...]:
@@ -84,7 +121,7 @@ def check_images(images: Iterable[Any], num_frames: int, crf: int) -> tuple[Imag
 
     crf: of images that say None.
     """
-    given = (_image(image) for image in images)
+    given = map(as_image, images)
     checked = tuple(image if image.crf is not None else image._replace(crf=crf) for image in given)
     for image in checked:
         if not 0 <= image.frame_idx < num_frames:

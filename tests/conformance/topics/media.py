@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier
 from ltx_core.conditioning import TemporalRegionMask
@@ -22,6 +23,7 @@ from ltx_core.quantization import QuantizationPolicy
 from ltx_core.tools import AudioLatentTools, VideoLatentTools
 from ltx_core.types import Audio, AudioLatentShape, VideoLatentShape, VideoPixelShape
 from ltx_pipelines.cli.flags import build_parser
+from ltx_pipelines.cli.run import default_params
 from ltx_pipelines.media.video import probe_video
 from ltx_pipelines.media.writer import to_int16
 from ltx_pipelines.utils import constants
@@ -210,8 +212,6 @@ def _small_functions(path: Path) -> Iterator[Check]:
 
 
 def _factor(stated: str | None) -> int:
-    from safetensors.torch import save_file
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lora.safetensors"
         metadata = None if stated is None else {"reference_downscale_factor": stated}
@@ -237,9 +237,13 @@ def _inventory(path: Path) -> Iterator[Check]:
 
 
 def _defaults(module: str, version: str | None) -> constants.PipelineParams:
-    """The defaults that the reference's module uses: two of them have fixed ones."""
-    fixed = {"ti2vid_two_stages_hq": constants.LTX_2_3_HQ_PARAMS, "a2vid_two_stage": constants.LTX_2_3_PARAMS}
-    return fixed.get(module) or constants.params_for_version(version)
+    """The defaults of a run with a checkpoint of this version."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_file(
+            {"x": torch.zeros(1)}, path, metadata=None if version is None else {"model_version": version}
+        )
+        return default_params(module, str(path))
 
 
 def _facts(action: Any, option: dict) -> dict[str, Any]:

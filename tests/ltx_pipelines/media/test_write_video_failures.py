@@ -88,12 +88,6 @@ def small_disk(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.fixture(autouse=True)
-def _no_bar(monkeypatch):
-    """The progress bar may go to a file too, which the small disk would not let grow."""
-    monkeypatch.setattr(writer, "tqdm", lambda chunks, **_: chunks)
-
-
 @pytest.fixture(scope="module")
 def noise():
     generator = torch.Generator().manual_seed(0)

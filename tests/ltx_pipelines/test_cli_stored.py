@@ -1,0 +1,71 @@
+"""Runs that start from a config file or from the settings in a file."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ltx_pipelines.cli import app, run
+from ltx_pipelines.cli.config_file import write_config
+
+
+def namespace_of(*flags, recorded=None):
+    argv = ["--prompt", "x", "--output-path", "x.mp4", *map(str, flags)]
+    return run.parse("distilled", argv, recorded=recorded)
+
+
+@pytest.fixture
+def stored(tmp_path, picture):
+    """A config file of a run with two pictures and a LoRA."""
+    flags = ["--image", picture, 0, 1, "--image", picture, 8, 0.5, "--lora", "a.safetensors", 0.5]
+    write_config(tmp_path / "run.json", "distilled", namespace_of(*flags))
+    return tmp_path / "run.json"
+
+
+def test_flags_replace_stored_ones_that_can_be_repeated(stored, picture):
+    again = namespace_of("--config", stored)
+    assert [image.frame_idx for image in again.images] == [0, 8]
+    assert len(again.lora) == 1
+    changed = namespace_of("--config", stored, "--image", picture, 3, 0.25)
+    assert [image.frame_idx for image in changed.images] == [3]
+    assert len(changed.lora) == 1
+    recorded = {"images": [[str(picture), 0, 1.0, 33]], "seed": 4}
+    changed = namespace_of("--image", picture, 3, 0.25, recorded=recorded)
+    assert [image.frame_idx for image in changed.images] == [3]
+    assert changed.seed == 4
+
+
+def test_a_config_without_a_name(capsys):
+    with pytest.raises(SystemExit) as stop:
+        app.main(["distilled", "--prompt", "x", "--config"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ltx distilled: error: argument --config: expected one argument")
+    assert len(error.splitlines()) == 1
+
+
+def test_a_run_that_cannot_begin_stores_nothing(tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    flags = ["--prompt", "x", "--output-path", "/proc/none/x.mp4", "--save-config", str(config)]
+    assert app.main(["distilled", *flags]) == 2
+    assert "Cannot write to /proc" in capsys.readouterr().err
+    assert not config.exists()
+
+
+def test_a_name_that_the_output_cannot_show(tmp_path):
+    path = tmp_path / "b\u00e4ll.mp4"
+    size = ["--num-frames", "9", "--height", "64", "--width", "64"]
+    flags = ["--prompt", "x", *size, "--output-path", str(path)]
+    command = [sys.executable, "-m", "ltx_pipelines.distilled", *flags]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert done.stdout.strip().endswith(rb"b\xe4ll.mp4")
+    assert path.is_file()
+
+
+def test_rerun_wants_the_file_before_the_changes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        app.main(["rerun", "--seed", "11", "ball.mp4"])
+    assert stop.value.code == 2
+    assert "name the file first: ltx rerun FILE --seed ..." in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""What a request is made of: defaults by version and pipeline, and the checks before any work."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ltx_core.errors import InputError
+from ltx_pipelines import DistilledPipeline, ICLoraPipeline, RetakePipeline, TI2VidTwoStagesHQPipeline
+from ltx_pipelines.cli.run import default_params
+from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, LTX_2_3_PARAMS, LTX_2_PARAMS
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "params"),
+    [
+        ("ti2vid_two_stages", "2.0.0", LTX_2_PARAMS),
+        ("ti2vid_two_stages", "2.3.1", LTX_2_3_PARAMS),
+        ("ti2vid_two_stages", None, LTX_2_PARAMS),
+        ("ti2vid_two_stages_hq", "2.0.0", LTX_2_3_HQ_PARAMS),
+        ("a2vid_two_stage", "2.0.0", LTX_2_3_PARAMS),
+        ("a2vid_two_stage", "2.3.1", LTX_2_3_PARAMS),
+    ],
+)
+def test_defaults_follow_the_version_but_for_two_pipelines(name, version, params, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata=None if version is None else {"model_version": version})
+    assert default_params(name, str(path)) == params
+
+
+@pytest.mark.parametrize("prompt", ["caf\udce9", None, 3])
+def test_a_prompt_is_text(prompt):
+    with pytest.raises(InputError, match=r"prompt is .*; give a text in UTF-8"):
+        DistilledPipeline()(prompt, dry_run=True)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63, 2**64 - 1])
+def test_the_second_order_sampler_takes_every_seed(seed):
+    pipeline = TI2VidTwoStagesHQPipeline()
+    pipeline("x", seed=seed, height=64, width=64, num_frames=9, num_inference_steps=1)
+
+
+def test_a_window_may_begin_before_the_clip(clip):
+    recipe = RetakePipeline()(clip, "x", -1.0, 0.5, dry_run=True)
+    assert recipe.stages[0].video.conditions[0].start == -1.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((1, 1, 1, 32, 32), r"length 1 .* give it 1 \+ n \* 1 frames, e\.g\. 9"),
+        ((9, 32, 32), r"has shape \(9, 32, 32\); give \(1, 1, frames, height, width\)"),
+    ],
+)
+def test_a_mask_is_checked_before_any_work(shape, sentence, clip):
+    asked = {"video_conditioning": [(clip, 1.0)], "num_frames": 9, "height": 64, "width": 64, "dry_run": True}
+    with pytest.raises(InputError, match=sentence):
+        ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(shape), **asked)
+    ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(1, 1, 5, 32, 32), **asked)
