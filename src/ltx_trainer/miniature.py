@@ -15,6 +15,7 @@ from ltx_core.errors import LTXError
 from ltx_pipelines.cli.config_file import read_toml
 from ltx_pipelines.utils.constants import DEFAULTS_KEY
 from ltx_trainer.assemble import assemble
+from ltx_trainer.world.vocabulary import MOTIONS
 
 CONFIGS = Path(str(files("ltx_trainer").joinpath("configs")))
 GEMMA = "gemma-untrained"
@@ -31,6 +32,12 @@ LORAS = {  # file that ships -> the run's
 
 HALF = ("height=64", "width=64")
 TEST = ('split="test"', "seed=200", "clips=512")
+# What spins or orbits is the hardest to draw: two in five clips of the transformer's training do.
+TURNING = (
+    "seed=600",
+    "clips=4096",
+    f"motions={json.dumps([*MOTIONS, *['spin', 'orbit'] * 5])}",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ AUTOENCODERS = (
 MODEL = (
     Step("cache-half", "cache", "cache", HALF),
     Step("cache-full", "cache", "cache"),
+    Step("cache-turning-half", "cache", "cache", (*TURNING, *HALF)),
+    Step("cache-turning-full", "cache", "cache", TURNING),
     Step("cache-test-half", "cache", "cache", (*TEST, *HALF)),
     Step("cache-test-full", "cache", "cache", TEST),
     Step("upsampler", "upsampler", "upsampler"),
