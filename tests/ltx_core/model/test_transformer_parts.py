@@ -293,6 +293,7 @@ def test_equal_rows_at_the_end_of_a_context_count_once_with_their_weight():
         torch.testing.assert_close(attention(x, merged, bias), attention(x, context), rtol=1e-5, atol=1e-6)
     ramp = torch.randn(2, 40, 24, generator=generator)
     assert merge_repeats(ramp) == (ramp, None)
+    assert merge_repeats(context.bfloat16())[1] is None  # which would round the weight's logarithm
     assert merge_repeats(context.requires_grad_())[1] is None
 
 
