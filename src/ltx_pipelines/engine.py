@@ -265,6 +265,8 @@ class Engine:
             self._make_room(
                 int(size * memory.HEADROOM) // (1 if offload == "none" else memory.STREAMED_SHARE)
             )
+            if size >= memory.SLOW_TO_LOAD:
+                log.info("Loading the %s (%.1f GiB).", name.replace("_", " "), size / 2**30)
             options = {"offload": offload} if name in memory.STREAMABLE else {}
             self._loaded[name] = getattr(self.ledger, name)(**options)
             if name == "transformer":

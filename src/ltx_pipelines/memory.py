@@ -60,6 +60,7 @@ def cleanup_memory() -> None:
 HEADROOM = 1.15  # a component needs this multiple of its size: its activations want room too
 STREAMED_SHARE = 4  # a streamed component has at most about 1/4 of itself on the device
 STREAMABLE = ("transformer", "text_encoder")
+SLOW_TO_LOAD = 2**30  # bytes; what is larger takes long enough that a user wants to know
 
 
 @dataclass(frozen=True)

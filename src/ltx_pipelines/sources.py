@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from ltx_core.errors import MediaError
+from ltx_core.errors import InputError, MediaError
 from ltx_core.model.video_vae import SOURCE_TILING
 from ltx_core.types import Audio, AudioLatentShape, VideoLatentShape, VideoPixelShape
 
@@ -68,16 +69,19 @@ def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLate
         raise MediaError(
             f"{source.audio_path} has no sound at {source.audio_start_time:g} s; choose another file."
         )
-    missing = round(shape.frames / shape.fps * sound.sampling_rate) - sound.waveform.shape[-1]
-    if missing > sound.sampling_rate / shape.fps:
+    frames = AudioLatentShape.from_video_pixel_shape(shape).frames
+    audio = None
+    with suppress(InputError):  # too short for a single latent frame
+        audio = engine.encode_audio(sound)
+    if audio is None or audio.shape[2] < frames:  # a sound that is a little short may suffice as it is
+        missing = max(round(shape.frames / shape.fps * sound.sampling_rate) - sound.waveform.shape[-1], 0)
         log.warning(
             "%s ends %.2f s before the video does; silence follows.",
             source.audio_path,
             missing / sound.sampling_rate,
         )
-    padded = torch.nn.functional.pad(sound.waveform, (0, max(missing, 0)))
-    audio = engine.encode_audio(Audio(padded, sound.sampling_rate))
-    frames = AudioLatentShape.from_video_pixel_shape(shape).frames
+        padded = torch.nn.functional.pad(sound.waveform, (0, missing))
+        audio = engine.encode_audio(Audio(padded, sound.sampling_rate))
     return SourceLatents(audio=_fit(audio, frames), waveform=Audio(sound.waveform[0], sound.sampling_rate))
 
 

@@ -110,6 +110,17 @@ class TestReading:
         list(other("x", **SMALL, **STEPS).video)
         assert read_bytes == [0]
 
+    def test_loading_of_large_components_is_told(self, pipeline, monkeypatch, caplog):
+        pipeline.engine.release()
+        size_of = pipeline.engine.ledger.size_of
+        monkeypatch.setattr(
+            pipeline.engine.ledger, "size_of", lambda name: 2**30 if name == "transformer" else size_of(name)
+        )
+        with caplog.at_level("INFO"):
+            pipeline("x", **SMALL, **STEPS)
+        told = [record.getMessage() for record in caplog.records if "Loading" in record.getMessage()]
+        assert told == ["Loading the transformer (1.0 GiB)."]
+
     def test_prompts_are_encoded_once(self, pipeline, monkeypatch):
         encoded = []
         monkeypatch.setattr(

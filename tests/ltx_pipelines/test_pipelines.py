@@ -19,6 +19,7 @@ from ltx_pipelines import (
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.media.audio import decode_audio_from_file
 from ltx_pipelines.media.video import probe_video
+from ltx_pipelines.sources import encode_source
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.samplers import gradient_estimating_euler_denoising_loop
@@ -237,6 +238,16 @@ class TestAudioToVideo:
     def test_a_short_sound_goes_on_in_silence_and_says_so(self, engine, clip, caplog):
         A2VidPipelineTwoStage(engine=engine)("x", audio_path=clip, **{**SMALL, "num_frames": 17})
         assert "silence follows" in caplog.text
+        click = A2VidPipelineTwoStage(engine=engine)("x", audio_path=clip, audio_max_duration=0.001, **SMALL)
+        assert click.audio.waveform.shape == (2, 48)
+
+    def test_a_sound_that_suffices_is_taken_as_it_is(self, engine, sound, caplog):
+        """Two seconds make the 51 latents of 49 frames at 24/s, which last 2.04 s."""
+        size = {**SMALL, "num_frames": 49, "frame_rate": 24.0}
+        recipe = A2VidPipelineTwoStage(engine=engine)("x", audio_path=sound, dry_run=True, **size)
+        latent = encode_source(engine, recipe).audio
+        assert torch.equal(latent, engine.encode_audio(decode_audio_from_file(sound)))
+        assert not caplog.records
 
     def test_without_a_sound_there_is_a_sentence(self, engine):
         with pytest.raises(InputError, match="audio_path"):

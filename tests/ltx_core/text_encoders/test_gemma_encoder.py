@@ -46,6 +46,15 @@ def test_blank_text_is_bos_alone(encoder, text):
     assert encoder.tokenizer.token_ids(text) == [2]
 
 
+def test_a_text_that_is_cut_is_warned_of(gemma_root, caplog):
+    tokenizer = LTXVGemmaTokenizer(gemma_root, 16)
+    tokenizer.token_ids("a ball")
+    assert not caplog.records
+    tokenizer.token_ids("a ball " * 50)
+    (record,) = caplog.records
+    assert "tokens; only the first 16 count" in record.getMessage()
+
+
 def test_long_text_keeps_bos_and_the_beginning(gemma_root):
     tokenizer, longer = LTXVGemmaTokenizer(gemma_root, 16), LTXVGemmaTokenizer(gemma_root, 1024)
     assert tokenizer.token_ids(TEXT * 50) == longer.token_ids(TEXT * 50)[:16]

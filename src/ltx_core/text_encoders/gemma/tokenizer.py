@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import textwrap
 from pathlib import Path
 
 from ltx_core.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 class LTXVGemmaTokenizer:
@@ -28,10 +32,17 @@ class LTXVGemmaTokenizer:
         self.max_length = max_length
 
     def token_ids(self, text: str) -> list[int]:
-        """Between 1 and `max_length` ids, <bos> first; not padded."""
-        ids = self.tokenizer(text.strip(), truncation=True, max_length=self.max_length)["input_ids"]
+        """Between 1 and `max_length` ids, <bos> first; not padded. What is cut off is warned of."""
+        ids = self.tokenizer(text.strip(), verbose=False)["input_ids"]
         if ids[:1] != [self.tokenizer.bos_token_id]:
             ids = [self.tokenizer.bos_token_id, *ids]
+        if len(ids) > self.max_length:
+            log.warning(
+                "The prompt %r has %d tokens; only the first %d count.",
+                textwrap.shorten(text, 40),
+                len(ids),
+                self.max_length,
+            )
         return ids[: self.max_length]
 
     def tokenize_with_weights(
