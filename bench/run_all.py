@@ -45,9 +45,8 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "Memory while a component is built",
         "Peak of the process above where it was before, over the size of the component; the target is 1.1. "
         "Published sizes cut to a few blocks, bfloat16 files. *Resident* counts the pages of a mapped file too, "
-        "*anonymous* does not. When weights are cast to float32 one tensor at a time exists twice; *largest "
-        "tensor* says what share of the cut component it is, which in a whole model is much smaller. Tensors "
-        "under 32 MiB that are freed after the cast may stay in the C library's heap as well.",
+        "*anonymous* does not. Weights are read into their places; those that are cast to float32 on the way pass "
+        "through a buffer of 1 MiB.",
     ),
     "text_encode": (
         ["text_encode.py"],
