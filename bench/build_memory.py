@@ -97,7 +97,6 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     return {
         "size": size,
         "seconds": seconds,
-        "largest": max(tensor.nbytes for tensor in tensors) / size,
         "resident": (common.memory("VmHWM") - base["VmRSS"]) / size,
         "anonymous": (anonymous() - base["RssAnon"]) / size,
     }
@@ -126,8 +125,7 @@ def main() -> None:
                 found, failures = common.alternate(jobs, args.rounds, f"{component} in {dtype}")
                 rows += [row(component, dtype, who, own) for who, own in found.items()]
                 rows += [
-                    [component, dtype, who, f"cannot be run: {e}", "–", "–", "–"]
-                    for who, e in failures.items()
+                    [component, dtype, who, f"cannot be run: {e}", "–", "–"] for who, e in failures.items()
                 ]
                 data[f"{component}.{dtype}"] = {"results": found, "failures": failures}
     header = [
@@ -135,7 +133,6 @@ def main() -> None:
         "as",
         "side",
         "size",
-        "largest tensor / size",
         "peak resident / size",
         "peak anonymous / size",
     ]
@@ -149,8 +146,8 @@ def job(who: str, task: dict[str, Any], threads: int, _round: int) -> dict[str, 
 def row(component: str, dtype: str, who: str, results: list[dict[str, Any]]) -> list[str]:
     resident, anonymous = (common.spread(common.column(results, key)) for key in ("resident", "anonymous"))
     over = " (over 1.1)" if who == common.OURS and resident["median"] > TARGET else ""
-    size, largest = f"{results[0]['size'] / 2**20:.0f} MiB", f"{results[0]['largest']:.2f}"
-    return [component, dtype, who, size, largest, common.shown(resident) + over, common.shown(anonymous)]
+    size = f"{results[0]['size'] / 2**20:.0f} MiB"
+    return [component, dtype, who, size, common.shown(resident) + over, common.shown(anonymous)]
 
 
 if __name__ == "__main__":

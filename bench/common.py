@@ -6,7 +6,9 @@ Only the standard library at import time: the workers run in the peers' environm
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import mmap
 import os
 import platform
 import re
@@ -217,6 +219,37 @@ def count_bytes_read() -> Callable[[], int]:
 
     begin = by_calls()
     return lambda: mapped[0] + by_calls() - begin
+
+
+def count_bytes_from_disk() -> Callable[[], int]:
+    """Count what this process makes the system fetch from disk from now on; pages of mapped files too."""
+
+    def fetched() -> int:
+        found = re.search(
+            r"^read_bytes: (\d+)$", Path("/proc/self/io").read_text(encoding="ascii"), re.MULTILINE
+        )
+        return int(found[1]) if found else 0
+
+    begin = fetched()
+    return lambda: fetched() - begin
+
+
+def evict(path: str) -> float:
+    """Let the system forget a file's pages; the share of them that it still has, told by ``mincore``."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())  # pages that wait to be written cannot go
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with mmap.mmap(
+            file.fileno(), 0, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE
+        ) as pages:
+            count = -(-len(pages) // mmap.PAGESIZE)
+            there = (ctypes.c_ubyte * count)()
+            start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+            if ctypes.CDLL(None, use_errno=True).mincore(
+                ctypes.c_void_p(start), ctypes.c_size_t(len(pages)), there
+            ):
+                raise OSError(ctypes.get_errno(), "mincore failed")
+    return sum(page & 1 for page in there) / count
 
 
 # -- machine and results ---------------------------------------------------------------------------------

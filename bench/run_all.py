@@ -45,9 +45,8 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "Memory while a component is built",
         "Peak of the process above where it was before, over the size of the component; the target is 1.1. "
         "Published sizes cut to a few blocks, bfloat16 files. *Resident* counts the pages of a mapped file too, "
-        "*anonymous* does not. When weights are cast to float32 one tensor at a time exists twice; *largest "
-        "tensor* says what share of the cut component it is, which in a whole model is much smaller. Tensors "
-        "under 32 MiB that are freed after the cast may stay in the C library's heap as well.",
+        "*anonymous* does not. Weights are read into their places; those that are cast to float32 on the way pass "
+        "through a buffer of 1 MiB.",
     ),
     "text_encode": (
         ["text_encode.py"],
@@ -60,9 +59,12 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         ["stage_switch.py"],
         "From stage to stage",
         "The transformer of the next stage, which has a LoRA of rank 32 more or less, bfloat16. Columns with × are "
-        "the side's time over ours; *read* is what is read of files, from a warm page cache here: the official "
-        "package maps the file, so that on a CPU with all of it in memory its new build costs next to nothing. Must: "
-        "5×, 0 bytes once the LoRA is known.",
+        "the side's time over ours, which ends when every page of the weights is there. *read* is what is read of "
+        "files, *from disk* what of it was not in memory. With a *warm* page cache the official package maps a file "
+        "that is in memory already; *cold* evicts the files before every switch, as happens where memory does not "
+        "hold the checkpoint beside the models. The first way there both sides fuse, with the same arithmetic; "
+        "later on a CPU ours swaps the clean and the fused weights of the layers that a LoRA touches, of which it "
+        "keeps both. Must: 5×, 0 bytes once the LoRA is known.",
     ),
     "video_decode": (
         ["video_decode.py"],

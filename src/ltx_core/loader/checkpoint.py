@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,11 @@ class Checkpoint:
 def _read(key: str, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
     """The tensor in memory of its own; what is cast on the way is read through a small buffer."""
     result = torch.empty(info.numel, dtype=dtype)
-    step = info.numel if dtype is info.dtype else max(CAST_BYTES // info.dtype.itemsize, 1)
-    buffer = result if dtype is info.dtype else torch.empty(min(step, info.numel), dtype=info.dtype)
+    buffer, step = result, info.numel
+    if dtype is not info.dtype and info.numel:
+        step = min(CAST_BYTES // info.dtype.itemsize, info.numel)
+        # Pages of its own: in the C library's heap every buffer could leave a hole between two weights.
+        buffer = torch.frombuffer(mmap(-1, step * info.dtype.itemsize), dtype=info.dtype)
     try:
         with info.file.open("rb", buffering=0) as file:
             file.seek(info.offset)

@@ -1,4 +1,4 @@
-"""Switching the LoRAs of a built model in place: nothing is read again, clean weights come back exactly."""
+"""Switching the LoRAs of a built model: nothing is read again, clean weights come back exactly."""
 
 from __future__ import annotations
 
@@ -23,23 +23,37 @@ class Weight(NamedTuple):
     value: torch.Tensor
     scale: torch.Tensor | None
 
+    @classmethod
+    def of(cls, layer: nn.Linear) -> Weight:
+        """What the layer holds now, and goes on to be if the layer is given other tensors."""
+        return cls(layer.weight.data, layer.weight_scale.data if isinstance(layer, ScaledLinear) else None)
+
     def on(self, device: torch.device | str, copy: bool = False) -> Weight:
         scale = None if self.scale is None else self.scale.to(device, copy=copy)
         return Weight(self.value.to(device, copy=copy), scale)
+
+    def put(self, layer: nn.Linear) -> None:
+        """Let the layer's parameters be these tensors."""
+        layer.weight.data = self.value
+        if self.scale is not None:
+            layer.weight_scale.data = self.scale  # type: ignore[union-attr]
 
 
 class LoraSwitcher:
     """Owns the LoRA set of one model.
 
     The clean weights of the layers that any set has touched are kept on the CPU, and the weights of a set are
-    always fused from them: equal, bit for bit, to those of a fresh build with that set. LoRA files of the
-    current and of the previous set stay in memory, so that going back and forth between two reads nothing.
+    always fused from them: equal, bit for bit, to those of a fresh build with that set. Where the model itself
+    is in main memory, the layer's last fused weight stays beside the clean one while the layer is clean: it takes
+    the place of a second clean one, and going there again moves no byte. LoRA files of the current and of the
+    previous set stay in memory, so that going back and forth between two reads nothing.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         self._clean: dict[str, Weight] = {}
+        self._last: dict[str, tuple[Loras, Weight]] = {}  # of layers in main memory: what they last had fused
         self._fused: dict[
             str, Loras | None
         ] = {}  # what each touched layer holds; None: unknown, a write failed
@@ -88,10 +102,25 @@ class LoraSwitcher:
     def _bring(self, name: str, recipe: Loras) -> None:
         """Fuse exactly `recipe` into one layer."""
         layer = self._layers[name]
-        if layer.weight.is_meta:  # a block that rests on disk: `_dress` fuses whenever it is read
-            self._fused[name] = recipe
-            return
-        held = Weight(layer.weight, layer.weight_scale if isinstance(layer, ScaledLinear) else None)
+        if in_main_memory(layer.weight):
+            self._swap(name, layer, recipe)
+        elif not layer.weight.is_meta:  # else a block that rests on disk: `_dress` fuses whenever it is read
+            self._write(name, layer, recipe)
+        self._fused[name] = recipe
+
+    def _swap(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
+        """Give the layer the clean tensors or the fused ones, which are made if they are not the last."""
+        new = clean = self._clean.setdefault(name, Weight.of(layer))
+        if recipe:
+            last, new = self._last.get(name, ((), clean))
+            if last != recipe:
+                new = self._with(name, recipe, clean)
+                self._last[name] = (recipe, new)
+        new.put(layer)
+
+    def _write(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
+        """Write the new weight over the old one, on the device."""
+        held = Weight.of(layer)
         if name not in self._clean:
             self._clean[name] = held.on("cpu", copy=True)
         is_clean = self._fused.get(name, ()) == ()
@@ -102,7 +131,6 @@ class LoraSwitcher:
         held.value.copy_(new.value)
         if held.scale is not None and new.scale is not None:
             held.scale.copy_(new.scale)
-        self._fused[name] = recipe
 
     def _with(self, name: str, recipe: Loras, clean: Weight) -> Weight:
         pairs = [self._open(lora).pair(name, lora.strength, clean.value.device) for lora in recipe]
@@ -120,3 +148,8 @@ class LoraSwitcher:
 
 def file_key(lora: LoraPathStrengthAndSDOps) -> FileKey:
     return str(lora.path), lora.sd_ops
+
+
+def in_main_memory(weight: torch.Tensor) -> bool:
+    """Whether a weight is computed with where it lies; a pinned one is copied to a GPU from a fixed place."""
+    return weight.device.type == "cpu" and not weight.is_pinned()

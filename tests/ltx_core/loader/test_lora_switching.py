@@ -1,5 +1,6 @@
 """Switching LoRA sets in place: always the weights of a fresh build, without reading anything again."""
 
+import gc
 import itertools
 
 import pytest
@@ -30,6 +31,14 @@ def loras(files):
         LoraPathStrengthAndSDOps(path, strength)
         for path, strength in ((first, 1.0), (second, -0.5), (first, 0.3))
     ]
+
+
+@pytest.fixture(params=["main memory", "device"], autouse=True)
+def place(request, monkeypatch):
+    """Where the model rests: what is done on a GPU is tried on the CPU as well."""
+    if request.param == "device":
+        monkeypatch.setattr(switch_module, "in_main_memory", lambda weight: False)
+    return request.param
 
 
 def build(files, kind="bfloat16"):
@@ -67,11 +76,54 @@ def test_every_sequence_of_sets_gives_the_weights_of_a_fresh_build(files, loras,
         assert same(bits(model), fresh[i])
 
 
-def test_the_tensors_stay_where_they_are(files, loras):
+def test_the_parameters_stay_the_same_objects(files, loras):
     model = build(files)
-    places = {name: value.data_ptr() for name, value in model.state_dict().items()}
+    parameters = dict(model.named_parameters())
     LoraSwitcher(model).apply(loras)
-    assert {name: value.data_ptr() for name, value in model.state_dict().items()} == places
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+
+
+def test_on_a_device_the_tensors_stay_where_they_are(files, loras, place):
+    model = build(files)
+
+    def places():
+        return {name: value.data_ptr() for name, value in model.state_dict().items()}
+
+    before, switcher = places(), LoraSwitcher(model)
+    switcher.apply(loras)
+    assert (places() == before) == (place == "device")
+    switcher.apply([])
+    assert places() == before
+
+
+def test_in_main_memory_the_last_set_comes_back_without_being_fused_again(files, loras, place, monkeypatch):
+    switcher, calls, fuse = LoraSwitcher(build(files)), [], switch_module.fuse
+    monkeypatch.setattr(
+        switch_module, "fuse", lambda *given, **options: calls.append(1) or fuse(*given, **options)
+    )
+    switcher.apply(loras[:1])
+    made = len(calls)
+    for _ in range(2):
+        switcher.apply([])
+        switcher.apply(loras[:1])
+    assert len(calls) == (made if place == "main memory" else 3 * made)
+
+
+def test_a_layer_has_two_weights_at_most(files, loras):
+    """However many sets it has seen: a clean one, and the last fused one."""
+
+    def weights():
+        objects = [value for value in gc.get_objects() if type(value) in (torch.Tensor, torch.nn.Parameter)]
+        shapes = [(value.data_ptr(), value.shape) for value in objects if not value.is_meta]
+        return {place for place, shape in shapes if shape == target}
+
+    model = build(files)
+    target, switcher = model.get_submodule(f"{BLOCK}.to_q").weight.shape, LoraSwitcher(model)
+    before = len(weights())
+    for wanted in (loras[:1], loras[1:2], [], loras[:2], loras[2:]):
+        switcher.apply(wanted)
+        gc.collect()
+        assert len(weights()) == before + 1
 
 
 def test_only_touched_layers_are_kept_clean(files, loras):
@@ -152,6 +204,7 @@ def test_a_failure_midway_leaves_a_switcher_that_recovers(files, loras, monkeypa
     assert same(bits(model), bits(other))
 
 
+@pytest.mark.parametrize("place", ["device"], indirect=True)
 def test_a_failure_while_a_weight_is_written_is_undone_by_the_next_set(files, loras, monkeypatch):
     model = build(files)
     clean, switcher, copy = bits(model), LoraSwitcher(model), torch.Tensor.copy_
