@@ -36,6 +36,26 @@ def test_flags_replace_stored_ones_that_can_be_repeated(stored, picture):
     assert changed.seed == 4
 
 
+@pytest.mark.parametrize(
+    ("ending", "content", "sentence"),
+    [
+        ("toml", b"prompt = ", "is not valid TOML"),
+        ("toml", b"{", "is not valid TOML"),
+        ("toml", b"colour = 'red'", "has 'colour', which ltx distilled does not know"),
+        ("json", b"[1, 2]", "holds no settings"),
+        ("json", b'"x"', "holds no settings"),
+        ("json", b'{"command": 5}', "is for '5', not 'distilled'"),
+        ("json", b'{"prompt": "\xff"}', "is not valid JSON"),
+    ],
+)
+def test_a_config_that_is_none(ending, content, sentence, tmp_path, capsys):
+    config = tmp_path / f"run.{ending}"
+    config.write_bytes(content)
+    flags = ["--prompt", "x", "--output-path", str(tmp_path / "x.mp4"), "--config", str(config)]
+    assert app.main(["distilled", *flags]) == 2
+    assert sentence in capsys.readouterr().err
+
+
 def test_a_config_without_a_name(capsys):
     with pytest.raises(SystemExit) as stop:
         app.main(["distilled", "--prompt", "x", "--config"])

@@ -46,12 +46,17 @@ def read_config(path: Path, command: str | None = None) -> dict[str, Any]:
     """The stored flags. Raises `InputError` for another command's file or one that does not parse."""
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; write one with --save-config.")
-    text = path.read_text(encoding="utf-8")
+    kind = _format(path)
     try:
-        values = json.loads(text) if _format(path) == "json" else read_toml(text)
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if kind == "json" else read_toml(text)
     except ValueError as error:
-        raise InputError(f"{path} is not valid {_format(path).upper()}: {error}") from None
-    stored = values.pop("command", command)
+        raise InputError(f"{path} is not valid {kind.upper()}: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{path} holds no settings; write one with --save-config to see what they look like."
+        )
+    stored = str(values.pop("command", command))
     if command is not None and stored.replace("-", "_") != command:
         raise InputError(f"{path} is for {stored!r}, not {command!r}; start it with `ltx {stored}`.")
     return values

@@ -30,8 +30,11 @@ def plan(argv: list[str]) -> int:
     from ltx_pipelines.plan import describe_plan
 
     name = argv[0].replace("-", "_") if argv else ""
+    known = ", ".join(command.replace("_", "-") for command in COMMANDS)
+    if argv[:1] in (["-h"], ["--help"]):
+        print(f"usage: ltx plan COMMAND ...\n\nPrint what a run of COMMAND would take.\n\nCommands: {known}.")
+        return 0
     if name not in COMMANDS:
-        known = ", ".join(command.replace("_", "-") for command in COMMANDS)
         raise InputError(f"`ltx plan` needs a pipeline and its arguments; pipelines: {known}.")
     unused = ["--output-path", "video.mp4"]  # what is planned is not written, so none need be given
     namespace = run.parse(name, [*unused, *argv[1:]], f"ltx plan {argv[0]}")
