@@ -7,6 +7,7 @@ from ltx_core.errors import InputError, ShapeError
 from ltx_core.model.video_vae import AUTO_TILING, TilingConfig, VideoDecoderConfigurator, decode_video
 from ltx_core.model.video_vae.layers import CausalConv3d
 from ltx_core.model.video_vae.streaming import regrouped
+from ltx_core.model.video_vae.tiling import FRAMES_AT_A_TIME
 
 RESIDUAL = [["res_x", {"num_layers": 1}], ["compress_all", {"multiplier": 2, "residual": True}]] * 3
 PLAIN = [
@@ -48,31 +49,34 @@ def latent(frames, height=2, width=3):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 9])
-@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("piece_bytes", [1, 4000, 2**23])
 @pytest.mark.parametrize("causal", [False, True], ids=["both sides", "causal"])
 @pytest.mark.parametrize("blocks", [PLAIN, RESIDUAL], ids=["plain", "residual"])
-def test_it_is_the_untiled_decode(blocks, causal, size, frames):
+def test_it_is_the_untiled_decode(blocks, causal, piece_bytes, frames):
     model, z = decoder(blocks, causal_decoder=causal), latent(frames)
     with torch.no_grad():
-        whole, chunks = model(z), list(model.streamed_decode(z, size))
+        whole, chunks = model(z), list(model.streamed_decode(z, piece_bytes))
     together = torch.cat(chunks, dim=2)
     assert together.shape == whole.shape
     assert (together - whole).norm() <= 1e-5 * whole.norm()
-    assert [chunk.shape[2] for chunk in chunks[:-1]] == [size] * (len(chunks) - 1)
+    assert [chunk.shape[2] for chunk in chunks[:-1]] == [FRAMES_AT_A_TIME] * (len(chunks) - 1)
 
 
-def test_no_layer_sees_more_frames_of_a_longer_clip():
-    def most(frames: int) -> int:
+@pytest.mark.parametrize("piece_bytes", [1, 4000])
+def test_no_layer_sees_more_of_a_longer_clip(piece_bytes):
+    def largest(frames: int) -> tuple[int, int]:
         model, seen = decoder(), []
         for module in model.modules():
             if isinstance(module, CausalConv3d):
-                module.conv.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2]))
+                module.conv.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         with torch.no_grad():
-            for _ in model.streamed_decode(latent(frames), 4):
-                pass
+            for _ in model.streamed_decode(latent(frames), piece_bytes):
+                seen = [x if isinstance(x, tuple) else (x.nbytes, x.nbytes // x.shape[2]) for x in seen]
+        # Beside the piece there are the two frames that every layer keeps, and at the end two more.
+        assert all(size <= max(piece_bytes, 2 * frame) + 4 * frame for size, frame in seen)
         return max(seen)
 
-    assert most(20) == most(5) <= 4 + 2
+    assert largest(20) == largest(10)
 
 
 def test_it_starts_before_the_end():
@@ -80,7 +84,7 @@ def test_it_starts_before_the_end():
     model.conv_out.register_forward_hook(lambda *_: computed.append(1))
     model.conv_out.conv.register_forward_hook(lambda *_: computed.append(1))
     with torch.no_grad():
-        stream = model.streamed_decode(latent(30), 4)
+        stream = model.streamed_decode(latent(30), 1)
         next(stream)
         early = len(computed)
         rest = sum(1 for _ in stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,7 +15,15 @@ from ltx_core.model.video_vae.blocks import Flow, Style, decoder_block
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import PaddingModeType
 from ltx_core.model.video_vae.layers import PerChannelStatistics, TimestepEmbedding, make_norm, unpatchify
-from ltx_core.model.video_vae.streaming import can_stream, convolved, regrouped, through
+from ltx_core.model.video_vae.streaming import (
+    PIECE_BYTES,
+    Convolution,
+    activated,
+    can_stream,
+    flow,
+    layers_of,
+    regrouped,
+)
 from ltx_core.model.video_vae.tiling import (
     FRAMES_AT_A_TIME,
     AnyTiling,
@@ -115,11 +124,12 @@ class VideoDecoder(nn.Module):
         """Whether `streamed_decode` serves: all layers are local in time, and none draws noise."""
         return not self.timestep_conditioning and can_stream([*self.up_blocks, self.conv_norm_out])
 
-    def streamed_decode(self, latent: torch.Tensor, size: int = FRAMES_AT_A_TIME) -> Iterator[torch.Tensor]:
-        """Chunks (B, 3, f, H, W) of `size` frames whose concatenation is `forward`'s result: no seams, and
-        memory that does not grow with the number of frames.
+    def streamed_decode(self, latent: torch.Tensor, piece_bytes: int = PIECE_BYTES) -> Iterator[torch.Tensor]:
+        """Chunks (B, 3, f, H, W) of 8 frames whose concatenation is `forward`'s result: no seams, and memory that
+        does not grow with the number of frames.
 
-        Raises what `forward` raises, and `InputError` for a decoder that is not `can_stream`.
+        piece_bytes: what a layer takes or gives at once, if that is not less than two frames. Raises what
+        `forward` raises, and `InputError` for a decoder that is not `can_stream`.
         """
         if not self.can_stream:
             raise InputError(
@@ -127,13 +137,13 @@ class VideoDecoder(nn.Module):
             )
         latent = self._batched(latent)
         self._check_sides(latent.shape[3:])
-        whole = self.per_channel_statistics.un_normalize(latent)
-        chunks = convolved(self.conv_in, regrouped([whole], size), self.causal)
-        for block in self.up_blocks:
-            chunks = through(block, chunks, self.causal, size)
-        ready = (F.silu(self.conv_norm_out(x)) for x in regrouped(chunks, size))
-        for x in regrouped(convolved(self.conv_out, ready, self.causal), size):
-            yield unpatchify(x, self.patch_size)
+        layers = [
+            Convolution(self.conv_in, self.causal),
+            *(layer for block in self.up_blocks for layer in layers_of(block, self.causal)),
+            Convolution(self.conv_out, self.causal, partial(activated, self.conv_norm_out)),
+        ]
+        pieces = flow(layers, self.per_channel_statistics.un_normalize(latent), piece_bytes)
+        yield from regrouped((unpatchify(x, self.patch_size) for x in pieces), FRAMES_AT_A_TIME)
 
     def tiled_decode(
         self,
