@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ltx_core.errors import InputError
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.cli.app import entry_point
@@ -80,7 +81,10 @@ class ICLoraPipeline(Pipeline):
         check_strength("conditioning_attention_strength", conditioning_attention_strength)
         size = (seed, height, width, num_frames, frame_rate)
         request = self.request(prompt, run, *size, images, tiling_config).enhanced(enhance_prompt)
-        for path, strength in video_conditioning:
+        for pair in video_conditioning:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise InputError(f"video_conditioning is a list of (path, strength); {pair!r} is none.")
+            path, strength = pair
             clip = probe_video(path)
             check_strength(f"The strength of {path}", strength)
             if conditioning_attention_mask is not None:

@@ -24,7 +24,7 @@ from ltx_pipelines.recipe import Guidance, GuiderArgument, Loras, Recipe, Reques
 from ltx_pipelines.utils.constants import PipelineParams
 from ltx_pipelines.utils.loras import as_loras
 from ltx_pipelines.utils.model_paths import ModelPaths
-from ltx_pipelines.utils.validation import check_output_path
+from ltx_pipelines.utils.validation import check_output_path, whole_number
 
 if TYPE_CHECKING:
     from ltx_pipelines.utils.args import ImageConditioningInput
@@ -75,14 +75,14 @@ class Run(TypedDict, total=False):
     dry_run: bool
 
 
-def check_keywords(given: Mapping[str, Any], known: type, taker: str) -> None:
+def check_keywords(given: Mapping[str, Any], known: type, taker: Callable[..., Any]) -> None:
     """Raise TypeError for a keyword that is not one of the TypedDict `known`, as Python does for functions."""
     names = inspect.get_annotations(known)
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
+            near = difflib.get_close_matches(name, [*inspect.signature(taker).parameters, *names], 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(names)} besides."
-            raise TypeError(f"{taker}() got an unexpected keyword argument {name!r}{hint}")
+            raise TypeError(f"{taker.__qualname__}() got an unexpected keyword argument {name!r}{hint}")
 
 
 class Pipeline:
@@ -101,7 +101,7 @@ class Pipeline:
         quantization: QuantizationPolicy | None = None,
         **options: Unpack[Options],
     ) -> None:
-        check_keywords(options, Options, type(self).__name__)
+        check_keywords(options, Options, type(self))
         shared = options.get("engine")
         own = (checkpoint_path, gemma_root, spatial_upsampler_path, device, quantization)
         if shared is not None and (any(value is not None for value in own) or len(options) > 1):
@@ -153,8 +153,9 @@ class Pipeline:
         **more: Any,
     ) -> Request:
         """A checked request: what was not given (None) takes the checkpoint's default."""
-        check_keywords(run, Run, f"{type(self).__name__}.__call__")
-        params, given_seed = self.params, self.params.seed if seed is None else seed
+        check_keywords(run, Run, type(self).__call__)
+        params = self.params
+        given_seed = whole_number("seed", params.seed if seed is None else seed)
         full = self.stages > 1
         default_height = params.stage_2_height if full else params.stage_1_height
         default_width = params.stage_2_width if full else params.stage_1_width

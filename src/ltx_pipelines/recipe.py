@@ -31,6 +31,7 @@ from ltx_pipelines.utils.validation import (
     check_seed,
     check_skip_step,
     check_steps,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -196,6 +197,8 @@ class Request:
     sampler: Sampler = EULER
 
     def __post_init__(self) -> None:
+        for name in ("height", "width", "num_frames", "steps"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         assert_resolution(self.height, self.width, is_two_stage=self.stages > 1)
         check_num_frames(self.num_frames)
         check_frame_rate(self.frame_rate)

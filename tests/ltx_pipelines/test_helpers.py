@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ltx_pipelines.progress import progress
-from ltx_pipelines.utils import helpers
+from ltx_pipelines.utils import ModelLedger, helpers
 from ltx_pipelines.utils.args import ImageConditioningInput
+from ltx_pipelines.utils.model_ledger import COMPONENTS
 from ltx_pipelines.utils.prompts import clean_response
 
 
@@ -61,3 +62,10 @@ def test_bars_are_shown_where_somebody_sees_them(terminal, notebook, shown, monk
         monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert list(progress(range(3), desc="stage 1", file=stream)) == [0, 1, 2]
     assert ("stage 1: 100%" in stream.getvalue()) == bool(shown)
+
+
+@pytest.mark.parametrize("component", [*COMPONENTS, "text_encoder"])
+def test_a_ledger_builds_components_in_eval_mode(component, model_folder):
+    files = [model_folder / name for name in ("model.safetensors", "gemma", "upsampler.safetensors")]
+    module = getattr(ModelLedger(torch.float32, "cpu", *map(str, files)), component)()
+    assert not any(part.training for part in module.modules())

@@ -1,11 +1,18 @@
 """What a request is made of: defaults by version and pipeline, and the checks before any work."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from ltx_core.errors import InputError
-from ltx_pipelines import DistilledPipeline, ICLoraPipeline, RetakePipeline, TI2VidTwoStagesHQPipeline
+from ltx_pipelines import (
+    DistilledPipeline,
+    ICLoraPipeline,
+    RetakePipeline,
+    TI2VidOneStagePipeline,
+    TI2VidTwoStagesHQPipeline,
+)
 from ltx_pipelines.cli.run import default_params
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, LTX_2_3_PARAMS, LTX_2_PARAMS
 
@@ -56,3 +63,46 @@ def test_a_mask_is_checked_before_any_work(shape, sentence, clip):
     with pytest.raises(InputError, match=sentence):
         ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(shape), **asked)
     ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(1, 1, 5, 32, 32), **asked)
+
+
+def test_whole_numbers_of_numpy_are_numbers():
+    size = {
+        name: np.int64(value)
+        for name, value in {"height": 64, "width": 64, "num_frames": 9, "seed": 3}.items()
+    }
+    for pipeline in (DistilledPipeline, TI2VidTwoStagesHQPipeline):
+        pipeline()("x", **size)
+
+
+@pytest.mark.parametrize("name", ["height", "num_frames", "seed"])
+def test_other_numbers_are_refused(name):
+    with pytest.raises(InputError, match=rf"{name} is 64\.5; give a whole number"):
+        DistilledPipeline()("x", **{name: 64.5}, dry_run=True)
+
+
+def test_a_single_lora_is_a_list_of_one(model_folder):
+    path = str(model_folder / "distilled-lora.safetensors")
+    assert [lora.path for lora in TI2VidOneStagePipeline(loras=path).loras] == [path]
+
+
+def test_no_images_may_be_none():
+    assert TI2VidOneStagePipeline()("x", images=None, dry_run=True).stages[0].video.conditions[0].images == ()
+
+
+@pytest.mark.parametrize("given", [["a.mp4"], ("a.mp4", 1.0)])
+def test_control_clips_are_pairs(given):
+    with pytest.raises(InputError, match=r"'a.mp4' is none"):
+        ICLoraPipeline()("x", video_conditioning=given, dry_run=True)
+
+
+def test_a_misspelt_argument_is_guessed():
+    with pytest.raises(TypeError, match="did you mean 'height'"):
+        DistilledPipeline()("x", heigth=64)
+    with pytest.raises(TypeError, match="did you mean 'gemma_root'"):
+        DistilledPipeline(gema_root="x")
+
+
+def test_a_missing_text_encoder_is_named(model_folder):
+    pipeline = TI2VidOneStagePipeline(model_folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"pass gemma_root or text_encoder_path \(--gemma-root or"):
+        pipeline("x", height=64, width=64, num_frames=9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import InputError
@@ -13,8 +14,10 @@ from ltx_pipelines.utils.constants import DEFAULT_LORA_STRENGTH
 log = logging.getLogger(__name__)
 
 
-def as_loras(given: Iterable[Any] | None) -> tuple[LoraPathStrengthAndSDOps, ...]:
-    """LoRAs from paths, (path, strength) pairs or `LoraPathStrengthAndSDOps`."""
+def as_loras(given: Iterable[Any] | Path | None) -> tuple[LoraPathStrengthAndSDOps, ...]:
+    """LoRAs from paths, (path, strength) pairs or `LoraPathStrengthAndSDOps`; a single path is one, too."""
+    if isinstance(given, str | Path):
+        given = [given]
     return tuple(_as_lora(item) for item in given or ())
 
 

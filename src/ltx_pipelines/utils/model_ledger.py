@@ -111,7 +111,7 @@ class ModelLedger:
         model = cast(LTXModel, self._build("transformer", fill))
         if self.loras:
             LoraSwitcher(model).apply(self.loras)
-        return X0Model(model)
+        return X0Model(model).eval()
 
     def video_encoder(self) -> nn.Module:
         return self._build("video_encoder")

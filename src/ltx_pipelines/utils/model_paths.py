@@ -77,9 +77,7 @@ class ModelPaths:
         return self._first("transformer", self.transformer_path, self.checkpoint_path)
 
     def text_encoder(self) -> str:
-        return self._first(
-            "text encoder (gemma_root or text_encoder_path)", self.text_encoder_path, self.gemma_root
-        )
+        return self._first("text encoder", self.text_encoder_path, self.gemma_root, whole="gemma_root")
 
     def video_vae(self) -> str:
         return self._first("video VAE", self.video_vae_path, self.checkpoint_path)
@@ -104,13 +102,13 @@ class ModelPaths:
             raise MissingFileError(f"{path} does not exist; check the path.")
 
     @staticmethod
-    def _first(what: str, *paths: str | None) -> str:
+    def _first(what: str, *paths: str | None, whole: str = "checkpoint_path") -> str:
         for path in paths:
             if path is not None:
                 return path
-        raise InputError(
-            f"No path was given for the {what}; pass checkpoint_path, or the component's own path."
-        )
+        part = f"{what.lower().replace(' ', '_')}_path"
+        flags = f"{flag_names([whole])} or {flag_names([part])}"
+        raise InputError(f"No path was given for the {what}; pass {whole} or {part} ({flags}).")
 
 
 def _text(path: PathLike | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import secrets
 import tempfile
 from collections.abc import Iterable
@@ -69,6 +70,14 @@ def check_skip_step(steps: int) -> None:
         raise InputError(f"skip_step is {steps}; give 0 (none) or how many steps to skip after each.")
 
 
+def whole_number(name: str, value: Any) -> int:
+    """An int from any kind of whole number, NumPy's above all. Raises `InputError` for other things."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} is {value!r}; give a whole number.") from None
+
+
 def check_seed(seed: int) -> None:
     if not -MAX_SEED - 1 <= seed <= 2 * MAX_SEED + 1:
         raise InputError(f"seed is {seed}; give a whole number between 0 and {MAX_SEED}.")
@@ -116,12 +125,14 @@ def check_window(start: float, end: float, duration: float) -> None:
         raise InputError(f"The window ends at {end:g} s, before the clip begins; times count from 0.")
 
 
-def check_images(images: Iterable[Any], num_frames: int, crf: int) -> tuple[ImageConditioningInput, ...]:
+def check_images(
+    images: Iterable[Any] | None, num_frames: int, crf: int
+) -> tuple[ImageConditioningInput, ...]:
     """Images as `ImageConditioningInput` (3- and 4-tuples serve), each checked against the clip.
 
     crf: of images that say None.
     """
-    given = map(as_image, images)
+    given = map(as_image, images or ())
     checked = tuple(image if image.crf is not None else image._replace(crf=crf) for image in given)
     for image in checked:
         if not 0 <= image.frame_idx < num_frames:

@@ -1,5 +1,6 @@
 """Prompt enhancement: what the model is asked, against transformers' own processor; seeds; images."""
 
+import logging
 import shutil
 
 import numpy as np
@@ -27,6 +28,16 @@ def test_seed_decides_the_answer_and_the_callers_state_stays(encoder):
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert first == again != other
+
+
+def test_a_long_conversation_is_no_warning(gemma_root):
+    encoder, records = load_text_encoder(gemma_root, dtype=torch.float32), []
+    handler, logger = logging.Handler(), logging.getLogger("transformers")
+    handler.emit = records.append
+    logger.addHandler(handler)
+    encoder.enhance_t2v("a ball " * 600, max_new_tokens=1, system_prompt=SYSTEM)
+    logger.removeHandler(handler)
+    assert [record.getMessage() for record in records] == []
 
 
 def test_conversation(encoder):

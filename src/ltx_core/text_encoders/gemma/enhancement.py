@@ -95,7 +95,9 @@ def generate(
     """
     from transformers import GenerationConfig
 
-    inputs: dict[str, torch.Tensor] = {"input_ids": torch.tensor([tokenizer(chat)["input_ids"]])}
+    inputs: dict[str, torch.Tensor] = {
+        "input_ids": torch.tensor([tokenizer(chat, verbose=False)["input_ids"]])
+    }
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if pixel_values is not None:
         inputs["pixel_values"] = pixel_values
