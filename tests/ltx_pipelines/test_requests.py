@@ -13,6 +13,7 @@ from ltx_pipelines import (
     TI2VidOneStagePipeline,
     TI2VidTwoStagesHQPipeline,
 )
+from ltx_pipelines.cli import app
 from ltx_pipelines.cli.run import default_params
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, LTX_2_3_PARAMS, LTX_2_PARAMS
 
@@ -106,3 +107,30 @@ def test_a_missing_text_encoder_is_named(model_folder):
     pipeline = TI2VidOneStagePipeline(model_folder / "model.safetensors")
     with pytest.raises(InputError, match=r"pass gemma_root or text_encoder_path \(--gemma-root or"):
         pipeline("x", height=64, width=64, num_frames=9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--gemma-root x", "needs --distilled-checkpoint-path and --spatial-upsampler-path"),
+        (
+            "--video-vae-path x",
+            "needs --distilled-checkpoint-path and --gemma-root and --spatial-upsampler-path",
+        ),
+        (
+            "--transformer-path x",
+            "needs --text-encoder-path and --video-vae-path and --audio-vae-path and --spatial",
+        ),
+        (
+            "--checkpoint-path x",
+            "unrecognized arguments: --checkpoint-path x; did you mean --distilled-checkpoint-path?",
+        ),
+        ("--frames 9", "did you mean --num-frames?"),
+    ],
+)
+def test_flags_that_are_missing_or_misspelt_are_named(flags, sentence, model_folder, capsys):
+    model = str(model_folder / "model.safetensors")
+    with pytest.raises(SystemExit) as stop:
+        app.main(["distilled", "--prompt", "p", "--output-path", "o.mp4", *flags.replace("x", model).split()])
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err.replace(model, "x")

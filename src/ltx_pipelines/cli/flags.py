@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from typing import Any, NoReturn
 
 from ltx_core.loader.streaming import MODES
@@ -64,6 +65,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.endswith("expected one argument"):
             message += "; a value that begins with a dash is written --flag=-value"
+        if message.startswith("unrecognized arguments: --"):
+            near = difflib.get_close_matches(message.split()[2], self._option_string_actions, 1)
+            message += f"; did you mean {near[0]}?" if near else ""
         self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists the options)\n")
 
 

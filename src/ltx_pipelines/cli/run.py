@@ -33,7 +33,7 @@ from ltx_pipelines.utils.validation import check_frame_rate, check_output_path, 
 
 TILINGS = {"auto": AUTO_TILING, "blended": TilingConfig.default(), "none": None}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-PATHS = ("gemma_root", "transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
+SPLIT = ("transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
 
 
 def run(name: str, argv: list[str], program: str, recorded: dict[str, Any] | None = None) -> int:
@@ -86,9 +86,10 @@ def check_models(parser: argparse.ArgumentParser, namespace: argparse.Namespace)
                 f"{flag_names(extra)} needs a model as well: give --checkpoint-path and --gemma-root."
             )
         return
-    missing = [part for part in parts if part in given and not given[part]]
-    if paths.checkpoint_path and not (paths.gemma_root or paths.text_encoder_path):
-        missing.insert(0, "gemma_root")
+    whole = next(name for name in ("distilled_checkpoint_path", "checkpoint_path") if name in given)
+    split = any(given[name] for name in SPLIT if name != "video_vae_path")
+    needed = (*(SPLIT if split else (whole, "gemma_root")), *parts)
+    missing = [name for name in needed if name in given and not given[name]]
     if missing:
         parser.error(f"with model files of your own this pipeline also needs {flag_names(missing)}.")
 
@@ -97,7 +98,7 @@ def model_paths(namespace: argparse.Namespace) -> ModelPaths:
     """The model files that the flags name."""
     given = vars(namespace)
     checkpoint = given.get("checkpoint_path") or given.get("distilled_checkpoint_path")
-    paths = {key: given.get(key) for key in PATHS}
+    paths = {key: given.get(key) for key in ("gemma_root", *SPLIT)}
     return ModelPaths.from_arguments(checkpoint_path=checkpoint, **paths)
 
 
