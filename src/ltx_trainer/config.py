@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ltx_core.config import parse_config
 from ltx_core.errors import ConfigError, MissingFileError
 from ltx_pipelines.cli.config_file import read_toml
-from ltx_trainer.world.vocabulary import MOTIONS
+from ltx_trainer.world.vocabulary import MOTIONS, SHAPES
 
 T = TypeVar("T")
 
@@ -61,12 +61,13 @@ class StageConfig:
 class DataConfig:
     """Where clips come from: the procedural world.
 
-    motions: those to draw from; one that is listed twice comes twice as often. workers: processes that render
-    ahead; 0 renders in turn.
+    shapes, motions: those to draw from; one that is listed twice comes twice as often. workers: processes that
+    render ahead; 0 renders in turn.
     """
 
     fps: float = 24.0
     style: str = "plain"
+    shapes: tuple[str, ...] = SHAPES
     motions: tuple[str, ...] = MOTIONS
     workers: int = 0
 

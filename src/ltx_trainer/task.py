@@ -40,6 +40,7 @@ class Task(ABC):
             frames=form.frames,
             fps=config.data.fps,
             style=config.data.style,
+            shapes=config.data.shapes,
             motions=config.data.motions,
             sample_rate=self.rate,
             seed=config.seed + stage,

@@ -266,6 +266,10 @@ def test_distances_are_right_on_the_axes() -> None:
         ({"style": "cubist"}, "style"),
         ({"motions": ("fly",)}, "motions"),
         ({"motions": ()}, "motions"),
+        ({"shapes": ("cube",)}, "shapes"),
+        ({"shapes": ()}, "shapes"),
+        ({"shapes": ("ball", "ring"), "motions": ("spin",)}, "add others"),
+        ({"shapes": ("ball",), "motions": ("up",), "split": "unseen"}, "add others"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -249,6 +249,7 @@ def sample_scene(
     rng: np.random.Generator,
     stage: Stage,
     unseen: bool,
+    shapes: Sequence[str],
     motions: Sequence[str],
     style: str,
     still: bool = False,
@@ -256,7 +257,7 @@ def sample_scene(
     """Draw a scene whose combination is held out (`unseen`) or not; a `still` starts amid its motion."""
     while True:
         motion = str(rng.choice(motions))
-        shape = str(rng.choice(SHAPES))
+        shape = str(rng.choice(shapes))
         colour = str(rng.choice(tuple(COLOURS)))
         background = str(rng.choice(tuple(BACKGROUNDS)))
         if exists(shape, colour, background, motion) and held_out(shape, colour, motion) == unseen:

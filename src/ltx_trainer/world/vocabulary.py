@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SHAPES = ("ball", "square", "triangle", "star", "ring", "diamond")
@@ -113,6 +114,16 @@ def held_out(shape: str, colour: str, motion: str) -> bool:
     """
     s, c, m = SHAPES.index(shape), list(COLOURS).index(colour), MOTIONS.index(motion)
     return (s + 3 * c + 5 * m) % 11 == 4
+
+
+def any_exists(shapes: Iterable[str], motions: Sequence[str], unseen: bool) -> bool:
+    """Whether there is a combination of these that is held out (`unseen`) or not."""
+    return any(
+        exists(shape, colour, "", motion) and held_out(shape, colour, motion) == unseen
+        for shape in shapes
+        for motion in motions
+        for colour in COLOURS
+    )
 
 
 def held_out_combinations() -> list[tuple[str, str, str]]:

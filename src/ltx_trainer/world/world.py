@@ -14,7 +14,7 @@ from ltx_trainer.world.caption import for_testing, write_caption
 from ltx_trainer.world.render import coverage, draw_frames, outline
 from ltx_trainer.world.scene import Scene, Stage, Track, follow, sample_path, sample_scene
 from ltx_trainer.world.sound import make_sound
-from ltx_trainer.world.vocabulary import MOTIONS, SPLITS, STYLES
+from ltx_trainer.world.vocabulary import MOTIONS, SHAPES, SPLITS, STYLES, any_exists
 
 STILL_DURATION = 1.0  # seconds of motion out of which a single frame is taken
 
@@ -29,7 +29,7 @@ class WorldConfig:
     split: "train" and "test" show the same combinations in different wordings, "unseen" shows only
     combinations of shape, colour and motion that training never shows, in the wordings of "test".
     style: "plain", "striped", "inverted", or "night", in which all walls are black whatever captions say.
-    motions: those to draw from; a motion that is listed twice comes twice as often.
+    shapes, motions: those to draw from; one that is listed twice comes twice as often.
     """
 
     height: int = 128
@@ -40,6 +40,7 @@ class WorldConfig:
     seed: int = 0
     split: str = "train"
     style: str = "plain"
+    shapes: tuple[str, ...] = SHAPES
     motions: tuple[str, ...] = MOTIONS
 
     def __post_init__(self) -> None:
@@ -59,6 +60,12 @@ class WorldConfig:
             )
         if not self.motions or not set(self.motions) <= set(MOTIONS):
             raise InputError(f"motions {self.motions} must be some of {MOTIONS}.")
+        if not self.shapes or not set(self.shapes) <= set(SHAPES):
+            raise InputError(f"shapes {self.shapes} must be some of {SHAPES}.")
+        if not any_exists(self.shapes, self.motions, self.split == "unseen"):
+            raise InputError(
+                f"No clip of split {self.split!r} has shapes {self.shapes} and motions {self.motions}: add others."
+            )
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}, but must not be negative.")
 
@@ -149,7 +156,13 @@ class World:
         config = self.config
         rng = np.random.default_rng((config.seed, SPLITS.index(config.split), index))
         scene = sample_scene(
-            rng, config.stage, config.split == "unseen", config.motions, config.style, config.still
+            rng,
+            config.stage,
+            config.split == "unseen",
+            config.shapes,
+            config.motions,
+            config.style,
+            config.still,
         )
         return self.describe(scene, rng)
 

@@ -6,6 +6,7 @@ import torch
 
 from ltx_core.model.audio_vae.autoencoder import AudioDecoder, AudioEncoder
 from ltx_core.model.audio_vae.bandwidth_extension import VocoderWithBWE
+from ltx_core.model.audio_vae.pieces import decode_in_pieces
 from ltx_core.model.audio_vae.processor import AudioProcessor, match_channels
 from ltx_core.model.audio_vae.vocoder import Vocoder
 from ltx_core.types import Audio
@@ -35,6 +36,9 @@ def encode_audio(
 def decode_audio(
     latent: torch.Tensor, audio_decoder: AudioDecoder, vocoder: Vocoder | VocoderWithBWE
 ) -> Audio:
-    """A normalised latent to a float32 waveform: (channels, N) for a batch of one, else (B, channels, N)."""
-    waveform = vocoder(audio_decoder(latent))
+    """A normalised latent to a float32 waveform: (channels, N) for a batch of one, else (B, channels, N).
+
+    More than 10 seconds are decoded in pieces, with the same result.
+    """
+    waveform = decode_in_pieces(latent, audio_decoder, vocoder)
     return Audio(waveform.squeeze(0).float(), vocoder.output_sampling_rate)
