@@ -1,6 +1,6 @@
 """Peak memory of building each component of a checkpoint, relative to the component's size.
 
-    python bench/peers.py official      (once; without it only ours is measured)
+    python bench/peers.py ours official      (once; without official only ours is measured)
     python bench/build_memory.py
 
 The checkpoints have published sizes, cut to a few blocks, with random bfloat16 weights. Each build has a process

@@ -43,9 +43,7 @@ def home() -> Path:
 
 
 def python_of(who: str) -> str:
-    """The interpreter of an implementation: this one for ours, its own environment's for a peer."""
-    if who == OURS:
-        return sys.executable
+    """The interpreter of a side's environment."""
     path = home() / who / "bin" / "python"
     if not path.exists():
         raise Unavailable(f"not installed; run: python bench/peers.py {who}")

@@ -1,11 +1,13 @@
-"""Growth of time and memory with tokens and frames, next to a floor computed from operations and bytes.
+"""Growth of time and memory with tokens, frames and sound, next to a floor computed from operations and bytes.
 
-    python bench/growth.py [--tokens 512 1024 ...] [--frames 9 25 ...]
+    python bench/peers.py ours      (once)
+    python bench/growth.py [--tokens 512 1024 ...] [--frames 9 25 ...] [--seconds 5 10 ...]
 
-Ours alone, float32, random weights: one pass through one block of the published 2.3 transformer, and the decode of
-256x256 videos by its video decoder. The floor of the time is the larger of the operations over the rate of a large
-matrix product or convolution and of the weights' bytes over the rate of a copy, measured in the same process. The
-floor of the transformer's memory holds its residual stream and one hidden layer of its feed-forward network.
+Ours alone, float32, random weights: one pass through one block of the published 2.3 transformer, the decode of
+256x256 videos by its video decoder, and of sounds by its audio decoder and vocoder. The floor of the time is
+the larger of the operations over the rate of a large matrix product or convolution and of the weights' bytes
+over the rate of a copy, measured in the same process. The floor of the transformer's memory holds its residual
+stream and one hidden layer of its feed-forward network.
 """
 
 from __future__ import annotations
@@ -106,12 +108,28 @@ def decoder(frames: int) -> tuple[Callable[[], Any], int, int]:
     return decode, weights, 0
 
 
+def sound(seconds: int) -> tuple[Callable[[], Any], int, int]:
+    """The decode of a sound of so many seconds, its bytes of weights; its memory has no floor here, 0."""
+    import torch
+
+    from ltx_core.model.audio_vae import AudioDecoderConfigurator, VocoderConfigurator, decode_audio
+
+    parts = random(AudioDecoderConfigurator), random(VocoderConfigurator)
+    latent = torch.randn(1, 8, 25 * seconds, 16)
+    weights = sum(parameter.nbytes for model in parts for parameter in model.parameters())
+    return lambda: decode_audio(latent, *parts), weights, 0
+
+
+KINDS = {"transformer": transformer, "decoder": decoder, "sound": sound}
+UNITS = {"transformer": "tokens", "decoder": "frames", "sound": "seconds"}
+
+
 def work(task: dict[str, Any]) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.inference_mode():
-        run, weights, floor = {"transformer": transformer, "decoder": decoder}[task["what"]](task["size"])
+        run, weights, floor = KINDS[task["what"]](task["size"])
         operations, bandwidth = rates()
         with FlopCounterMode(display=False) as counter:
             run()  # warm, and counted
@@ -133,8 +151,9 @@ def main() -> None:
     parser = common.parser(__doc__, rounds=1)
     parser.add_argument("--tokens", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--frames", type=int, nargs="*", default=[9, 25, 49, 121])
+    parser.add_argument("--seconds", type=int, nargs="*", default=[5, 10, 20, 40])
     args = parser.parse_args()
-    sizes = [("transformer", size) for size in args.tokens] + [("decoder", size) for size in args.frames]
+    sizes = [(what, size) for what, unit in UNITS.items() for size in getattr(args, unit)]
     jobs = {f"{what} {size}": {"what": what, "size": size} for what, size in sizes}
 
     def job(task: dict[str, Any], index: int) -> dict[str, Any]:
@@ -150,7 +169,7 @@ def main() -> None:
         peak = common.spread([value / 2**20 for value in common.column(found, "peak")])
         rows.append(
             [
-                f"{what}, {size} {'tokens' if what == 'transformer' else 'frames'}",
+                f"{what}, {size} {UNITS[what]}",
                 f"{found[0]['tflop']:.2f}",
                 common.shown(common.spread(common.column(found, "seconds")), " s"),
                 common.shown(common.spread(common.column(found, "floor")), " s"),

@@ -1,5 +1,6 @@
 """What importing costs on top of torch, and how long a command takes to say what it can do.
 
+    python bench/peers.py ours official      (once)
     python bench/import_time.py
 
 `import ltx_pipelines` against `import torch`, each in a fresh interpreter, in turns; the official package's too if

@@ -1,6 +1,6 @@
 """Our eight pipelines against the official package, on the same tiny checkpoints and CPU.
 
-    python bench/peers.py official      (once)
+    python bench/peers.py ours official      (once)
     python bench/pipelines.py
 
 Every round runs each side in a fresh process, in turns: the cold start (import after torch, construction, first

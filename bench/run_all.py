@@ -75,11 +75,11 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
     ),
     "growth": (
         ["growth.py"],
-        "Growth with tokens and frames",
-        "One pass through one block of the published 2.3 transformer (with its embeddings and head), and the decode "
-        "of 256x256 videos, float32, ours alone. The floor of the time is the larger of the operations over the rate "
-        "of a large matrix product or convolution and the weights' bytes over the rate of a copy; "
-        "the floor of the memory holds the residual stream and one hidden layer of the feed-forward network. Aim: "
+        "Growth with tokens, frames and sound",
+        "One pass through one block of the published 2.3 transformer (with its embeddings and head), the decode of "
+        "256x256 videos, and that of sounds, float32, ours alone. The floor of the time is the larger of the "
+        "operations over the rate of a large matrix product or convolution and the weights' bytes over the rate of a "
+        "copy; the floor of the memory holds the residual stream and one hidden layer of the feed-forward network. Aim: "
         "within 1.5× of the floor.",
     ),
     "import_time": (
@@ -99,14 +99,15 @@ meant to differ, the table says why.
 This page is written by `bench/run_all.py`; the numbers behind it are in `bench/results.json`.
 
 ```
-python bench/peers.py         # the peers, in environments of their own under .bench/
+python bench/peers.py         # ours and the peers, in environments of their own under .bench/
 python bench/run_all.py       # everything; or one of the scripts below, each has --help
 ```
 
 The peers are ltx-core and ltx-pipelines 1.0.0 (here "official"; transformers 4.57) and diffusers 0.42.1, all with
-the same torch. To run the official package on a CPU, `bench/official_runner.py` makes `torch.cuda.synchronize` do
-nothing, gives its text encoder the sizes of the tiny Gemma folder, and for float32 runs gives it float32 files and
-that type in place of its fixed bfloat16. It is run in inference mode, which it leaves to its caller.
+the same torch; each side's environment holds what its package asks for. To run the official package on a CPU,
+`bench/official_runner.py` makes `torch.cuda.synchronize` do nothing, gives its text encoder the sizes of the tiny
+Gemma folder, and for float32 runs gives it float32 files and that type in place of its fixed bfloat16. It is run in
+inference mode, which it leaves to its caller.
 """
 
 

@@ -1,6 +1,6 @@
 """From the first stage's transformer to the second's, which has a LoRA more, and back: seconds and bytes read.
 
-    python bench/peers.py official      (once; without it only ours is measured)
+    python bench/peers.py ours official      (once; without official only ours is measured)
     python bench/stage_switch.py
 
 A cut of the published 2.3 transformer with random weights, and a LoRA of rank 32 on its attentions. The official

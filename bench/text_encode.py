@@ -1,6 +1,6 @@
 """Text encoding of a pair of prompts: from two strings to the contexts that the transformer attends to.
 
-    python bench/peers.py official      (once; without it only ours is measured)
+    python bench/peers.py ours official      (once; without official only ours is measured)
     python bench/text_encode.py
 
 A Gemma of 12 layers with random weights and small connectors, so that as in a full model nearly all of the work is

@@ -1,6 +1,6 @@
 """Decoding a video with the published 2.3 decoder and random weights: time and peak memory.
 
-    python bench/peers.py official      (once)
+    python bench/peers.py ours official      (once)
     python bench/video_decode.py
 
 Ours streams exact pieces; the official package decodes its default tiles. Each side runs in a process of its own.

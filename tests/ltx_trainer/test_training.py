@@ -23,6 +23,7 @@ from ltx_trainer.__main__ import main, task_of
 from ltx_trainer.config import parse_table
 from ltx_trainer.log import Log
 from ltx_trainer.loop import learning_rate, train
+from ltx_trainer.vocoder import spectral_loss
 
 
 def make(kind: str, **changes: Any) -> Any:
@@ -211,6 +212,19 @@ def test_a_vocoder_can_listen_to_an_audio_vae(tmp_path: Path) -> None:
         assert model(torch.zeros(1, 2, 5, 64)).shape == (1, 2, 5 * 480)
     with pytest.raises(ConfigError, match="holds no audio VAE"):
         run("vocoder", tmp_path / "w", audio_vae=str(run("video-vae", tmp_path / "x", steps=1)))
+
+
+def test_a_vocoder_learns_tones_that_it_cannot_make_yet() -> None:
+    tone = 0.3 * torch.sin(2 * torch.pi * 2900 * torch.arange(16_000) / 48_000)[None, None]
+    level = torch.tensor(1e-5, requires_grad=True)  # 40 dB below the floor of the logarithms
+    loss = spectral_loss(level * tone, tone, (768, 3072))
+    loss.backward()
+    assert level.grad is not None
+    assert float(level.grad) < -0.5
+    assert float(spectral_loss(tone, tone, (768, 3072))) == 0
+    louder, silence = spectral_loss(0.1 * tone, tone, (768, 3072)), torch.zeros_like(tone)
+    assert 0 < float(louder) < float(loss.detach())
+    assert float(spectral_loss(1e-5 * tone, silence, (768, 3072))) < 0.2
 
 
 def test_nothing_to_train_is_said(tmp_path: Path) -> None:
