@@ -79,8 +79,8 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "One pass through one block of the published 2.3 transformer (with its embeddings and head), the decode of "
         "256x256 videos, and that of sounds, float32, ours alone. The floor of the time is the larger of the "
         "operations over the rate of a large matrix product or convolution and the weights' bytes over the rate of a "
-        "copy; the floor of the memory holds the residual stream and one hidden layer of the feed-forward network. Aim: "
-        "within 1.5× of the floor.",
+        "copy; the floor of the memory holds the residual stream and one hidden layer of the feed-forward network. "
+        "Aim: within 1.5× of the floor.",
     ),
     "import_time": (
         ["import_time.py"],
