@@ -151,7 +151,7 @@ def main() -> int:
     )
     parser.add_argument("--render", action="store_true", help="measure nothing")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
-    parser.add_argument("--without-peers", action="store_true", help="do not install the peers")
+    parser.add_argument("--without-peers", action="store_true", help="make no environments")
     parser.add_argument("flags", nargs="*", help="for every benchmark, after --")
     args = parser.parse_args()
     failed = []

@@ -216,7 +216,7 @@ def test_a_vocoder_can_listen_to_an_audio_vae(tmp_path: Path) -> None:
 
 def test_a_vocoder_learns_tones_that_it_cannot_make_yet() -> None:
     tone = 0.3 * torch.sin(2 * torch.pi * 2900 * torch.arange(16_000) / 48_000)[None, None]
-    level = torch.tensor(1e-5, requires_grad=True)  # 40 dB below the floor of the logarithms
+    level = torch.tensor(1e-5, requires_grad=True)  # under the floor of the logarithms
     loss = spectral_loss(level * tone, tone, (768, 3072))
     loss.backward()
     assert level.grad is not None

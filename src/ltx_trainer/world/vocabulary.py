@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 SHAPES = ("ball", "square", "triangle", "star", "ring", "diamond")
@@ -116,22 +117,10 @@ def held_out(shape: str, colour: str, motion: str) -> bool:
     return (s + 3 * c + 5 * m) % 11 == 4
 
 
-def any_exists(shapes: Iterable[str], motions: Sequence[str], unseen: bool) -> bool:
-    """Whether there is a combination of these that is held out (`unseen`) or not."""
-    return any(
-        exists(shape, colour, "", motion) and held_out(shape, colour, motion) == unseen
-        for shape in shapes
-        for motion in motions
-        for colour in COLOURS
-    )
-
-
-def held_out_combinations() -> list[tuple[str, str, str]]:
-    """All (shape, colour, motion) that training never shows and that can exist."""
-    return [
-        (shape, colour, motion)
-        for shape in SHAPES
-        for colour in COLOURS
-        for motion in MOTIONS
-        if held_out(shape, colour, motion) and exists(shape, colour, "", motion)
-    ]
+def combinations(
+    shapes: Sequence[str] = SHAPES, motions: Sequence[str] = MOTIONS, *, unseen: bool
+) -> Iterator[tuple[str, str, str]]:
+    """All (shape, colour, motion) of these that can exist and that training never shows (`unseen`) or may show."""
+    for shape, colour, motion in itertools.product(shapes, COLOURS, motions):
+        if held_out(shape, colour, motion) == unseen and exists(shape, colour, "", motion):
+            yield shape, colour, motion

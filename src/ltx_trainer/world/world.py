@@ -14,7 +14,7 @@ from ltx_trainer.world.caption import for_testing, write_caption
 from ltx_trainer.world.render import coverage, draw_frames, outline
 from ltx_trainer.world.scene import Scene, Stage, Track, follow, sample_path, sample_scene
 from ltx_trainer.world.sound import make_sound
-from ltx_trainer.world.vocabulary import MOTIONS, SHAPES, SPLITS, STYLES, any_exists
+from ltx_trainer.world.vocabulary import MOTIONS, SHAPES, SPLITS, STYLES, combinations
 
 STILL_DURATION = 1.0  # seconds of motion out of which a single frame is taken
 
@@ -62,7 +62,7 @@ class WorldConfig:
             raise InputError(f"motions {self.motions} must be some of {MOTIONS}.")
         if not self.shapes or not set(self.shapes) <= set(SHAPES):
             raise InputError(f"shapes {self.shapes} must be some of {SHAPES}.")
-        if not any_exists(self.shapes, self.motions, self.split == "unseen"):
+        if not any(combinations(self.shapes, self.motions, unseen=self.split == "unseen")):
             raise InputError(
                 f"No clip of split {self.split!r} has shapes {self.shapes} and motions {self.motions}: add others."
             )

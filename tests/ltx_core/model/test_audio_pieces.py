@@ -38,7 +38,7 @@ def test_pieces_sound_like_the_whole(vocoder: dict, piece: int) -> None:
 
 
 @pytest.mark.parametrize("vocoder", VOCODERS.values(), ids=VOCODERS)
-def test_a_sample_depends_on_no_more_than_the_reach_and_on_nearly_all_of_it(vocoder: dict) -> None:
+def test_a_sample_depends_on_no_more_than_the_reach_and_on_most_of_it(vocoder: dict) -> None:
     decoder, voice = parts(vocoder)
     reach = find_reach(decoder, voice)
     assert reach is not None
@@ -49,8 +49,8 @@ def test_a_sample_depends_on_no_more_than_the_reach_and_on_nearly_all_of_it(voco
     own = wave[..., samples * middle - 3 * samples // 4 : samples * middle + samples // 4]
     own.square().sum().backward()
     (seen,) = latent.grad.abs().sum(dim=(0, 1, 3)).nonzero(as_tuple=True)
-    assert middle - reach.before <= seen.min() <= middle - 0.6 * reach.before
-    assert middle + 0.4 * reach.after <= seen.max() <= middle + reach.after
+    assert middle - reach.before <= seen.min() <= middle - 0.8 * reach.before
+    assert middle + 0.55 * reach.after <= seen.max() <= middle + reach.after
 
 
 def test_long_sounds_are_never_decoded_at_once() -> None:

@@ -36,8 +36,8 @@ def decode_in_pieces(
     latent: torch.Tensor, decoder: AudioDecoder, vocoder: Vocoder | VocoderWithBWE, piece: int = PIECE
 ) -> torch.Tensor:
     """``vocoder(decoder(latent))`` of (B, z, L, F), decoding `piece` latent frames at once where that is possible."""
-    length, reach = latent.shape[2], find_reach(decoder, vocoder)
-    if reach is None or length <= piece:
+    length = latent.shape[2]
+    if length <= piece or (reach := find_reach(decoder, vocoder)) is None:
         return vocoder(decoder(latent))
     samples, waves = samples_per_frame(vocoder), []
     for start in range(0, length, piece):
