@@ -33,14 +33,14 @@ class TextTower(nn.Module):
     @property
     def features(self) -> int:
         """Values a token that the embeddings processor gets."""
-        config = self.language_model.config
-        return config.hidden_size * (config.num_hidden_layers + 1)
+        sizes = self.language_model.sizes
+        return sizes.hidden_size * (sizes.num_hidden_layers + 1)
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids and mask (B, N), padded at the left."""
         rows = [self.tokenizer.token_ids(caption) for caption in captions]
         length = max(map(len, rows))
-        pad = self.tokenizer.tokenizer.pad_token_id
+        pad = self.tokenizer.pad_id
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
         return ids, mask
@@ -49,14 +49,8 @@ class TextTower(nn.Module):
         """Hidden states of all layers, each float32 (B, N, H), at the positions they have when generating."""
         total, length = self.tokenizer.max_length, ids.shape[1]
         with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
-            output = self.language_model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=torch.arange(total - length, total, device=ids.device)[None],
-                output_hidden_states=True,
-                use_cache=False,
-            )
-        return tuple(state.float() for state in output.hidden_states)
+            states = self.language_model(ids, mask, torch.arange(total - length, total, device=ids.device))
+        return tuple(state.float() for state in states)
 
     def write(self, folder: Path) -> None:
         """A Gemma folder as the one read, with the weights as they are now; complete or not there."""

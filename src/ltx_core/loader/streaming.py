@@ -72,6 +72,10 @@ class BlockStreamer:
         self._resting: dict[int, Tensors] = {}
         self._gpu = torch.get_device_module(device) if device.type == "cuda" else None
         self._copies: Any = self._gpu.Stream(device) if self._gpu else None
+        self.serve(blocks)
+
+    def serve(self, blocks: nn.ModuleList) -> None:
+        """Bring the weights to these, too: others of the same number and names that rest where the first ones do."""
         for index, block in enumerate(blocks):
             block.register_forward_pre_hook(partial(self._bring, index))
             block.register_forward_hook(partial(self._take_away, index), always_call=True)

@@ -70,11 +70,12 @@ def test_image_reaches_the_model(gemma_root, image):
     encoder = load_text_encoder(gemma_root, dtype=torch.float32, with_vision=True)
     tokenizer = encoder.tokenizer.tokenizer
     ids = torch.tensor([tokenizer(insert_image("<start_of_image> what?", tokenizer, 4))["input_ids"]])
+    model = encoder.model.as_transformers()
     logits = [
-        encoder.model(
+        model(
             input_ids=ids,
             pixel_values=encoder.processor(picture),
-            token_type_ids=(ids == encoder.model.config.image_token_index).long(),
+            token_type_ids=(ids == model.config.image_token_index).long(),
         ).logits[0, -1]
         for picture in (image, 255 - image)
     ]

@@ -56,9 +56,9 @@ class ImageProcessor:
     image_std: Sequence[float] = (0.5, 0.5, 0.5)
 
     @classmethod
-    def from_config(cls, preprocessor: Mapping[str, Any], gemma: Any) -> ImageProcessor:
-        """preprocessor: a parsed ``preprocessor_config.json``, or empty; gemma: a Gemma 3 configuration."""
-        side = gemma.vision_config.image_size
+    def from_config(cls, preprocessor: Mapping[str, Any], gemma: Mapping[str, Any]) -> ImageProcessor:
+        """preprocessor: a parsed ``preprocessor_config.json``, or empty; gemma: a parsed Gemma ``config.json``."""
+        side = gemma.get("vision_config", {}).get("image_size", 224)
         size = preprocessor.get("size", {"height": side, "width": side})
         given = {
             name: preprocessor[name]

@@ -15,6 +15,7 @@ from torch import nn
 from ltx_core.errors import InputError
 from ltx_core.text_encoders.gemma.enhancement import ImageProcessor, chat_text, generate, insert_image
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
+from ltx_core.text_encoders.gemma.model import Gemma
 from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
 
 MAX_TOKENS = 1024
@@ -25,16 +26,16 @@ BLOCK = 64
 
 
 class GemmaTextEncoder(nn.Module):
-    """A transformers ``Gemma3ForConditionalGeneration`` and its tokenizer.
+    """A Gemma 3 and its tokenizer.
 
-    model: its vision tower may be absent (None); encoding never needs it.
+    model: a `Gemma`; its vision tower may be absent (None), encoding never needs it.
     processor: turns a uint8 image (H, W, 3) into pixel values; only `enhance_i2v` uses it.
     vision_loader: called with this encoder when it is to look at an image and has no vision tower.
     """
 
     def __init__(
         self,
-        model: nn.Module | None = None,
+        model: Gemma | None = None,
         tokenizer: LTXVGemmaTokenizer | None = None,
         processor: Callable[[Any], torch.Tensor] | None = None,
         dtype: torch.dtype = torch.bfloat16,
@@ -60,16 +61,11 @@ class GemmaTextEncoder(nn.Module):
         rows, length = [tokenizer.token_ids(text) for text in texts], tokenizer.max_length
         most = max(map(len, rows))
         kept = min(most + -most % BLOCK, length)
-        device, blank = self.model.device, tokenizer.tokenizer.pad_token_id
+        device, pad = self.model.device, tokenizer.pad_id
+        ids = torch.tensor([[pad] * (kept - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (kept - len(row)) + [1] * len(row) for row in rows], device=device)
-        output = self.model.model.language_model(
-            input_ids=torch.tensor([[blank] * (kept - len(row)) + row for row in rows], device=device),
-            attention_mask=mask,
-            position_ids=torch.arange(length - kept, length, device=device)[None],
-            output_hidden_states=True,
-            use_cache=False,
-        )
-        return output.hidden_states, mask, length
+        positions = torch.arange(length - kept, length, device=device)
+        return self.model.model.language_model(ids, mask, positions), mask, length
 
     def encode(self, text: str, padding_side: str = "left") -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Hidden states L + 1 times (1, S, H) and mask (1, S) int64; padding first, its states mean nothing.
@@ -114,7 +110,7 @@ class GemmaTextEncoder(nn.Module):
         user = [{"type": "image"}, {"type": "text", "text": f"User Raw Input Prompt: {prompt}."}]
         tokenizer = self._tokenizer().tokenizer
         chat = chat_text(tokenizer, system, user)
-        chat = insert_image(chat, tokenizer, self.model.config.mm_tokens_per_image)
+        chat = insert_image(chat, tokenizer, self.model.config.get("mm_tokens_per_image", 256))
         processor = self.processor or ImageProcessor.from_config({}, self.model.config)
         return self._answer(chat, processor(image), max_new_tokens, seed)
 
@@ -130,7 +126,8 @@ class GemmaTextEncoder(nn.Module):
         self, chat: str, pixel_values: torch.Tensor | None, max_new_tokens: int | None, seed: int
     ) -> str:
         tokenizer = self._tokenizer().tokenizer
-        ids = generate(self.model, tokenizer, chat, pixel_values, max_new_tokens or NEW_TOKENS, seed)
+        model = self.model.as_transformers()
+        ids = generate(model, tokenizer, chat, pixel_values, max_new_tokens or NEW_TOKENS, seed)
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     def _tokenizer(self) -> LTXVGemmaTokenizer:

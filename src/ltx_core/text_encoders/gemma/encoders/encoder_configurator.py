@@ -17,11 +17,11 @@ from ltx_core.sd_ops import (
     GEMMA_LLM_KEY_OPS,
     VIDEO_ONLY_EMBEDDINGS_PROCESSOR_KEY_OPS,
 )
-from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX
 from ltx_core.text_encoders.gemma.embeddings_connector import ConnectorConfig
 from ltx_core.text_encoders.gemma.embeddings_processor import EmbeddingsProcessor
 from ltx_core.text_encoders.gemma.encoders.base_encoder import GemmaTextEncoder
 from ltx_core.text_encoders.gemma.feature_extractor import FeatureExtractorV1, FeatureExtractorV2
+from ltx_core.text_encoders.gemma.model import Gemma, fill_buffers
 
 __all__ = [
     "EMBEDDINGS_PROCESSOR_KEY_OPS",
@@ -52,7 +52,7 @@ class _Streams:
 
 
 class GemmaTextEncoderConfigurator:
-    """Builds the text encoder without tokenizer."""
+    """Builds the text encoder without tokenizer, with its vision tower."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> GemmaTextEncoder:
@@ -60,22 +60,12 @@ class GemmaTextEncoderConfigurator:
 
         Raises `UnsupportedConfigError` (a ValueError) if it describes another model than Gemma 3.
         """
-        from transformers import Gemma3Config, Gemma3ForConditionalGeneration
-
-        values = dict(config) if "text_config" in config else GEMMA3_CONFIG_FOR_LTX.to_dict()
-        if values.get("model_type", "gemma3") != "gemma3":
-            raise UnsupportedConfigError(
-                f"model_type is {values['model_type']!r}; LTX-2.0 and 2.3 need a Gemma 3 model ('gemma3')."
-            )
-        gemma = Gemma3Config.from_dict(values)
-        return GemmaTextEncoder(
-            Gemma3ForConditionalGeneration._from_config(gemma, attn_implementation="sdpa")
-        )
+        gemma = Gemma(config)
+        gemma.add_vision()
+        return GemmaTextEncoder(gemma)
 
 
 def _fill(encoder: nn.Module) -> nn.Module:
-    from ltx_core.text_encoders.gemma.loading import fill_buffers  # late, as loading builds on this module
-
     fill_buffers(encoder, "cpu")
     return encoder
 
