@@ -101,7 +101,9 @@ class GemmaLanguageModel(nn.Module):
     def __init__(self, sizes: GemmaTextSizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.embed_tokens = nn.Embedding(sizes.vocab_size, sizes.hidden_size)
+        # Drawing random values on the meta device, as `nn.Embedding(...)` does, would import PyTorch's compiler.
+        table = torch.empty(sizes.vocab_size, sizes.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(GemmaLayer(sizes) for _ in range(sizes.num_hidden_layers))
         self.norm = GemmaNorm(sizes.hidden_size, sizes.rms_norm_eps)
 
