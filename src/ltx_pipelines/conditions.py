@@ -43,7 +43,11 @@ class Encoding:
 
 
 class Condition(Protocol):
-    """One wish about the result. `tokens` predicts how many tokens it appends (for `ltx plan`)."""
+    """One wish about the result. `encodes`: whether it needs the video encoder; `tokens` predicts how many tokens
+    it appends (for `ltx plan`)."""
+
+    @property
+    def encodes(self) -> bool: ...
 
     def items(self, shape: VideoPixelShape, encoding: Encoding) -> list[ConditioningItem]: ...
 
@@ -57,6 +61,10 @@ class Images:
 
     images: Sequence[ImageConditioningInput] = ()
     guides: bool = False
+
+    @property
+    def encodes(self) -> bool:
+        return bool(self.images)
 
     def items(self, shape: VideoPixelShape, encoding: Encoding) -> list[ConditioningItem]:
         make = image_conditionings_by_adding_guiding_latent if self.guides else combined_image_conditionings
@@ -80,6 +88,7 @@ class ReferenceVideo:
     downscale: int = 1
     attention: float | None = None
     mask: torch.Tensor | None = field(default=None, compare=False)
+    encodes = True
 
     def size(self, shape: VideoPixelShape) -> tuple[int, int]:
         """(height, width) of the reference in pixels. Raises `InputError` where it does not fit."""
@@ -112,7 +121,7 @@ class ReferenceVideo:
         if self.mask is not None:
             frames, rows, columns = latent.shape[2:]
             strength = 1.0 if self.attention is None else self.attention
-            mask = downsample_mask(self.mask.to(encoding.device), (frames, rows, columns)) * strength
+            mask = downsample_mask(self.mask.to(encoding.device).float(), (frames, rows, columns)) * strength
             return [ConditioningItemAttentionStrengthWrapper(item, mask)]
         if self.attention is not None and self.attention < 1.0:
             return [ConditioningItemAttentionStrengthWrapper(item, self.attention)]
@@ -129,6 +138,7 @@ class Window:
 
     start: float
     end: float
+    encodes = False
 
     def items(self, shape: VideoPixelShape, encoding: Encoding) -> list[ConditioningItem]:
         return [TemporalRegionMask(start_time=self.start, end_time=self.end, fps=shape.fps)]

@@ -268,9 +268,10 @@ class Engine:
             if size >= memory.SLOW_TO_LOAD:
                 log.info("Loading the %s (%.1f GiB).", name.replace("_", " "), size / 2**30)
             options = {"offload": offload} if name in memory.STREAMABLE else {}
-            self._loaded[name] = getattr(self.ledger, name)(**options)
+            component = getattr(self.ledger, name)(**options)
             if name == "transformer":
-                self._tune(self._loaded[name])
+                self._tune(component)
+            self._loaded[name] = component
         self._loaded.move_to_end(name)
         return self._loaded[name]
 

@@ -79,10 +79,10 @@ class VideoStream(Iterator[torch.Tensor]):
         return self._engine.decode_video(self._latent, self._tiling, self._generator)
 
     def __next__(self) -> torch.Tensor:
-        if self._running is None:
-            self._running = self._decode()
         try:
             with self._engine.lock:
+                if self._running is None:
+                    self._running = self._decode()
                 return next(self._running)
         except BaseException:
             self._running = None

@@ -31,6 +31,7 @@ from ltx_pipelines.utils.validation import (
     check_seed,
     check_skip_step,
     check_steps,
+    number,
     whole_number,
 )
 
@@ -157,8 +158,9 @@ class Recipe:
     def components(self) -> list[str]:
         """Names of the components that it runs, in the order of their first use."""
         source, two = self.source, len(self.stages) > 1
+        conditions = [condition for stage in self.stages for condition in stage.video.conditions]
         names = []
-        if two or any(stage.video.conditions for stage in self.stages) or (source and source.video_path):
+        if two or any(condition.encodes for condition in conditions) or (source and source.video_path):
             names.append("video_encoder")
         if source:
             names.append("audio_encoder")
@@ -199,6 +201,7 @@ class Request:
     def __post_init__(self) -> None:
         for name in ("height", "width", "num_frames", "steps"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        object.__setattr__(self, "frame_rate", number("frame_rate", self.frame_rate))
         assert_resolution(self.height, self.width, is_two_stage=self.stages > 1)
         check_num_frames(self.num_frames)
         check_frame_rate(self.frame_rate)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SHORTEST = 0.1  # seconds, longer than the window of any spectrogram
+
 
 @dataclass(frozen=True)
 class SourceLatents:
@@ -53,7 +55,13 @@ def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> 
     sound = decode_audio_from_file(path, engine.device, 0.0, duration)
     if sound is None:
         return SourceLatents(video)
-    audio = engine.encode_audio(sound)
+    try:
+        audio = engine.encode_audio(sound)
+    except InputError:  # too short for a single latent frame
+        silent = round(max(duration, SHORTEST) * sound.sampling_rate) - sound.waveform.shape[-1]
+        audio = engine.encode_audio(
+            Audio(torch.nn.functional.pad(sound.waveform, (0, silent)), sound.sampling_rate)
+        )
     return SourceLatents(video, _fit(audio, AudioLatentShape.from_video_pixel_shape(shape).frames))
 
 

@@ -89,3 +89,13 @@ def test_rerun_wants_the_file_before_the_changes(capsys):
         app.main(["rerun", "--seed", "11", "ball.mp4"])
     assert stop.value.code == 2
     assert "name the file first: ltx rerun FILE --seed ..." in capsys.readouterr().err
+
+
+def test_a_config_is_replaced_whole_or_not_at_all(tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    config.write_text("kept")
+    flags = ["--prompt", "x", "--image", "caf\udce9.png", "0", "1", "--output-path", str(tmp_path / "x.mp4")]
+    assert app.main(["distilled", *flags, "--save-config", str(config)]) == 2
+    assert "a flag holds bytes that are no UTF-8" in capsys.readouterr().err
+    assert config.read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]

@@ -218,6 +218,12 @@ class TestComputing:
         for prompt in ("x", "y"):
             assert same(*(everything(p(prompt, **SMALL, **STEPS, **guided)) for p in (plain, compiled)))
 
+    def test_what_cannot_be_compiled_is_told_each_time(self, model_folder):
+        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), compile={"mode": "none such"})
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="none such"):
+                pipeline("x", **SMALL, **STEPS)
+
     def test_attention_is_that_asked_for(self, model_folder):
         pipeline = TI2VidTwoStagesPipeline(**files(model_folder), attention="pytorch")
         model = pipeline.engine.transformer().velocity_model
@@ -299,6 +305,19 @@ class TestSafety:
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
         assert all(same(found[seed], expected[seed]) for seed in (1, 2))
+
+    def test_a_video_is_decoded_in_the_engines_turn(self, pipeline, monkeypatch):
+        """Its decoder may have to be loaded, for which others may have to go."""
+        video = pipeline("x", **SMALL, **STEPS).video
+        decode, held = pipeline.engine.decode_video, []
+
+        def decode_video(*arguments):
+            held.append(pipeline.engine.lock._is_owned())
+            return decode(*arguments)
+
+        monkeypatch.setattr(pipeline.engine, "decode_video", decode_video)
+        next(video)
+        assert held == [True]
 
     def test_the_global_random_state_is_left_alone(self, pipeline):
         before = torch.random.get_rng_state()

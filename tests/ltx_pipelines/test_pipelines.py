@@ -6,6 +6,7 @@ import torch
 from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx_core.errors import InputError
 from ltx_core.model.transformer import LTXModel
+from ltx_core.types import Audio
 from ltx_pipelines import (
     A2VidPipelineTwoStage,
     DistilledPipeline,
@@ -299,6 +300,19 @@ class TestRetake:
     def test_a_wrong_window(self, engine, clip, window, sentence):
         with pytest.raises(InputError, match=sentence):
             RetakePipeline(engine=engine)(clip, "x", *window)
+
+    def test_a_sound_too_short_for_one_latent_goes_on_in_silence(self, engine, clip, monkeypatch):
+        from ltx_pipelines.media import audio
+
+        whole = audio.decode_audio_from_file
+
+        def short(*given):
+            return Audio(whole(*given).waveform[..., :500], 48000)
+
+        monkeypatch.setattr(audio, "decode_audio_from_file", short)
+        source = self.source(engine, clip)
+        assert source.audio.shape[2] == 19
+        assert source.audio.isfinite().all()
 
     def test_a_clip_that_does_not_fit_can_be_made_to(self, engine, tmp_path):
         from ltx_pipelines.media.writer import encode_video

@@ -1,5 +1,7 @@
 """What a request is made of: defaults by version and pipeline, and the checks before any work."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from ltx_pipelines import (
 from ltx_pipelines.cli import app
 from ltx_pipelines.cli.run import default_params
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, LTX_2_3_PARAMS, LTX_2_PARAMS
+from ltx_pipelines.utils.loras import as_loras, reference_downscale_factor
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,8 @@ def test_a_window_may_begin_before_the_clip(clip):
     ("shape", "sentence"),
     [
         ((1, 1, 1, 32, 32), r"length 1 .* give it 1 \+ n \* 1 frames, e\.g\. 9"),
-        ((9, 32, 32), r"has shape \(9, 32, 32\); give \(1, 1, frames, height, width\)"),
+        ((9, 32, 32), r"is \(9, 32, 32\); give a tensor of shape \(1, 1, frames, height, width\)"),
+        ((1, 3, 9, 32, 32), r"is \(1, 3, 9, 32, 32\); give a tensor"),
     ],
 )
 def test_a_mask_is_checked_before_any_work(shape, sentence, clip):
@@ -79,6 +83,32 @@ def test_whole_numbers_of_numpy_are_numbers():
 def test_other_numbers_are_refused(name):
     with pytest.raises(InputError, match=rf"{name} is 64\.5; give a whole number"):
         DistilledPipeline()("x", **{name: 64.5}, dry_run=True)
+
+
+def test_frame_rates_are_any_kind_of_number():
+    request = {"num_frames": 9, "dry_run": True}
+    recipe = DistilledPipeline()("x", frame_rate=Fraction(24000, 1001), **request)
+    assert recipe.frame_rate == 24000 / 1001
+    with pytest.raises(InputError, match="frame_rate is '24'; give a number"):
+        DistilledPipeline()("x", frame_rate="24", **request)
+
+
+def test_a_mask_may_hold_truth_values(clip):
+    mask = torch.ones(1, 1, 9, 32, 32, dtype=torch.bool)
+    size = {"num_frames": 9, "height": 64, "width": 64, "skip_stage_2": True}
+    ICLoraPipeline()("x", video_conditioning=[(clip, 1.0)], conditioning_attention_mask=mask, **size)
+
+
+def test_text_alone_needs_no_video_encoder():
+    assert "video_encoder" not in TI2VidOneStagePipeline()("x", dry_run=True).components
+
+
+@pytest.mark.parametrize("stated", ["0", "-2", "half"])
+def test_a_reference_of_no_size_counts_as_full(stated, tmp_path, caplog):
+    path = tmp_path / "lora.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"reference_downscale_factor": stated})
+    assert reference_downscale_factor(as_loras([str(path)])) == 1
+    assert f"reference_downscale_factor is {stated!r}" in caplog.text
 
 
 def test_a_single_lora_is_a_list_of_one(model_folder):

@@ -7,7 +7,7 @@ from ltx_core.loader.describe import FileDescription, describe, variant_by_name
 from ltx_core.loader.fuse import LoraStateDictWithStrength, apply_loras
 from ltx_core.loader.lora import LoraMatch, LoraPathStrengthAndSDOps
 from ltx_core.loader.module_ops import ModuleOps
-from ltx_core.loader.save import save_checkpoint
+from ltx_core.loader.save import save_checkpoint, write_tensors
 from ltx_core.loader.sd_ops import (
     LTXV_LORA_COMFY_RENAMING_MAP,
     ContentMatching,
@@ -60,5 +60,6 @@ __all__ = [
     "describe",
     "save_checkpoint",
     "stream_model",
+    "write_tensors",
     "variant_by_name",
 ]

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ltx_core.errors import CheckpointError
+
 _STATISTICS = "per_channel_statistics."
 
 
@@ -58,17 +60,33 @@ def save_checkpoint(
 
     components: by the names of `OFFICIAL_PREFIXES`. config: the nested configuration, stored as JSON.
     """
-    from safetensors.torch import save_file
-
     tensors: dict[str, torch.Tensor] = {}
     for name, module in components.items():
         tensors |= official_state_dict(name, module, dtype)
     header = {"config": json.dumps(config), "model_version": model_version, **(metadata or {})}
+    write_tensors(path, tensors, header)
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write a safetensors file, complete under its name or not there at all, and return its path.
+
+    Raises `CheckpointError` where it cannot be written, as on a full disk.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata=header)
+        save_file(dict(tensors), partial, metadata=dict(metadata or {}))
         os.replace(partial, target)
+    except SafetensorError as error:  # what the library makes of an OSError
+        raise CheckpointError(
+            f"{target} could not be written ({error}); make room there, or give another path."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
+    return target

@@ -29,6 +29,11 @@ MORE = {
     "demo": "make a short video with sound",
 }
 
+SMALLER = (
+    "Use --offload cpu (or disk), --quantization fp8-cast, fewer --num-frames or a smaller --height and --width; "
+    "`ltx plan` shows what fits."
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``ltx``. Exit codes: 0 done, 1 failed, 2 bad arguments or input, 130 interrupted."""
@@ -71,31 +76,37 @@ def entry_point(name: str) -> Callable[..., int]:
     return main
 
 
-def guarded(work: Callable[[], int], *, debug: bool) -> int:
-    """Run `work`; an error that a user can mend becomes one line and exit code 2 (a trace with --debug)."""
+def guarded(
+    work: Callable[[], int],
+    *,
+    debug: bool,
+    interrupted: str = "nothing was written",
+    smaller: str = SMALLER,
+) -> int:
+    """Run `work`; an error that a user can mend becomes one line and exit code 2 (a trace with --debug).
+
+    interrupted: what to say is there after Ctrl-C. smaller: what helps where memory does not suffice.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot print is no failure
     try:
         return work()
     except KeyboardInterrupt:
-        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        print(f"\nInterrupted; {interrupted}.", file=sys.stderr)
         return 130
     except (ValueError, OSError, MemoryError, argparse.ArgumentError, RuntimeError) as error:
         if debug:
             raise
-        print(f"ltx: error: {explain(error)}", file=sys.stderr)
+        print(f"ltx: error: {explain(error, smaller)}", file=sys.stderr)
         return 2 if isinstance(error, ValueError | OSError) else 1
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, smaller: str = SMALLER) -> str:
     """One line for an error, with a remedy where the error itself names none."""
     text = " ".join(str(error).split())
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return (
-            "out of memory. Use --offload cpu (or disk), --quantization fp8-cast, fewer --num-frames or a "
-            "smaller --height and --width; `ltx plan` shows what fits."
-        )
+        return f"out of memory. {smaller}"
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full ({error.filename or 'output'}); free some space and run again."
     if isinstance(error, OSError) and error.filename:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,17 @@ def write_config(path: Path, command: str, namespace: argparse.Namespace) -> Non
     else:  # without null, a JSON value is a TOML value
         lines = (f"{key} = {_toml(value)}" for key, value in values.items())
         text = "\n".join(lines) + "\n"
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path} was not written: a flag holds bytes that are no UTF-8.") from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_config(path: Path, command: str | None = None) -> dict[str, Any]:

@@ -26,13 +26,24 @@ def decode_image(image_path: str | Path) -> np.ndarray:
 
     try:
         with Image.open(image_path) as image:
-            upright = ImageOps.exif_transpose(image)
+            upright = _without_alpha(ImageOps.exif_transpose(image))
             return np.array(_in_srgb(upright) or _to_rgb(upright))
     except FileNotFoundError:
         raise MediaError(f"{image_path} does not exist; check the path.") from None
     # Pillow's readers raise whatever they stumble over in a broken file.
     except (OSError, SyntaxError, ValueError, EOFError, LookupError, Image.DecompressionBombError) as error:
         raise MediaError(f"{image_path} cannot be read as an image ({error}).") from None
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """The colours of an RGBA picture as they stand, also where it is transparent; others as they are."""
+    from PIL import Image as PILImage
+
+    if image.mode != "RGBA":
+        return image
+    opaque = PILImage.merge("RGB", image.split()[:3])
+    opaque.info = image.info
+    return opaque
 
 
 def _in_srgb(image: Image.Image) -> Image.Image | None:
@@ -58,11 +69,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         from PIL import Image as PILImage
 
         image = PILImage.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
-    if image.mode == "RGBA":
-        red, green, blue, _ = image.split()
-        from PIL import Image as PILImage
-
-        return PILImage.merge("RGB", (red, green, blue))
     return image.convert("RGBA").convert("RGB") if image.mode in ("P", "LA", "PA") else image.convert("RGB")
 
 

@@ -57,7 +57,7 @@ def encode_video(
     *,
     settings: str | None = None,
     on_chunk: Callable[[int], None] | None = None,
-    crf: str = CRF,
+    crf: str | int = CRF,
 ) -> None:
     """Write H.264 (yuv420p, BT.709 limited, tagged) with AAC sound of the same length.
 
@@ -146,9 +146,9 @@ def _add_stream(container: Any, codec: str, **facts: Any) -> Any:
         raise MediaError(f"{error}; use a name ending in .mp4.") from None
 
 
-def _set_up(stream: Any, fps: Fraction, width: int, height: int, crf: str) -> None:
+def _set_up(stream: Any, fps: Fraction, width: int, height: int, crf: str | int) -> None:
     # Without cpu-independent x264's rate control differs from run to run, and so do the bytes.
-    stream.codec_context.options = {"crf": crf, "preset": PRESET, "x264-params": "cpu-independent=1"}
+    stream.codec_context.options = {"crf": str(crf), "preset": PRESET, "x264-params": "cpu-independent=1"}
     # 4:2:0 halves both sides; an odd last row or column is repeated when frames are encoded.
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
     context = stream.codec_context

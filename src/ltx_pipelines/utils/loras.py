@@ -48,8 +48,7 @@ def reference_downscale_factor(loras: Iterable[LoraPathStrengthAndSDOps]) -> int
 
 def _factor(path: str) -> int:
     stated = Checkpoint(path).metadata.get("reference_downscale_factor", "1")
-    try:
-        return int(stated)
-    except ValueError:
-        log.warning("%s: reference_downscale_factor is %r, not a whole number; using 1.", path, stated)
+    if not stated.strip().isdecimal() or int(stated) < 1:
+        log.warning("%s: reference_downscale_factor is %r, no number from 1 on; using 1.", path, stated)
         return 1
+    return int(stated)

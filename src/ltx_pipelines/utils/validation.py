@@ -42,6 +42,14 @@ def _nearest(value: int, unit: int, offset: int) -> list[int]:
     return [v for v in (below, below + unit) if v > 0]
 
 
+def number(name: str, value: Any) -> float:
+    """A float from any kind of number. Raises `InputError` for other things, texts among them."""
+    try:
+        return float(value + 0)
+    except TypeError:
+        raise InputError(f"{name} is {value!r}; give a number.") from None
+
+
 def check_frame_rate(fps: float) -> None:
     if not 0.001 <= fps <= 1000:
         raise InputError(f"frame_rate is {fps:g}; give frames a second, 0.001 to 1000, e.g. 24.")
@@ -94,15 +102,16 @@ def check_steps(steps: int) -> None:
 
 
 def check_strength(name: str, strength: float) -> None:
-    if not 0 <= strength <= 1:
+    if not 0 <= number(name, strength) <= 1:
         raise InputError(f"{name} is {strength:g}; it must lie between 0 and 1.")
 
 
 def check_mask(mask: torch.Tensor, frames: int) -> None:
     """Raise `InputError` unless a mask (1, 1, F, H, W) can be laid over the latents of a clip of `frames` frames."""
-    if mask.dim() != 5:
+    if not isinstance(mask, torch.Tensor) or mask.dim() != 5 or mask.shape[:2] != (1, 1):
+        found = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise InputError(
-            f"The attention mask has shape {tuple(mask.shape)}; give (1, 1, frames, height, width)."
+            f"The attention mask is {found}; give a tensor of shape (1, 1, frames, height, width)."
         )
     groups = (frames - 1) // 8
     given = mask.shape[2]

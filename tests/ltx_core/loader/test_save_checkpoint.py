@@ -1,5 +1,8 @@
 """Writing files in the official format: what is written reads back as the same model, or nothing is there."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -78,3 +81,18 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
         save_checkpoint(path, {"transformer": Part("transformer")}, {}, "2.3.0")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands for the disk; safetensors has an error of its own for it."""
+    code = (
+        "import resource, torch; from ltx_core.errors import CheckpointError; "
+        "from ltx_core.loader import write_tensors; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "try: write_tensors('x.safetensors', {'a': torch.zeros(10000)})\n"
+        "except CheckpointError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("x.safetensors could not be written (")
+    assert list(tmp_path.iterdir()) == []

@@ -250,3 +250,34 @@ def test_module_ops_give_tokenizer_and_processor(gemma_root):
 def test_encoder_without_tokenizer_says_so():
     with pytest.raises(InputError, match="no tokenizer"):
         GemmaTextEncoder().encode("a")
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json"])
+def test_damaged_tokenizer_files_are_named(gemma_root, tmp_path, name):
+    folder = shutil.copytree(gemma_root, tmp_path / "gemma")
+    (folder / name).write_text("")
+    with pytest.raises(CheckpointError, match=rf"{name} is "):
+        load_text_encoder(folder)
+
+
+def test_a_folder_with_tokenizer_model_alone_says_what_it_takes(gemma_root, tmp_path, monkeypatch):
+    folder = shutil.copytree(gemma_root, tmp_path / "gemma")
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"tokenizer.model only: .* pip install sentencepiece"):
+        load_text_encoder(folder)
+
+
+def test_only_images_need_the_preprocessor(gemma_root, tmp_path):
+    folder = shutil.copytree(gemma_root, tmp_path / "gemma")
+    (folder / "preprocessor_config.json").write_text("[]")
+    encoder = load_text_encoder(folder)
+    encoder.encode_valid("a")
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json holds no JSON object"):
+        encoder.enhance_i2v("a", torch.zeros(8, 8, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "llama"])
+def test_a_model_that_only_writes_is_no_text_encoder(kind):
+    with pytest.raises(UnsupportedConfigError, match=f"model_type is '{kind}'"):
+        GemmaTextEncoderConfigurator.from_config({"model_type": kind, "hidden_size": 8})

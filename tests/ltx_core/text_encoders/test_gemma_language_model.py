@@ -97,6 +97,10 @@ def test_rotary_settings_of_newer_files():
     for kind in (FULL, SLIDING):
         assert old.rope(kind) == new.rope(kind)
     assert new.rope(FULL) == (5000.0, 4.0)
+    newer["rope_parameters"] = {FULL: {"rope_type": "default", "factor": 4.0}, SLIDING: None}
+    usual = read_sizes({"text_config": newer})
+    assert usual.rope(FULL) == (1_000_000.0, 1.0)
+    assert usual.rope(SLIDING) == (10_000.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +116,10 @@ def test_rotary_settings_of_newer_files():
 )
 def test_what_is_not_gemma_3_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        read_sizes({"text_config": {**SMALL, **changes}}).rope(FULL)
+        read_sizes({"text_config": {**SMALL, **changes}})
     if "wide" not in message:
         with pytest.raises(UnsupportedConfigError):
-            read_sizes({"text_config": {**SMALL, **changes}}).rope(FULL)
+            read_sizes({"text_config": {**SMALL, **changes}})
 
 
 def test_padding_does_not_reach_what_is_said():

@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from ltx_core.errors import InputError
+from ltx_core.errors import CheckpointError, InputError
 from ltx_core.text_encoders.gemma import load_text_encoder
 from ltx_core.text_encoders.gemma.enhancement import ImageProcessor, chat_text, insert_image
 
@@ -119,3 +120,14 @@ def test_default_instructions(encoder):
         assert 300 < len(text.split()) < 800
         assert "present progressive" in text
         assert text.isascii()
+
+
+def test_a_vision_tower_that_cannot_be_read_leaves_the_encoder_usable(gemma_root, tmp_path, image):
+    folder = shutil.copytree(gemma_root, tmp_path / "gemma")
+    tensors = {k: v for k, v in load_file(folder / "model.safetensors").items() if "vision" not in k}
+    save_file(tensors, folder / "model.safetensors")
+    encoder = load_text_encoder(folder, dtype=torch.float32)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="lacks"):
+            encoder.enhance_i2v("it turns", image, system_prompt=SYSTEM)
+    assert isinstance(encoder.enhance_t2v("a ball", max_new_tokens=4, system_prompt=SYSTEM), str)

@@ -128,6 +128,8 @@ def test_colour_profiles_are_applied(tmp_path):
     # In a wider space the same numbers mean a more colourful red: more of it, less blue in sRGB.
     assert wide[0] == 255
     assert wide[2] < 50
+    swapped.convert("RGBA").save(tmp_path / "transparent.png", icc_profile=wide_profile())
+    assert decode_image(tmp_path / "transparent.png")[0, 0].tolist() == wide.tolist()
 
 
 def wide_profile() -> bytes:

@@ -188,7 +188,7 @@ def test_the_encoder_does_not_depend_on_the_processor(tmp_path, monkeypatch):
 
 
 def test_the_encoder_is_told_what_is_asked(tmp_path):
-    for crf in ("5", "45"):
+    for crf in (5, "45"):
         encode_video(moving(4), 24, None, tmp_path / f"{crf}.mp4", crf=crf)
         # x264 writes its settings into the stream; rc_lookahead=10 is of the preset
         settings = (tmp_path / f"{crf}.mp4").read_bytes()

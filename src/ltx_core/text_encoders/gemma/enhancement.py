@@ -59,7 +59,7 @@ class ImageProcessor:
     def from_config(cls, preprocessor: Mapping[str, Any], gemma: Mapping[str, Any]) -> ImageProcessor:
         """preprocessor: a parsed ``preprocessor_config.json``, or empty; gemma: a parsed Gemma ``config.json``."""
         side = gemma.get("vision_config", {}).get("image_size", 224)
-        size = preprocessor.get("size", {"height": side, "width": side})
+        size = {"height": side, "width": side, **preprocessor.get("size", {})}
         given = {
             name: preprocessor[name]
             for name in ("rescale_factor", "image_mean", "image_std")

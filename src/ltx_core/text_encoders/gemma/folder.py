@@ -15,6 +15,17 @@ CONTENTS = (
 )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises `CheckpointError` if there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no JSON object; download it again.")
+    return values
+
+
 class GemmaFolder:
     """Where configuration, weights and tokenizer are under `root`; searched recursively, shallowest first.
 
@@ -39,16 +50,13 @@ class GemmaFolder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The parsed ``config.json``."""
-        try:
-            return json.loads(self.config_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{self.config_file} is not valid JSON ({error}).") from None
+        return read_json(self.config_file)
 
     @cached_property
     def preprocessor_config(self) -> dict[str, Any]:
         """The parsed ``preprocessor_config.json``; empty where there is none."""
         files = self._matches("preprocessor_config.json")
-        return json.loads(files[0].read_text(encoding="utf-8")) if files else {}
+        return read_json(files[0]) if files else {}
 
     def _matches(self, pattern: str) -> list[Path]:
         return sorted(self.root.rglob(pattern), key=lambda path: (len(path.parts), path))

@@ -43,11 +43,11 @@ class GemmaTextSizes:
     layer_types: tuple[str, ...] | None = None
     rope_theta: float = 1_000_000.0
     rope_local_base_freq: float = 10_000.0
-    rope_scaling: Any = None
-    rope_parameters: Any = None
+    rope_scaling: dict | None = None
+    rope_parameters: dict | None = None
     hidden_activation: str = "gelu_pytorch_tanh"
     attn_logit_softcapping: float | None = None
-    use_bidirectional_attention: bool = False
+    use_bidirectional_attention: bool | None = None
 
     def __post_init__(self) -> None:
         if self.hidden_activation != "gelu_pytorch_tanh":
@@ -63,6 +63,8 @@ class GemmaTextSizes:
             raise UnsupportedConfigError(
                 f"layer_types must name {FULL} or {SLIDING} for each of {self.num_hidden_layers} layers."
             )
+        for kind in (FULL, SLIDING):
+            self.rope(kind)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -74,16 +76,13 @@ class GemmaTextSizes:
 
     def rope(self, kind: str) -> tuple[float, float]:
         """(base, factor by which positions are divided) of the rotary embedding of layers of this `kind`."""
-        if self.rope_parameters is not None:
-            settings = self.rope_parameters[kind]
-        elif kind == FULL:
-            settings = {"rope_theta": self.rope_theta, **(self.rope_scaling or {})}
-        else:
-            settings = {"rope_theta": self.rope_local_base_freq}
+        older = self.rope_scaling if kind == FULL else None
+        settings = (older if self.rope_parameters is None else self.rope_parameters.get(kind)) or {}
         how = settings.get("rope_type", settings.get("type", "default"))
         if how not in ("default", "linear"):
             raise UnsupportedConfigError(f"rope_type is {how!r}; Gemma 3 has 'default' or 'linear'.")
-        return float(settings["rope_theta"]), float(settings.get("factor", 1.0))
+        base = settings.get("rope_theta", self.rope_theta if kind == FULL else self.rope_local_base_freq)
+        return float(base), float(settings["factor"]) if how == "linear" else 1.0
 
 
 def read_sizes(values: Mapping[str, Any]) -> GemmaTextSizes:
@@ -201,7 +200,7 @@ def rotary_table(sizes: GemmaTextSizes, kind: str, positions: Tensor, dtype: tor
     """cos and sin, each (N, head_dim), computed in float32."""
     base, factor = sizes.rope(kind)
     halves = torch.arange(0, sizes.head_dim, 2, dtype=torch.float32, device=positions.device)
-    angles = positions[:, None].float() * (base ** -(halves / sizes.head_dim) / factor)
+    angles = positions[:, None].float() * (1.0 / base ** (halves / sizes.head_dim) / factor)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

@@ -40,13 +40,12 @@ def load_text_encoder(
     folder = GemmaFolder(gemma_root)
     checkpoint = Checkpoint(folder.weights)
     gemma = _on_meta(folder)
+    tokenizer = LTXVGemmaTokenizer(folder.tokenizer_folder, MAX_TOKENS)
     filling = prepare(gemma.model.language_model, checkpoint, GEMMA_LANGUAGE_MODEL_KEYS, dtype)
     (fill or resident)(filling, device)
     gemma.tie()
-    tokenizer = LTXVGemmaTokenizer(folder.tokenizer_folder, MAX_TOKENS)
-    processor = ImageProcessor.from_config(folder.preprocessor_config, gemma.config)
-    encoder = GemmaTextEncoder(gemma, tokenizer, processor, dtype)
-    encoder.vision_loader = lambda encoder: _load_vision(encoder, checkpoint)
+    encoder = GemmaTextEncoder(gemma, tokenizer, None, dtype)
+    encoder.vision_loader = lambda encoder: _load_vision(encoder, folder, checkpoint)
     if with_vision:
         encoder.vision_loader(encoder)
     return encoder.eval()
@@ -60,18 +59,17 @@ def _on_meta(folder: GemmaFolder) -> Gemma:
         raise type(error)(f"{folder.config_file}: {error}") from None
 
 
-def _load_vision(encoder: GemmaTextEncoder, checkpoint: Checkpoint) -> None:
-    """Add the vision tower and its projector, on the device of the language model."""
+def _load_vision(encoder: GemmaTextEncoder, folder: GemmaFolder, checkpoint: Checkpoint) -> None:
+    """Add the vision tower and its projector, on the device of the language model, and what prepares images."""
     from ltx_core.loader.build import fill_model
 
     gemma = encoder.model
-    device = gemma.device
-    gemma.add_vision()
-    tower, projector = gemma.model.vision_tower, gemma.model.multi_modal_projector
+    device, (tower, projector) = gemma.device, gemma.new_vision()
+    encoder.processor = ImageProcessor.from_config(folder.preprocessor_config, gemma.config)
     fill_buffers(tower, device)
     # Up to transformers 5.7 the tower has its layers one attribute deeper.
     fill_model(
         getattr(tower, "vision_model", tower), checkpoint, GEMMA_VISION_TOWER_KEYS, device, encoder.dtype
     )
     fill_model(projector, checkpoint, GEMMA_PROJECTOR_KEYS, device, encoder.dtype)
-    tower.eval()
+    gemma.add_vision(tower.eval(), projector)

@@ -17,19 +17,19 @@ class Gemma(nn.Module):
     """Gemma 3 under the names of transformers' ``Gemma3ForConditionalGeneration``.
 
     config: a parsed ``config.json``; one without ``text_config`` stands for Gemma 3 12B. `model.language_model` is
-    ours; `model.vision_tower` and `model.multi_modal_projector` are None until `add_vision` gives it transformers'
-    own. `lm_head` shares the token embedding once that is loaded. Raises `UnsupportedConfigError` (a ValueError) for
-    another model than Gemma 3, `ConfigError` for a wrong value.
+    ours; `model.vision_tower` and `model.multi_modal_projector` are transformers' own, or None as long as nobody
+    needs them. `lm_head` shares the token embedding once that is loaded. Raises `UnsupportedConfigError` (a
+    ValueError) for another model than Gemma 3, `ConfigError` for a wrong value.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.config = dict(config) if "text_config" in config else GEMMA3_CONFIG_FOR_LTX.to_dict()
-        kind = self.config.get("model_type", "gemma3")
+        kind = config.get("model_type", "gemma3")
         if kind != "gemma3":
             raise UnsupportedConfigError(
                 f"model_type is {kind!r}; LTX-2.0 and 2.3 need a Gemma 3 model ('gemma3')."
             )
+        self.config = dict(config) if "text_config" in config else GEMMA3_CONFIG_FOR_LTX.to_dict()
         sizes = read_sizes(self.config)
         inner: Any = nn.Module()
         inner.language_model = GemmaLanguageModel(sizes)
@@ -46,13 +46,14 @@ class Gemma(nn.Module):
         """Let the output layer be the token embedding."""
         self.lm_head.weight = self.model.language_model.embed_tokens.weight
 
-    def add_vision(self) -> None:
-        """Give it the vision tower and its projector, on the meta device, without weights."""
+    def new_vision(self) -> tuple[Any, Any]:
+        """A vision tower and a projector for it, on the meta device, without weights."""
         inner = _transformers(self.config).model
-        self.model.vision_tower, self.model.multi_modal_projector = (
-            inner.vision_tower,
-            inner.multi_modal_projector,
-        )
+        return inner.vision_tower, inner.multi_modal_projector
+
+    def add_vision(self, tower: Any, projector: Any) -> None:
+        """Let it see with these."""
+        self.model.vision_tower, self.model.multi_modal_projector = tower, projector
 
     def as_transformers(self) -> Any:
         """transformers' model on these very weights, for what it can do beside encoding; made anew at each call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import logging
 import textwrap
 from functools import cached_property
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import CheckpointError, InputError
+from ltx_core.text_encoders.gemma.folder import read_json
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,14 @@ class LTXVGemmaTokenizer:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer of the folder."""
+        """The transformers tokenizer of the folder. Raises `InputError` where it cannot be read without more."""
         from transformers import AutoTokenizer
 
+        if self._ids is None and importlib.util.find_spec("sentencepiece") is None:
+            raise InputError(
+                f"{self.folder} has a tokenizer.model only: put the tokenizer.json of the same model beside it, or "
+                "pip install sentencepiece protobuf."
+            )
         tokenizer = AutoTokenizer.from_pretrained(
             str(self.folder), local_files_only=True, model_max_length=self.max_length
         )
@@ -91,7 +97,7 @@ class LTXVGemmaTokenizer:
     @cached_property
     def _config(self) -> dict[str, Any]:
         path = self.folder / "tokenizer_config.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
 
 def _open(path: Path) -> Any:

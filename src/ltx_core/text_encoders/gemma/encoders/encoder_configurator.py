@@ -61,7 +61,7 @@ class GemmaTextEncoderConfigurator:
         Raises `UnsupportedConfigError` (a ValueError) if it describes another model than Gemma 3.
         """
         gemma = Gemma(config)
-        gemma.add_vision()
+        gemma.add_vision(*gemma.new_vision())
         return GemmaTextEncoder(gemma)
 
 
