@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ltx_trainer.config import RunConfig
     from ltx_trainer.task import Task
 
+STOPPED = 130  # exit code, as of a program that Ctrl-C ends
+SMALLER = (
+    "Use a smaller batch_size with more optimizer.accumulate, gradient_checkpointing, or a LoRA of less rank."
+)
 TASKS = {
     "video-vae": "train a video VAE",
     "audio-vae": "train an audio VAE",
@@ -26,9 +30,14 @@ TASKS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. Exit codes: 0 done or stopped by a signal, 1 failed, 2 bad arguments or input."""
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad arguments or input, 130 stopped by a signal."""
     options = _parser().parse_args(argv)
-    return guarded(lambda: options.run(options), debug=options.debug)
+    return guarded(
+        lambda: options.run(options),
+        debug=options.debug,
+        interrupted="what is finished stays, and the same command goes on from there",
+        smaller=SMALLER,
+    )
 
 
 def run_training(options: argparse.Namespace) -> int:
@@ -38,7 +47,9 @@ def run_training(options: argparse.Namespace) -> int:
 
     kind, task = task_of(options.command)
     written = train(task(read_config(options.config, kind, options.changes)), options.output_path)
-    if written is not None and os.environ.get("RANK", "0") == "0":  # of several processes the first tells
+    if written is None:
+        return STOPPED
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first tells
         print(written)
     return 0
 

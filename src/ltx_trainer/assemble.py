@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import InputError
-from ltx_core.loader import Checkpoint
-from ltx_core.quantization.fp8 import requantize_scaled
+from ltx_core.loader import Checkpoint, write_tensors
+from ltx_core.quantization.fp8 import FP8_DTYPES, requantize_scaled
 
 # Section of the configuration -> what the keys of its tensors begin with.
 TENSORS_OF = {
@@ -20,6 +19,7 @@ TENSORS_OF = {
     "transformer": "model.diffusion_model.",
 }
 BLOCKS = "model.diffusion_model.transformer_blocks."
+SCALE = "_scale"  # what the name of a weight in fp8 ends with for its scale
 
 
 def assemble(
@@ -32,8 +32,6 @@ def assemble(
     transformer's blocks are stored in 8 bits (e4m3) with a scale each, as published fp8 files have them.
     Raises `InputError` if there are no parts.
     """
-    from safetensors.torch import save_file
-
     if not parts:
         raise InputError("There is nothing to put together; give the files of trainings with --parts.")
     tensors: dict[str, Any] = {}
@@ -41,7 +39,8 @@ def assemble(
     version = ""
     for part in parts:
         checkpoint = Checkpoint(part)
-        tensors |= {key: checkpoint.read(key) for key in checkpoint}
+        added = {key: checkpoint.read(key) for key in checkpoint}
+        tensors = {key: t for key, t in tensors.items() if key.removesuffix(SCALE) not in added} | added
         for section, value in checkpoint.config.items():
             prefix = TENSORS_OF.get(section, "")
             if section not in config or any(key.startswith(prefix) for key in checkpoint):
@@ -50,20 +49,14 @@ def assemble(
     if fp8:
         tensors = in_fp8(tensors)
     header = {"config": json.dumps(config), "model_version": version, **(metadata or {})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, metadata=header)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_tensors(path, tensors, header)
 
 
 def in_fp8(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors with the matrices of transformer blocks as e4m3 codes and ``weight_scale``s."""
+    """The tensors with the matrices of transformer blocks as e4m3 codes and ``weight_scale``s; codes stay codes."""
     stored = dict(tensors)
     for key, value in tensors.items():
-        if key.startswith(BLOCKS) and key.endswith(".weight") and value.ndim == 2:
-            stored[key], stored[f"{key}_scale"] = requantize_scaled(value.float())
+        matrix = key.startswith(BLOCKS) and key.endswith(".weight") and value.ndim == 2
+        if matrix and value.dtype not in FP8_DTYPES:
+            stored[key], stored[f"{key}{SCALE}"] = requantize_scaled(value.float())
     return stored

@@ -19,7 +19,7 @@ from ltx_core.model.audio_vae.config import parse_audio_vae
 from ltx_core.model.audio_vae.processor import match_channels
 from ltx_core.types import Audio
 from ltx_trainer.autoencoder import AutoencoderRun, AutoencoderTask
-from ltx_trainer.config import RunConfig
+from ltx_trainer.config import WorldRun
 from ltx_trainer.world import World
 
 SHORTEST = 0.2  # seconds of a clip
@@ -66,7 +66,7 @@ def whole_latents(mel: Tensor) -> Tensor:
     return mel[:, :, : (mel.shape[2] - 1) // 4 * 4 + 1]
 
 
-def check_seconds(config: RunConfig) -> None:
+def check_seconds(config: WorldRun) -> None:
     """Raise `ConfigError` for stages whose clips are too short to be heard."""
     for stage in config.stages:
         seconds = stage.frames / config.data.fps

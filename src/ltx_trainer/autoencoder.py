@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from ltx_core.loader import save_checkpoint
 from ltx_core.sd_ops import SDOps
-from ltx_trainer.config import RunConfig
+from ltx_trainer.config import WorldRun
 from ltx_trainer.start import make_part, read_network
-from ltx_trainer.task import Task, weighted
+from ltx_trainer.task import WorldTask, weighted
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 LEAST_DEVIATION = 1e-4  # of a latent channel that never varies
@@ -33,17 +33,17 @@ class ReconstructionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderRun(RunConfig):
+class AutoencoderRun(WorldRun):
     """A run of ``video-vae`` or ``audio-vae``; of the latter's stages only frames / fps counts.
 
     train_encoder: False trains the decoder alone, so that latents keep their meaning. measure_statistics:
     whether the file gets the latents' mean and deviation as measured at the end over `statistics_clips`, or
-    keeps those that the run began with.
+    keeps those that the run began with; by default the former if the encoder is trained.
     """
 
     loss: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     train_encoder: bool = True
-    measure_statistics: bool = True
+    measure_statistics: bool | None = None
     evaluation_clips: int = 16
     statistics_clips: int = 256
 
@@ -78,7 +78,7 @@ def edge_loss(output: Tensor, target: Tensor) -> Tensor:
     return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
-class AutoencoderTask(Task):
+class AutoencoderTask(WorldTask):
     """Trains the two halves that a section of the configuration describes."""
 
     config: AutoencoderRun
@@ -134,8 +134,8 @@ class AutoencoderTask(Task):
         return torch.std_mean(torch.cat(found), dim=0)
 
     def export(self, path: Path, device: torch.device) -> None:
-        halves = (self.model.encoder, self.model.decoder)
-        if self.config.measure_statistics:
+        halves, measured = (self.model.encoder, self.model.decoder), self.config.measure_statistics
+        if self.config.train_encoder if measured is None else measured:
             deviation, mean = self._statistics(device)
             for half in halves:
                 statistics = half.per_channel_statistics

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError
+from ltx_core.loader import write_tensors
 from ltx_trainer.config import Precision
 from ltx_trainer.world.vocabulary import MOTIONS
 
@@ -87,14 +88,7 @@ class CacheConfig:
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor], captions: Sequence[Sequence[str]]) -> None:
     """Write one file; complete under its name or not there at all."""
-    from safetensors.torch import save_file
-
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(dict(tensors), partial, metadata={"captions": json.dumps(list(captions))})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_tensors(path, tensors, {"captions": json.dumps(list(captions))})
 
 
 def open_folder(folder: Path, config: CacheConfig, models: Mapping[str, str], source: str) -> list[int]:
@@ -126,9 +120,12 @@ def _identity(config: CacheConfig) -> dict[str, Any]:
 
 def _read_index(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}); make the cache anew.") from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is of another version of this package; make the cache anew.")
+    return index
 
 
 class LatentCache:
@@ -149,6 +146,7 @@ class LatentCache:
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         self.config = CacheConfig(**values | lists)
         self.models: dict[str, str] = index["models"]
+        self.source: str = index["source"]
         made = sum(self.config.path(self.folder, shard).is_file() for shard in range(self.config.shards))
         if made < self.config.shards:
             raise CheckpointError(

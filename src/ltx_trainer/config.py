@@ -42,34 +42,51 @@ class Decay(Enum):
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A stretch of the run with clips of one format. learning_rate: its peak, if not the run's.
+    """A stretch of the run. learning_rate: its peak, if not the run's."""
+
+    steps: int
+    batch_size: int = 16
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class ClipStage(StageConfig):
+    """A stretch of the run with clips of one format.
 
     scales: what height and width are divided by, in turn from batch to batch; batches of small frames hold more
     clips, by the square.
     """
 
-    steps: int
-    batch_size: int = 16
     height: int = 128
     width: int = 128
     frames: int = 1
     scales: tuple[int, ...] = (1,)
-    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) < 1:
+            raise ConfigError(
+                f"stages.scales is {self.scales}; give at least one divisor of height and width."
+            )
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where clips come from: the procedural world.
+    """workers: processes that read or render ahead; 0 does it in turn."""
 
-    shapes, motions: those to draw from; one that is listed twice comes twice as often. workers: processes that
-    render ahead; 0 renders in turn.
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class WorldDataConfig(DataConfig):
+    """Which clips of the procedural world.
+
+    shapes, motions: those to draw from; one that is listed twice comes twice as often.
     """
 
     fps: float = 24.0
     style: str = "plain"
     shapes: tuple[str, ...] = SHAPES
     motions: tuple[str, ...] = MOTIONS
-    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +147,9 @@ class RunConfig:
         if not 0 <= self.optimizer.average < 1:
             raise ConfigError(f"optimizer.average is {self.optimizer.average}; give a decay in [0, 1).")
 
+        if getattr(self, "evaluation_clips", 1) < 1:
+            raise ConfigError("evaluation_clips must be 1 or more; fewer clips to score are no scores.")
+
     @property
     def steps(self) -> int:
         """Steps of all stages."""
@@ -142,6 +162,14 @@ class RunConfig:
                 return number, step
             step -= stage.steps
         raise IndexError("step lies beyond the last stage")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldRun(RunConfig):
+    """A run on the world's clips themselves."""
+
+    stages: tuple[ClipStage, ...]
+    data: WorldDataConfig = field(default_factory=WorldDataConfig)
 
 
 def _require_positive(where: str, *sections: Any, names: tuple[str, ...]) -> None:

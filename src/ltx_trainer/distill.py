@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ltx_core.errors import ConfigError
 from ltx_pipelines.utils.constants import DISTILLED_SIGMA_VALUES, check_schedule
-from ltx_trainer.flow import Drawn, draw, mean_over
+from ltx_trainer.flow import Drawn, NoiseConfig, draw, mean_over
 from ltx_trainer.lora import without_lora
 from ltx_trainer.task import Batch
 from ltx_trainer.transformer import STREAMS, LatentStage, TransformerRun, TransformerTask
@@ -55,6 +55,8 @@ class DistillRun(TransformerRun):
         super().__post_init__()
         if not self.lora.rank:
             raise ConfigError("Distillation trains a LoRA; give lora.rank.")
+        if self.noise != NoiseConfig():
+            raise ConfigError("A distillation draws its levels from sigmas and schedules; leave [noise] out.")
         check_schedule(self.sigmas, "sigmas")
         if self.teacher_steps < 1:
             raise ConfigError(f"teacher_steps is {self.teacher_steps}; it must be 1 or more.")

@@ -1,9 +1,10 @@
-"""A run's log: one JSON object a line, and what a resumed run must forget of it."""
+"""What is told: a run's log, one JSON object a line, of which a resumed run forgets; and tables to read."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +38,11 @@ class Log:
         partial = self.path.with_name(f".{self.path.name}.partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, self.path)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """`rows` as Markdown, the first one as its head, padded so that it can be read as it is."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

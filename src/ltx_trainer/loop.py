@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -114,10 +115,10 @@ class _Run:
                 values = self._step(source)
                 self.step += 1
                 bar.update()
-                self._report(values, bar)
                 ends, stop = self.step == config.steps, self._any(stopped)
                 if ends or stop or self.step % config.saving.every == 0:
-                    self._save()
+                    self._save()  # before an evaluation, which may fail
+                self._report(values, bar)
                 if stop and not ends:
                     logger.info("Stopped at step %d; the same command goes on from there.", self.step)
                     return None
@@ -222,7 +223,8 @@ class _Run:
     def _resume(self) -> None:
         last = self.checkpoints.latest()
         if last is None:
-            self.log.rewind(-1)
+            if self.accelerator.is_main_process:
+                self.log.rewind(-1)
             return
         self.step = self.checkpoints.read(last, self.identity)
         if self.step > self.config.steps:
@@ -271,6 +273,13 @@ def _accelerator(config: RunConfig) -> Any:
         raise InputError("Training needs Hugging Face Accelerate: pip install 'openltx[train]'.") from None
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file it saves
+    sharders = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+    sharded = [s for s in sharders if os.environ.get(f"ACCELERATE_USE_{s}", "").lower() == "true"]
+    if sharded:
+        raise InputError(
+            f"Weights cannot be sharded by {sharded[0]} yet: every process holds the whole model. Choose plain "
+            "multi-GPU in `accelerate config`, and train a LoRA where all weights do not fit."
+        )
     precision = "bf16" if config.precision is Precision.BF16 else "no"
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # what a batch is given decides
     return Accelerator(mixed_precision=precision, kwargs_handlers=[unused])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from ltx_core.errors import ConfigError, InputError
+from ltx_core.loader import write_tensors
 
 ADAPTER = "default"  # PEFT's name for the one adapter there is
 
@@ -92,12 +92,5 @@ def lora_tensors(transformer: nn.Module, config: LoRAConfig) -> dict[str, torch.
 
 def save_lora(path: Path, transformer: nn.Module, config: LoRAConfig, metadata: Mapping[str, str]) -> None:
     """Write a LoRA file; complete under its name or not there at all."""
-    from safetensors.torch import save_file
-
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     header = {"lora_config": json.dumps({"rank": config.rank, "targets": config.targets}), **metadata}
-    try:
-        save_file(lora_tensors(transformer, config), partial, metadata=header)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_tensors(path, lora_tensors(transformer, config), header)

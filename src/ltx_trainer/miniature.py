@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -120,11 +121,23 @@ def _run(steps: Iterable[Step], folder: Path) -> None:
     for step in steps:
         words = [step.command, "--config", str(CONFIGS / f"{step.config}.toml"), "--output-path", step.output]
         changes = [word for change in step.changes for word in ("--set", change)]
-        result = subprocess.run(
-            [sys.executable, "-m", "ltx_trainer", *words, *changes], cwd=folder, check=False
-        )
-        if result.returncode:
+        code = _wait_for([sys.executable, "-m", "ltx_trainer", *words, *changes], folder)
+        if code:
             raise LTXError(
-                f"{step.output} ended with exit code {result.returncode}; what it wrote stays in {folder}, and "
-                "the same command goes on from there."
+                f"{step.output} ended with exit code {code}; what it wrote stays in {folder}, and the same command "
+                "goes on from there."
             )
+
+
+def _wait_for(command: list[str], folder: Path) -> int:
+    """Run `command` in `folder` and return its exit code; a signal stops it in its own way, with its work saved."""
+    process = subprocess.Popen(command, cwd=folder)
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),  # a terminal gives it to both
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number)),
+    }
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

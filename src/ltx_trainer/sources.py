@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ltx_core.errors import InputError, MissingFileError
 from ltx_core.model.audio_vae.processor import match_channels, resample
+from ltx_pipelines.media.video import decode_video_from_file, probe_video
 from ltx_trainer.cache import CacheConfig
 from ltx_trainer.world import Truth, World, WorldConfig
 
@@ -94,7 +96,8 @@ class FolderSource:
     """Videos of a folder, each with its captions in a text file of the same name, one a line.
 
     A video is read at the cache's frame rate from its beginning, scaled to cover the cache's size and cropped; one
-    without sound is silent. Raises `MissingFileError` for an empty folder and for missing captions or references.
+    without sound is silent. Raises `MissingFileError` for an empty folder and for missing captions or references,
+    `InputError` for a video that is too short.
     """
 
     def __init__(self, config: CacheConfig, rate: int) -> None:
@@ -114,13 +117,18 @@ class FolderSource:
             raise MissingFileError(
                 f"{self._reference(folder / unled[0])} is missing; references = true asks for it."
             )
+        followed = map(self._reference, self.videos if config.references else ())
+        for path in (*self.videos, *followed):
+            self._check_length(path, math.ceil(probe_video(path).duration * config.fps), slack=1)
 
     @property
     def identity(self) -> str:
-        """Names and sizes of the files."""
+        """Names and sizes of the videos, and of their references if there are any; the captions themselves."""
         digest = hashlib.sha256()
         for path in self.videos:
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            followed = [self._reference(path)] if self.config.references else []
+            sizes = [file.stat().st_size for file in (path, *followed)]
+            digest.update(f"{path.name} {sizes} {self._captions(path)}\n".encode())
         return digest.hexdigest()[:16]
 
     def count(self) -> int:
@@ -149,17 +157,19 @@ class FolderSource:
 
     def _frames(self, path: Path) -> Tensor:
         from ltx_pipelines.media.images import resize_and_center_crop
-        from ltx_pipelines.media.video import decode_video_from_file
 
         config = self.config
         found = list(decode_video_from_file(path, config.frames, fps=config.fps))
-        if len(found) < config.frames:
-            raise InputError(
-                f"{path} has {len(found)} frames at {config.fps:g} a second, but {config.frames} are needed; "
-                "remove it, or ask for fewer frames."
-            )
+        self._check_length(path, len(found))
         fitted = resize_and_center_crop(torch.cat(found), config.height, config.width)
         return fitted[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
+
+    def _check_length(self, path: Path, frames: int, slack: int = 0) -> None:
+        if frames + slack < self.config.frames:
+            raise InputError(
+                f"{path} has {frames} frames at {self.config.fps:g} a second, but {self.config.frames} are "
+                "needed; remove it, or ask for fewer frames."
+            )
 
     def _sound(self, path: Path) -> Tensor:
         from ltx_pipelines.media.audio import decode_audio_from_file

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltx_trainer.config import RunConfig
+from ltx_trainer.config import RunConfig, WorldRun
 from ltx_trainer.world import World, WorldConfig
 
 Batch = Any  # a tensor, or a dictionary of tensors and other values
@@ -26,10 +26,41 @@ class Task(ABC):
     name: str  # of the file that is written, without its ending
     model: nn.Module
     network: Mapping[str, Any]  # the configuration that goes into the file
-    rate: int = 16_000  # Hz of the sounds
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+
+    @abstractmethod
+    def batch(self, stage: int, numbers: Sequence[int], device: torch.device, turn: int = 0) -> Batch:
+        """The training batch of these numbers, on `device`.
+
+        turn: how many batches of the stage came before. What takes turns follows it, so that processes that
+        train together do alike work.
+        """
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What checkpoints must agree on beside name and network."""
+        return {}
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalars to log; the one called "loss" is what is minimised. `model` may be wrapped."""
+
+    @abstractmethod
+    def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
+        """Scores on clips that training does not show, by `self.model` as it is."""
+
+    @abstractmethod
+    def export(self, path: Path, device: torch.device) -> None:
+        """Write `self.model` as an official-format file."""
+
+
+class WorldTask(Task):
+    """A task on clips of the procedural world."""
+
+    config: WorldRun
+    rate: int = 16_000  # Hz of the sounds
 
     def world(self, stage: int, device: torch.device | str, split: str = "train", scale: int = 1) -> World:
         """The world in the format of a stage, `scale` times smaller; each stage sees clips of its own."""
@@ -48,16 +79,11 @@ class Task(ABC):
         )
         return World(world, device)
 
+    @abstractmethod
     def clips(self, world: World, numbers: Sequence[int]) -> Batch:
         """What the task needs of these clips, in the smallest form: it may come from another process."""
-        raise NotImplementedError(f"{type(self).__name__} takes no clips of the world.")
 
     def batch(self, stage: int, numbers: Sequence[int], device: torch.device, turn: int = 0) -> Batch:
-        """The training batch of these numbers, on `device`.
-
-        turn: how many batches of the stage came before. What takes turns follows it, so that processes that
-        train together do alike work.
-        """
         scales = self.config.stages[stage].scales
         scale = scales[turn % len(scales)]
         larger = range(numbers[0] * scale**2, (numbers[-1] + 1) * scale**2)
@@ -70,23 +96,6 @@ class Task(ABC):
         world, size = self.world(stage, device, split, scale), self.config.stages[stage].batch_size
         for start in range(0, count, size):
             yield self.clips(world, range(start, min(start + size, count)))
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What checkpoints must agree on beside name and network."""
-        return {}
-
-    @abstractmethod
-    def losses(self, model: nn.Module, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """Scalars to log; the one called "loss" is what is minimised. `model` may be wrapped."""
-
-    @abstractmethod
-    def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
-        """Scores on clips that training does not show, by `self.model` as it is."""
-
-    @abstractmethod
-    def export(self, path: Path, device: torch.device) -> None:
-        """Write `self.model` as an official-format file."""
 
 
 def weighted(weights: Any, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltx_core.loader import Checkpoint
+from ltx_core.loader import Checkpoint, write_tensors
 from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
 from ltx_core.text_encoders.gemma.loading import load_text_encoder
@@ -54,8 +54,6 @@ class TextTower(nn.Module):
 
     def write(self, folder: Path) -> None:
         """A Gemma folder as the one read, with the weights as they are now; complete or not there."""
-        from safetensors.torch import save_file
-
         weights, checkpoint = self.language_model.state_dict(), Checkpoint(self.folder.weights)
         tensors = {}
         for key in checkpoint:
@@ -69,7 +67,7 @@ class TextTower(nn.Module):
             for file in path.iterdir():
                 if file.is_file() and not file.name.startswith("model"):
                     shutil.copyfile(file, partial / file.name)
-        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(partial / "model.safetensors", tensors, {"format": "pt"})
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
 

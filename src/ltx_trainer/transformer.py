@@ -71,6 +71,12 @@ class TransformerRun(RunConfig):
         super().__post_init__()
         if self.lora.rank and (self.start is None or self.train_gemma):
             raise ConfigError("A LoRA adapts a trained model: give `start`, and leave train_gemma out.")
+        if not self.dropped_captions:
+            raise ConfigError('dropped_captions is empty; [""] leaves captions out.')
+        if self.tasks.cut and min(stage.batch_size for stage in self.stages) < 2:
+            raise ConfigError(
+                "tasks.cut takes surroundings from another clip of the batch: give batches of two or more."
+            )
         if self.fused and self.start is None:
             raise ConfigError("fused are LoRAs for the weights to start from: give `start`.")
 
@@ -108,6 +114,12 @@ class TransformerTask(Task):
         self.caches = {path: LatentCache(path) for stage in config.stages for path in stage.caches}
         self.evaluation = LatentCache(config.evaluation) if config.evaluation else None
         _check_caches([*self.caches.values(), *([self.evaluation] if self.evaluation else [])])
+        bare = [path for path, cache in self.caches.items() if not cache.config.references]
+        if config.tasks.reference and bare:
+            raise ConfigError(
+                f"tasks.reference asks for clips to follow, of which {bare[0]} holds none; make it anew with "
+                "references = true."
+            )
         text = TextTower(config.gemma, trained=config.train_gemma)
         frozen = config.lora.rank > 0 and config.precision is Precision.BF16
         made = (config, self.network, torch.bfloat16 if frozen else torch.float32)

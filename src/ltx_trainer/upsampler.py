@@ -25,7 +25,7 @@ STATISTICS = ("vae.per_channel_statistics.mean-of-means", "vae.per_channel_stati
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerRun(RunConfig):
-    """A run of ``upsampler``; of its stages only steps and batch sizes count.
+    """A run of ``upsampler``.
 
     network: the file's configuration itself, without a section. video_vae: the official-format file that the
     latents were made with. caches: two folders of latents of the same clips, the second with twice the height and
@@ -87,7 +87,7 @@ def _pair(folders: Sequence[str], where: str) -> tuple[LatentCache, LatentCache]
         raise ConfigError(f"{where} are {list(folders)}; give two, of clips in half and in full size.")
     small, large = (LatentCache(folder) for folder in folders)
     doubled = replace(small.config, height=2 * small.config.height, width=2 * small.config.width)
-    if doubled != large.config or small.models != large.models:
+    if doubled != large.config or (small.models, small.source) != (large.models, large.source):
         raise ConfigError(
             f"{where}: {large.folder} does not hold the clips of {small.folder} at twice the height and width, "
             "made with the same encoders; make both with the same `cache` configuration but for the size."

@@ -20,9 +20,9 @@ from ltx_core.model.audio_vae.config import parse_audio_vae
 from ltx_core.model.audio_vae.processor import mel_filterbank
 from ltx_core.types import Audio
 from ltx_trainer.audio_vae import AudioVAETask, check_seconds, whole_latents
-from ltx_trainer.config import RunConfig
+from ltx_trainer.config import WorldRun
 from ltx_trainer.start import make_part, read_network
-from ltx_trainer.task import Task, weighted
+from ltx_trainer.task import WorldTask, weighted
 from ltx_trainer.world import World
 
 SIZES = (0.016, 0.032, 0.064, 0.128)  # seconds of the windows
@@ -38,7 +38,7 @@ class VocoderLossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocoderRun(RunConfig):
+class VocoderRun(WorldRun):
     """A run of ``vocoder``; of a stage's format only frames / fps counts.
 
     audio_vae: an official-format file with an audio VAE. With it, the vocoder learns to sound right from what
@@ -50,7 +50,7 @@ class VocoderRun(RunConfig):
     evaluation_clips: int = 16
 
 
-class VocoderTask(Task):
+class VocoderTask(WorldTask):
     """The network of the ``vocoder`` section, fed with spectrograms as the ``audio_vae`` section has them."""
 
     name = "vocoder"

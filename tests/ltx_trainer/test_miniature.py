@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
+import signal
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +96,33 @@ def test_the_parts_are_gathered_with_the_defaults(model_folder: Path, tmp_path: 
 def test_a_step_that_fails_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began: list[str] = []
 
-    def fails(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def fails(command: list[str], folder: Path) -> int:
         began.append(command[command.index("--output-path") + 1])
-        return subprocess.CompletedProcess(command, 1)
+        return 1
 
-    monkeypatch.setattr(miniature.subprocess, "run", fails)
+    monkeypatch.setattr(miniature, "_wait_for", fails)
     monkeypatch.setattr(miniature, "CAPTIONS", 50)
     with pytest.raises(LTXError, match="video_vae ended with exit code 1"):
         miniature.train_miniature(tmp_path)
     assert began == ["video_vae"]
     assert (tmp_path / GEMMA / "tokenizer.json").is_file()
+
+
+def test_a_stopped_step_saves_its_work_first(tmp_path: Path) -> None:
+    """A signal to the recipe reaches the step, which ends in its own time and says that it was stopped."""
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_): time.sleep(0.5); pathlib.Path('saved').touch(); sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, stop); pathlib.Path('ready').touch(); time.sleep(60)"
+    )
+
+    def kill_when_ready() -> None:
+        while not (tmp_path / "ready").exists():
+            threading.Event().wait(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=kill_when_ready, daemon=True).start()
+    assert miniature._wait_for([sys.executable, "-c", code], tmp_path) == 130
+    assert (tmp_path / "saved").exists()
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -165,6 +165,20 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert same(run("video-vae", tmp_path / "parts", steps=4), whole)
 
 
+def test_an_evaluation_that_fails_costs_no_work(tmp_path: Path) -> None:
+    task = make("video-vae", steps=2)
+    task.evaluate = lambda stage, device: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        train(task, tmp_path, progress=False)
+    assert (tmp_path / "checkpoints" / "step-00000002").is_dir()
+
+
+def test_sharding_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InputError, match="cannot be sharded by FSDP yet"):
+        run("video-vae", tmp_path, steps=1)
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     run("video-vae", tmp_path, steps=2)
     weights = tmp_path / "checkpoints" / "step-00000002" / "model.safetensors"
@@ -189,7 +203,7 @@ def test_a_diverging_run_ends_with_the_remedy(tmp_path: Path) -> None:
 
 def test_a_decoder_can_be_trained_from_a_file_with_its_latents_kept(tmp_path: Path) -> None:
     first = run("video-vae", tmp_path / "a", steps=2)
-    changes = {"network": None, "start": str(first), "train_encoder": False, "measure_statistics": False}
+    changes = {"network": None, "start": str(first), "train_encoder": False}
     config = {
         key: value for key, value in table("video-vae", steps=3, **changes).items() if value is not None
     }
@@ -261,6 +275,8 @@ def test_learning_rates_warm_up_and_fall_in_each_stage() -> None:
         ("video-vae", {"stages": [{"steps": 1, "frames": 12}]}, "8k \\+ 1"),
         ("audio-vae", {"stages": [{"steps": 1, "frames": 1}]}, "0.04 s of sound"),
         ("video-vae", {"network": {}}, "no section 'vae'"),
+        ("video-vae", {"stages": [{"steps": 1, "scales": [0]}]}, "scales is"),
+        ("audio-vae", {"evaluation_clips": 0}, "evaluation_clips must be 1 or more"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(kind: str, changes: dict, said: str) -> None:
@@ -268,7 +284,9 @@ def test_runs_that_cannot_be_are_refused(kind: str, changes: dict, said: str) ->
         make(kind, **changes)
 
 
-def test_the_command_line_runs_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_runs_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "run.toml"
     config.write_text(
         'precision = "fp32"\nevaluation_clips = 1\nstatistics_clips = 2\n'
@@ -278,6 +296,9 @@ def test_the_command_line_runs_a_file(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["video-vae", "--config", str(config), "--output-path", str(tmp_path / "run")]
     assert main(arguments) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "video_vae.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", lambda task, folder: None)  # as when a signal stops it
+        assert main(arguments) == 130
     config.write_text("steps = 1")
     assert main(arguments) == 2
     assert "steps is not a setting; did you mean 'stages'?" in capsys.readouterr().err

@@ -181,6 +181,11 @@ def test_folders_that_cannot_be_encoded_are_told(room: Path, tmp_path: Path) -> 
     ):
         with pytest.raises(LTXError, match=said):
             make_cache(cache_config(room, folder=str(folder), **changes), tmp_path / "c", progress=False)
+    assert not (tmp_path / "c").exists()  # told before anything is encoded
+    make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "whole", progress=False)
+    (folder / "0.txt").write_text("another caption")
+    with pytest.raises(InputError, match="other clips or encoders"):
+        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "whole", progress=False)
     (folder / "references" / "1.mp4").unlink()
     with pytest.raises(MissingFileError, match=r"references/1.mp4 is missing"):
         make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c", progress=False)
@@ -391,6 +396,10 @@ def test_blocks_in_8_bits_are_read_as_nearly_the_same(model_folder: Path, tmp_pa
     assert all("transformer_blocks." in name and name.endswith(".weight") for name in changed)
     for name in changed:
         assert (before[name] - after[name]).norm() < 0.05 * before[name].norm()
+    again = Checkpoint(assemble([small], tmp_path / "again.safetensors", fp8=True))
+    assert all(torch.equal(again.read(key), Checkpoint(small).read(key)) for key in again)
+    over = Checkpoint(assemble([small, whole], tmp_path / "over.safetensors"))
+    assert set(over) == set(Checkpoint(whole))  # no scale is left of weights that were replaced
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -448,11 +457,26 @@ def test_a_lora_is_what_the_training_added(room: Path, tmp_path: Path, precision
         ({"lora": {"rank": -1}}, "may be negative"),
         ({"stages": [{"steps": 1, "caches": ["nowhere"]}]}, "nowhere holds no latents"),
         ({"stages": [{"steps": 1, "caches": []}]}, "caches is empty"),
+        ({"stages": [{"steps": 1, "caches": ["x"], "height": 64}]}, "height is not a setting"),
+        ({"data": {"motions": ["spin"]}}, "motions is not a setting"),
+        ({"dropped_captions": []}, "dropped_captions is empty"),
+        ({"evaluation_clips": 0}, "evaluation_clips must be 1 or more"),
+        (
+            {"tasks": {"cut": 0.5}, "stages": [{"steps": 1, "batch_size": 1, "caches": ["x"]}]},
+            "batches of two or more",
+        ),
     ],
 )
 def test_runs_that_cannot_be_are_refused(room: Path, changes: dict, said: str) -> None:
     with pytest.raises(LTXError, match=said):
         make_task(room, **changes)
+
+
+def test_a_cache_without_references_teaches_no_ic_lora(room: Path, tmp_path: Path) -> None:
+    make_cache(cache_config(room, references=False), tmp_path / "bare", progress=False)
+    stages = [{"steps": 1, "batch_size": 2, "caches": [str(tmp_path / "bare")]}]
+    with pytest.raises(ConfigError, match=r"bare holds none; make it anew with references = true"):
+        make_task(room, tasks={"reference": 1.0}, stages=stages)
 
 
 def test_targets_that_match_nothing_are_told() -> None:
@@ -492,6 +516,13 @@ def test_an_upsampler_learns_what_the_large_clip_encodes_to(room: Path, tmp_path
     audio = str(room / "a" / "audio_vae.safetensors")
     with pytest.raises(ConfigError, match="holds no video VAE"):
         UpsamplerTask(parse_table(UpsamplerRun, settings | {"video_vae": audio}))
+    index = Path(half) / "cache.json"
+    index.write_text(index.read_text().replace('"source": "world"', '"source": "a folder"'))
+    with pytest.raises(ConfigError, match="does not hold the clips"):
+        UpsamplerTask(parse_table(UpsamplerRun, settings))
+    index.write_text(index.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(CheckpointError, match=r"cache.json is of another version"):
+        LatentCache(half)
 
 
 def test_processes_that_train_together_take_turns_together(room: Path, tmp_path: Path) -> None:
@@ -582,6 +613,7 @@ def test_a_distilled_step_ends_where_the_guided_teacher_ends(room: Path, tmp_pat
         ),
         ({"sigmas": [0.5, 0.7, 0.0]}, "fall from at most 1 to 0"),
         ({"teacher_steps": 0}, "teacher_steps is 0"),
+        ({"noise": {"mean": 1.0}}, "leave .noise. out"),
     ],
 )
 def test_distillations_that_cannot_be_are_refused(changes: dict, said: str) -> None:

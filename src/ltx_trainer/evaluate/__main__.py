@@ -12,7 +12,7 @@ from ltx_pipelines.cli.app import guarded
 def main(argv: list[str] | None = None) -> int:
     """Evaluate. Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted."""
     arguments = _parser().parse_args(argv)
-    return guarded(lambda: _run(arguments), debug=arguments.debug)
+    return guarded(lambda: _run(arguments), debug=arguments.debug, interrupted="run the same again to go on")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -27,20 +27,15 @@ def _run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         keep=arguments.keep,
     )
-    try:
-        report = evaluate(options)
-    except KeyboardInterrupt:
-        print("Interrupted; run the same again to go on.", file=sys.stderr)
-        return 130
-    print(report.as_markdown())
+    print(evaluate(options).as_markdown())
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ltx_trainer.evaluate",
-        description="Generate from held-out prompts with every pipeline and judge each clip by its pixels and "
-        "sound. What was interrupted goes on when started again.",
+        description="Generate from held-out prompts for every task and judge each clip by its pixels and sound. "
+        "What was interrupted goes on when started again.",
     )
     add = parser.add_argument
     add("--output-path", type=Path, required=True, help="report, JSON; judged clips lie beside it in .jsonl")

@@ -10,6 +10,7 @@ from typing import Any
 from ltx_trainer.evaluate.measure import SEEN
 from ltx_trainer.evaluate.rows import SETTINGS
 from ltx_trainer.evaluate.table import LINES, Line, Results, Value, summary
+from ltx_trainer.log import markdown_table
 
 COLUMNS = (*SEEN, "sound", "synchrony", "offset")  # of the table of guidance
 
@@ -50,9 +51,9 @@ class Report:
         """The table, and that of guidance if it was measured."""
         rows = [["Measure", "Measured", "95 % interval", "Clips", "Required", "Aim", "Reached"]]
         rows += [self._cells(line) for line in self.lines]
-        tables = [_table(rows)]
+        tables = [markdown_table(rows)]
         if any(f"guidance: {setting}" in self.results for setting in SETTINGS):
-            tables.append(_table(self._guidance()))
+            tables.append(markdown_table(self._guidance()))
         notes = [f"Not measured: {row}. {why}" for row, why in self.left_out.items()]
         notes += [f"{len(e)} failed of {row}: {e[0]}" for row, e in self.failed.items() if e]
         return "\n\n".join(tables + notes)
@@ -121,10 +122,3 @@ def _asked(line: Line, limit: float | None) -> str:
     words: dict[Any, str] = {operator.le: "within ", operator.gt: "above "}
     word = words.get(line.reaches, "")
     return f"{word}{limit:g} {line.unit}".strip()
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltx_trainer.log import markdown_table
 from ltx_trainer.oracle.degrade import add_hiss, add_noise, blur, resize, through_codecs
 from ltx_trainer.oracle.judge import Wanted, judge
 from ltx_trainer.world import Clip, World, WorldConfig
@@ -181,13 +182,6 @@ def swapped(world: World, count: int, attribute: str) -> tuple[int, int, int]:
     return noticed, rest, of
 
 
-def _table(rows: list[list[str]]) -> str:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}" if whole else "-"
 
@@ -204,7 +198,7 @@ def report(world: World, count: int) -> str:
     for attribute in SWAPS:
         noticed, rest, of = swapped(world, count, attribute)
         swap_rows.append([attribute, _percent(noticed, of), _percent(rest, of), str(of)])
-    return f"{_table(rows)}\n\n{_table(swap_rows)}"
+    return f"{markdown_table(rows)}\n\n{markdown_table(swap_rows)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
