@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from ltx_trainer.task import Task
 
 STOPPED = 130  # exit code, as of a program that Ctrl-C ends
-SMALLER = (
-    "Use a smaller batch_size with more optimizer.accumulate, gradient_checkpointing, or a LoRA of less rank."
+OUT_OF_MEMORY = (
+    "out of memory. Use a smaller batch_size with more optimizer.accumulate, gradient_checkpointing, or a LoRA of "
+    "less rank."
 )
 TASKS = {
     "video-vae": "train a video VAE",
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         lambda: options.run(options),
         debug=options.debug,
         interrupted="what is finished stays, and the same command goes on from there",
-        smaller=SMALLER,
+        out_of_memory=OUT_OF_MEMORY,
     )
 
 

@@ -299,6 +299,14 @@ def test_the_command_line_runs_a_file(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train", lambda task, folder: None)  # as when a signal stops it
         assert main(arguments) == 130
+
+    def too_large(task: Any, folder: Path) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", too_large)
+        assert main(arguments) == 1
+    assert "Use a smaller batch_size" in capsys.readouterr().err
     config.write_text("steps = 1")
     assert main(arguments) == 2
     assert "steps is not a setting; did you mean 'stages'?" in capsys.readouterr().err

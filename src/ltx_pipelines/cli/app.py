@@ -29,9 +29,9 @@ MORE = {
     "demo": "make a short video with sound",
 }
 
-SMALLER = (
-    "Use --offload cpu (or disk), --quantization fp8-cast, fewer --num-frames or a smaller --height and --width; "
-    "`ltx plan` shows what fits."
+OUT_OF_MEMORY = (
+    "out of memory. Use --offload cpu (or disk), --quantization fp8-cast, fewer --num-frames or a smaller --height "
+    "and --width; `ltx plan` shows what fits."
 )
 
 
@@ -81,11 +81,11 @@ def guarded(
     *,
     debug: bool,
     interrupted: str = "nothing was written",
-    smaller: str = SMALLER,
+    out_of_memory: str = OUT_OF_MEMORY,
 ) -> int:
     """Run `work`; an error that a user can mend becomes one line and exit code 2 (a trace with --debug).
 
-    interrupted: what to say is there after Ctrl-C. smaller: what helps where memory does not suffice.
+    interrupted: what to say is there after Ctrl-C. out_of_memory: what to say where memory does not suffice.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -98,15 +98,15 @@ def guarded(
     except (ValueError, OSError, MemoryError, argparse.ArgumentError, RuntimeError) as error:
         if debug:
             raise
-        print(f"ltx: error: {explain(error, smaller)}", file=sys.stderr)
+        print(f"ltx: error: {explain(error, out_of_memory)}", file=sys.stderr)
         return 2 if isinstance(error, ValueError | OSError) else 1
 
 
-def explain(error: Exception, smaller: str = SMALLER) -> str:
+def explain(error: Exception, out_of_memory: str = OUT_OF_MEMORY) -> str:
     """One line for an error, with a remedy where the error itself names none."""
     text = " ".join(str(error).split())
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return f"out of memory. {smaller}"
+        return out_of_memory
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full ({error.filename or 'output'}); free some space and run again."
     if isinstance(error, OSError) and error.filename:
