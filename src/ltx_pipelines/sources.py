@@ -59,9 +59,7 @@ def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> 
         audio = engine.encode_audio(sound)
     except InputError:  # too short for a single latent frame
         silent = round(max(duration, SHORTEST) * sound.sampling_rate) - sound.waveform.shape[-1]
-        audio = engine.encode_audio(
-            Audio(torch.nn.functional.pad(sound.waveform, (0, silent)), sound.sampling_rate)
-        )
+        audio = engine.encode_audio(_continued(sound, silent))
     return SourceLatents(video, _fit(audio, AudioLatentShape.from_video_pixel_shape(shape).frames))
 
 
@@ -88,9 +86,13 @@ def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLate
             source.audio_path,
             missing / sound.sampling_rate,
         )
-        padded = torch.nn.functional.pad(sound.waveform, (0, missing))
-        audio = engine.encode_audio(Audio(padded, sound.sampling_rate))
+        audio = engine.encode_audio(_continued(sound, missing))
     return SourceLatents(audio=_fit(audio, frames), waveform=Audio(sound.waveform[0], sound.sampling_rate))
+
+
+def _continued(sound: Audio, samples: int) -> Audio:
+    """The sound with so many samples of silence after it."""
+    return Audio(torch.nn.functional.pad(sound.waveform, (0, samples)), sound.sampling_rate)
 
 
 def _fit(latent: torch.Tensor, frames: int) -> torch.Tensor:

@@ -119,7 +119,8 @@ class RunConfig:
     """What all runs have. One of `network` and `start` says what is trained.
 
     network: the model's configuration as it stands in an official file, to begin with random weights.
-    start: an official-format file to begin with, relative to the working directory.
+    start: an official-format file to begin with, relative to the working directory. evaluation_clips: how many are
+    scored at each evaluation.
     """
 
     stages: tuple[StageConfig, ...]
@@ -128,6 +129,7 @@ class RunConfig:
     seed: int = 0
     precision: Precision = Precision.BF16
     model_version: str = "2.3.0"
+    evaluation_clips: int = 64
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
@@ -147,7 +149,7 @@ class RunConfig:
         if not 0 <= self.optimizer.average < 1:
             raise ConfigError(f"optimizer.average is {self.optimizer.average}; give a decay in [0, 1).")
 
-        if getattr(self, "evaluation_clips", 1) < 1:
+        if self.evaluation_clips < 1:
             raise ConfigError("evaluation_clips must be 1 or more; fewer clips to score are no scores.")
 
     @property

@@ -282,7 +282,11 @@ def _accelerator(config: RunConfig) -> Any:
         )
     precision = "bf16" if config.precision is Precision.BF16 else "no"
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # what a batch is given decides
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
+    several = (
+        int(os.environ.get("WORLD_SIZE", "1")) > 1
+    )  # without a GPU, Accelerate has to be told that it is so
+    cpu = several and not torch.cuda.is_available()
+    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused])
 
 
 @contextmanager

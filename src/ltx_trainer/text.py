@@ -38,12 +38,7 @@ class TextTower(nn.Module):
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids and mask (B, N), padded at the left."""
-        rows = [self.tokenizer.token_ids(caption) for caption in captions]
-        length = max(map(len, rows))
-        pad = self.tokenizer.pad_id
-        ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-        return ids, mask
+        return self.tokenizer.padded(captions)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Hidden states of all layers, each float32 (B, N, H), at the positions they have when generating."""

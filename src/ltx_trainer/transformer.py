@@ -64,7 +64,6 @@ class TransformerRun(RunConfig):
     video_weight: float = 1.0
     audio_weight: float = 1.0
     evaluation: str | None = None
-    evaluation_clips: int = 64
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:

@@ -35,7 +35,6 @@ class UpsamplerRun(RunConfig):
     video_vae: str
     caches: tuple[str, ...]
     evaluation: tuple[str, ...]
-    evaluation_clips: int = 64
 
 
 class UpsamplerTask(Task):

@@ -60,6 +60,6 @@ __all__ = [
     "describe",
     "save_checkpoint",
     "stream_model",
-    "write_tensors",
     "variant_by_name",
+    "write_tensors",
 ]

@@ -102,7 +102,7 @@ def guarded(
         return 2 if isinstance(error, ValueError | OSError) else 1
 
 
-def explain(error: Exception, out_of_memory: str = OUT_OF_MEMORY) -> str:
+def explain(error: Exception, out_of_memory: str) -> str:
     """One line for an error, with a remedy where the error itself names none."""
     text = " ".join(str(error).split())
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import textwrap
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ltx_core.errors import CheckpointError, InputError
 from ltx_core.text_encoders.gemma.folder import read_json
@@ -50,7 +53,11 @@ class LTXVGemmaTokenizer:
     def token_ids(self, text: str) -> list[int]:
         """Between 1 and `max_length` ids, <bos> first; not padded. What is cut off is warned of."""
         text = text.strip()
-        ids = self._ids.encode(text).ids if self._ids else self.tokenizer(text, verbose=False)["input_ids"]
+        ids = (
+            self.tokenizer(text, verbose=False)["input_ids"]
+            if self._ids is None
+            else self._ids.encode(text).ids
+        )
         if ids[:1] != [self.bos_id]:
             ids = [self.bos_id, *ids]
         if len(ids) > self.max_length:
@@ -61,6 +68,15 @@ class LTXVGemmaTokenizer:
                 self.max_length,
             )
         return ids[: self.max_length]
+
+    def padded(self, texts: Sequence[str], block: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids and mask (B, N) int64 of B texts, padding first; N is the most tokens of any, in whole blocks."""
+        rows = [self.token_ids(text) for text in texts]
+        most = max(map(len, rows))
+        length = min(most + -most % block, self.max_length)
+        ids = torch.tensor([[self.pad_id] * (length - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+        return ids, mask
 
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False

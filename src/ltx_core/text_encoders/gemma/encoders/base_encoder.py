@@ -57,14 +57,10 @@ class GemmaTextEncoder(nn.Module):
         the B texts, rounded up to whole blocks; a text's n come last, and they stand at positions S - n to S - 1
         as they do in the prompt padded to S.
         """
-        tokenizer = self._tokenizer()
-        rows, length = [tokenizer.token_ids(text) for text in texts], tokenizer.max_length
-        most = max(map(len, rows))
-        kept = min(most + -most % BLOCK, length)
-        device, pad = self.model.device, tokenizer.pad_id
-        ids = torch.tensor([[pad] * (kept - len(row)) + row for row in rows], device=device)
-        mask = torch.tensor([[0] * (kept - len(row)) + [1] * len(row) for row in rows], device=device)
-        positions = torch.arange(length - kept, length, device=device)
+        tokenizer, device = self._tokenizer(), self.model.device
+        length = tokenizer.max_length
+        ids, mask = (table.to(device) for table in tokenizer.padded(texts, BLOCK))
+        positions = torch.arange(length - ids.shape[1], length, device=device)
         return self.model.model.language_model(ids, mask, positions), mask, length
 
     def encode(self, text: str, padding_side: str = "left") -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
