@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError
 from ltx_core.loader import write_tensors
+from ltx_core.utils import whole_file
 from ltx_trainer.config import Precision
 from ltx_trainer.world.vocabulary import MOTIONS
 
@@ -106,9 +106,8 @@ def open_folder(folder: Path, config: CacheConfig, models: Mapping[str, str], so
         if present != json.loads(json.dumps(index)):
             raise InputError(f"{folder} holds latents of other clips or encoders; give another folder.")
     else:
-        partial = path.with_name(f".{INDEX}.partial")
-        partial.write_text(json.dumps(index, indent=1), encoding="utf-8")
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(index, indent=1), encoding="utf-8")
     return [shard for shard in range(config.shards) if not config.path(folder, shard).is_file()]
 
 

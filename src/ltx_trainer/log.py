@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from ltx_core.utils import whole_file
 
 
 class Log:
@@ -35,9 +36,8 @@ class Log:
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, since it is about to be done again."""
         kept = [line for line in self.read() if line.get("step", 0) <= step]
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        with whole_file(self.path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from ltx_core.errors import CheckpointError
+from ltx_core.utils import whole_file
 
 _STATISTICS = "per_channel_statistics."
 
@@ -77,16 +77,11 @@ def write_tensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        save_file(dict(tensors), partial, metadata=dict(metadata or {}))
-        os.replace(partial, target)
+        with whole_file(path) as partial:
+            save_file(dict(tensors), partial, metadata=dict(metadata or {}))
     except SafetensorError as error:  # what the library makes of an OSError
         raise CheckpointError(
-            f"{target} could not be written ({error}); make room there, or give another path."
+            f"{path} could not be written ({error}); make room there, or give another path."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return Path(path)

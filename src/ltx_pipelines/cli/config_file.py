@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import InputError, MissingFileError
 from ltx_core.quantization import QuantizationPolicy
+from ltx_core.utils import whole_file
 
 # Flags that say how to run, not what to make; they are not stored.
 NOT_STORED = {"config", "save_config", "debug", "overwrite", "device", "offload", "compile", "max_batch_size"}
@@ -43,13 +43,8 @@ def write_config(path: Path, command: str, namespace: argparse.Namespace) -> Non
         content = text.encode()
     except UnicodeEncodeError:
         raise InputError(f"{path} was not written: a flag holds bytes that are no UTF-8.") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_config(path: Path, command: str | None = None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import os
 import signal
 import tempfile
 import time
@@ -19,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ltx_core.errors import InputError, LTXError
+from ltx_core.utils import whole_file
 from ltx_trainer.evaluate.case import Scores
 from ltx_trainer.evaluate.report import Report
 from ltx_trainer.evaluate.rows import ROWS, Row
@@ -221,6 +221,5 @@ def _report(
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Writing files in the official format: what is written reads back as the same model, or nothing is there."""
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,6 @@ from torch import nn
 
 from ltx_core import sd_ops
 from ltx_core.loader import Checkpoint, build_model, save_checkpoint
-from ltx_core.loader import save as save_module
 from ltx_core.loader.save import OFFICIAL_PREFIXES
 
 MAPS = {
@@ -76,7 +76,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     def fails(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(save_module.os, "replace", fails)
+    monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(path, {"transformer": Part("transformer")}, {}, "2.3.0")
     assert path.read_bytes() == b"before"
