@@ -32,8 +32,10 @@ class CacheConfig:
 
     video_vae, audio_vae: official-format files, which may be the same. keyframes: pixel frames that are encoded
     as stills too, for keyframe conditioning; -1 is the last. references: also encode what an IC-LoRA learns to
-    follow: outlines in the world, the videos of the sub-folder ``references`` in a folder. precision: of the video
-    encoder; "bf16" is quicker on GPUs, and on CPUs that can do it.
+    follow: outlines in the world, the videos of the sub-folder ``references`` in a folder. originals: also encode
+    what a retake is made of: in the world the clip in another colour or with another motion, in a folder the videos
+    of the sub-folder ``originals``. precision: of the video encoder; "bf16" is quicker on GPUs, and on CPUs that
+    can do it.
     """
 
     video_vae: str
@@ -53,6 +55,7 @@ class CacheConfig:
     captions: int = 1
     keyframes: tuple[int, ...] = field(default=(0, -1))
     references: bool = False
+    originals: bool = False
     precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
@@ -165,8 +168,8 @@ class LatentCache:
         """The clips at these positions of an endless, shuffled repetition of the cache.
 
         "video" (B, C, F, H, W) and "audio" (B, C, L, bins), normalised latents in bfloat16; "keyframes"
-        (B, K, C, H, W); "reference" like "video" if there are any; "captions", a list of B strings,
-        others at each repetition if clips have several.
+        (B, K, C, H, W); "reference" like "video", "original_video" and "original_audio" if there are any;
+        "captions", a list of B strings, others at each repetition if clips have several.
         """
         rows = [self._row(number) for number in numbers]
         names = [name for name in rows[0] if name != "captions"]

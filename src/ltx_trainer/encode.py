@@ -82,6 +82,9 @@ class _Encoders:
             latents["keyframes"] = encoded[:, :, 0].unflatten(0, stills.shape[:2])
         if clips.references is not None:
             latents["reference"] = self._video(clips.references)
+        if clips.originals is not None:
+            frames, sounds = clips.originals
+            latents |= {"original_video": self._video(frames), "original_audio": self._audio(sounds)}
         return {name: value.to("cpu", torch.bfloat16).contiguous() for name, value in latents.items()}
 
     def _video(self, frames: Tensor) -> Tensor:

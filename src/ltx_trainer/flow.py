@@ -22,6 +22,8 @@ from ltx_core.guidance.perturbations import (
 from ltx_core.tools import AudioLatentTools, VideoLatentTools
 from ltx_core.types import AudioLatentShape, LatentState, Modality, VideoLatentShape
 
+BEYOND = 1.5  # of a clip's length, that in which stretches lie, half of what is more on either side
+
 
 @dataclass(frozen=True)
 class TasksConfig:
@@ -30,8 +32,9 @@ class TasksConfig:
     caption: that the caption is left out, for guidance. image: the first latent frame. keyframes: some of the
     cache's stills, as extra tokens, for the whole batch. audio: the sound; video: the picture, to generate the
     sound. region: all but a stretch of time; cut: of these, that what is given is of another clip, so that a new
-    prompt prevails over its surroundings. isolated: that the streams do not see each other, for modality guidance.
-    reference: the clip to follow, as extra tokens, for the whole batch.
+    prompt prevails over its surroundings: of the original where the cache has originals, else of the next clip of
+    the batch. isolated: that the streams do not see each other, for modality guidance. reference: the clip to
+    follow, as extra tokens, for the whole batch.
     """
 
     caption: float = 0.1
@@ -154,8 +157,15 @@ def draw(
         "video": tools.create_initial_state(device, torch.float32, video),
         "audio": sound.create_initial_state(device, torch.float32, audio),
     }
+    if "original_video" in latents:
+        others = {
+            "video": tools.patchifier.patchify(latents["original_video"].float()),
+            "audio": sound.patchifier.patchify(latents["original_audio"].float()),
+        }
+    else:
+        others = {name: state.clean_latent.roll(1, dims=0) for name, state in states.items()}
     given, cut = _happens(tasks.region, batch, generator), _happens(tasks.cut, batch, generator)
-    states = _give_regions(states, given, cut, generator)
+    states = _give_regions(states, others, given, cut, generator)
     states["video"] = _give_image(states["video"], video, _happens(tasks.image, batch, generator))
     given = _uniform(batch, generator)
     kept = {"audio": given < tasks.audio, "video": given > 1 - tasks.video}
@@ -187,14 +197,19 @@ def _give_image(state: LatentState, video: Tensor, given: Tensor) -> LatentState
 
 
 def _give_regions(
-    states: dict[str, LatentState], given: Tensor, cut: Tensor, generator: torch.Generator
+    states: dict[str, LatentState],
+    others: Mapping[str, Tensor],
+    given: Tensor,
+    cut: Tensor,
+    generator: torch.Generator,
 ) -> dict[str, LatentState]:
     """Of the samples that are `given` their surroundings, keep what lies outside a stretch of time.
 
-    Tokens that overlap the stretch are generated, in both streams alike. Where there is a `cut`, the surroundings
-    are the next sample's.
+    Tokens that overlap the stretch are generated, in both streams alike. The stretch may reach over the clip's
+    beginning or end. Where there is a `cut`, the surroundings are those of the `others`.
     """
-    ends = torch.stack([_uniform(len(given), generator) for _ in range(2)]).sort(dim=0).values
+    bounds = [BEYOND * _uniform(len(given), generator) - (BEYOND - 1) / 2 for _ in range(2)]
+    ends = torch.stack(bounds).sort(dim=0).values
     end = states["video"].positions[:, 0, :, 1].amax(dim=1)
     start, stop = ((bound * end)[:, None] for bound in ends)
     changed = {}
@@ -205,7 +220,7 @@ def _give_regions(
         clean = state.clean_latent
         changed[name] = replace(
             state,
-            clean_latent=torch.where(keep & cut[:, None, None], clean.roll(1, dims=0), clean),
+            clean_latent=torch.where(keep & cut[:, None, None], others[name], clean),
             denoise_mask=state.denoise_mask * (~keep).float(),
         )
     return changed

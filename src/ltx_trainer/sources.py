@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,20 +21,23 @@ from ltx_trainer.cache import CacheConfig
 from ltx_trainer.world import Truth, World, WorldConfig
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm")
-REFERENCES = "references"  # sub-folder with the clips that an IC-LoRA learns to follow, under the same names
+# Sub-folders with videos under the same names: what an IC-LoRA learns to follow, what retakes are made of.
+REFERENCES, ORIGINALS = "references", "originals"
+CHANGED = ("colour", "motion")  # by retakes of the world's clips, in turn
 
 
 @dataclass(frozen=True)
 class Clips:
     """B clips: frames uint8 (B, F, H, W, 3), sounds float32 (B, 2, N), references like frames or None.
 
-    captions: of each clip one or more, which take turns.
+    captions: of each clip one or more, which take turns. originals: frames and sounds like the clips', or None.
     """
 
     frames: Tensor
     sounds: Tensor
     captions: list[list[str]]
     references: Tensor | None = None
+    originals: tuple[Tensor, Tensor] | None = None
 
 
 class Source(Protocol):
@@ -80,10 +84,25 @@ class WorldSource:
         return self.config.clips
 
     def read(self, numbers: Sequence[int]) -> Clips:
-        truths = [self.world.truth(number) for number in numbers]
+        truths, others = zip(*(self._pair(number) for number in numbers))
         references = self.world.outlines(truths) if self.config.references else None
         captions = [self._captions(number, truth) for number, truth in zip(numbers, truths)]
-        return Clips(self.world.frames(truths), self.world.sounds(truths), captions, references)
+        originals = None
+        if self.config.originals:
+            originals = self.world.frames(others), self.world.sounds(others)
+        return Clips(self.world.frames(truths), self.world.sounds(truths), captions, references, originals)
+
+    def _pair(self, number: int) -> tuple[Truth, Truth]:
+        """A clip and, where originals are asked for, what it was before it was retaken; else itself.
+
+        One of the two is the world's, the other has another colour or motion, which begins where that one does.
+        """
+        truth = self.world.truth(number)
+        if not self.config.originals:
+            return truth, truth
+        changes = (self.world.another(truth, at, CHANGED[number % 2]) for at in itertools.count(number))
+        other = next(change for change in changes if change.scene.unseen == truth.scene.unseen)
+        return (truth, other) if number // 2 % 2 else (other, truth)
 
     def _captions(self, number: int, truth: Truth) -> list[str]:
         """The clip's caption and others that say other things of it, in other words."""
@@ -96,8 +115,8 @@ class FolderSource:
     """Videos of a folder, each with its captions in a text file of the same name, one a line.
 
     A video is read at the cache's frame rate from its beginning, scaled to cover the cache's size and cropped; one
-    without sound is silent. Raises `MissingFileError` for an empty folder and for missing captions or references,
-    `InputError` for a video that is too short.
+    without sound is silent. Raises `MissingFileError` for an empty folder and for missing captions, references or
+    originals, `InputError` for a video that is too short.
     """
 
     def __init__(self, config: CacheConfig, rate: int) -> None:
@@ -112,22 +131,19 @@ class FolderSource:
                 f"{len(bare)} of {len(self.videos)} videos in {folder} have no caption ({bare[0]}, ...); write it "
                 f"in a text file of the same name, {Path(bare[0]).with_suffix('.txt')}."
             )
-        unled = [path.name for path in self.videos if not self._reference(path).is_file()]
-        if config.references and unled:
-            raise MissingFileError(
-                f"{self._reference(folder / unled[0])} is missing; references = true asks for it."
-            )
-        followed = map(self._reference, self.videos if config.references else ())
-        for path in (*self.videos, *followed):
+        asked = {REFERENCES: config.references, ORIGINALS: config.originals}
+        self.beside = [name for name, wanted in asked.items() if wanted]
+        for path in (file for video in self.videos for file in self._files(video)):
+            if not path.is_file():
+                raise MissingFileError(f"{path} is missing; {path.parent.name} = true asks for it.")
             self._check_length(path, math.ceil(probe_video(path).duration * config.fps), slack=1)
 
     @property
     def identity(self) -> str:
-        """Names and sizes of the videos, and of their references if there are any; the captions themselves."""
+        """Names and sizes of the videos and of those beside them, and the captions themselves."""
         digest = hashlib.sha256()
         for path in self.videos:
-            followed = [self._reference(path)] if self.config.references else []
-            sizes = [file.stat().st_size for file in (path, *followed)]
+            sizes = [file.stat().st_size for file in self._files(path)]
             digest.update(f"{path.name} {sizes} {self._captions(path)}\n".encode())
         return digest.hexdigest()[:16]
 
@@ -136,14 +152,14 @@ class FolderSource:
 
     def read(self, numbers: Sequence[int]) -> Clips:
         paths = [self.videos[number] for number in numbers]
-        references = None
-        if self.config.references:
-            references = torch.stack([self._frames(self._reference(path)) for path in paths])
+        references = [self._beside(path, REFERENCES) for path in paths]
+        originals = [self._beside(path, ORIGINALS) for path in paths]
         return Clips(
-            frames=torch.stack([self._frames(path) for path in paths]),
-            sounds=torch.stack([self._sound(path) for path in paths]),
+            frames=self._frames(paths),
+            sounds=self._sounds(paths),
             captions=[self._captions(path) for path in paths],
-            references=references,
+            references=self._frames(references) if self.config.references else None,
+            originals=(self._frames(originals), self._sounds(originals)) if self.config.originals else None,
         )
 
     @staticmethod
@@ -152,10 +168,20 @@ class FolderSource:
         return [line.strip() for line in lines if line.strip()] or [""]
 
     @staticmethod
-    def _reference(path: Path) -> Path:
-        return path.parent / REFERENCES / path.name
+    def _beside(path: Path, name: str) -> Path:
+        return path.parent / name / path.name
 
-    def _frames(self, path: Path) -> Tensor:
+    def _files(self, path: Path) -> list[Path]:
+        """The video and those beside it that are asked for."""
+        return [path, *(self._beside(path, name) for name in self.beside)]
+
+    def _frames(self, paths: Sequence[Path]) -> Tensor:
+        return torch.stack([self._frames_of(path) for path in paths])
+
+    def _sounds(self, paths: Sequence[Path]) -> Tensor:
+        return torch.stack([self._sound_of(path) for path in paths])
+
+    def _frames_of(self, path: Path) -> Tensor:
         from ltx_pipelines.media.images import resize_and_center_crop
 
         config = self.config
@@ -171,7 +197,7 @@ class FolderSource:
                 "needed; remove it, or ask for fewer frames."
             )
 
-    def _sound(self, path: Path) -> Tensor:
+    def _sound_of(self, path: Path) -> Tensor:
         from ltx_pipelines.media.audio import decode_audio_from_file
 
         seconds = self.config.frames / self.config.fps

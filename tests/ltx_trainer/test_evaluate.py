@@ -269,6 +269,18 @@ def test_a_retake_changes_one_thing_and_says_so(number: int) -> None:
     assert generate.first_retaken(retake) == {"colour": 9, "motion": 1}[changed]
 
 
+@pytest.mark.parametrize("number", range(24))
+def test_a_true_retake_is_found_right(number: int, tmp_path: Path) -> None:
+    """What is before the window, and after it what was asked for."""
+    retake = case("retake", number, tmp_path)
+    first, source = generate.first_retaken(retake), retake.clip
+    asked = retake.world.render([retake.asked])[0]
+    retake.write(
+        replace(asked, video=torch.cat([source.video[:first], asked.video[first:]])), retake.output_path
+    )
+    assert ROWS["retake"].measure(Made(retake.output_path), retake)["inside"]
+
+
 def test_latents_outside_the_window_are_compared() -> None:
     """Of 17 frames those from the ninth on are new: the third latent frame, and sound from about half on."""
     given = SourceLatents(torch.zeros(1, 2, 3, 1, 1), torch.zeros(1, 2, 20, 1))

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ pytest.importorskip("accelerate", reason="training needs Accelerate")
 from tests.ltx_trainer.test_training import run, same
 from tests.ltx_trainer.tiny import table
 
+from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier
 from ltx_core.errors import CheckpointError, ConfigError, InputError, LTXError, MissingFileError
 from ltx_core.guidance.perturbations import PerturbationType
 from ltx_core.loader import Checkpoint, SingleGPUModelBuilder, build_model
@@ -140,19 +142,42 @@ def test_an_interrupted_cache_goes_on(room: Path, tmp_path: Path) -> None:
     assert torch.equal(LatentCache(tmp_path).clips(range(7))["video"], whole["video"])
 
 
+def test_the_worlds_originals_have_another_colour_or_motion_from_where_the_clip_begins(room: Path) -> None:
+    source = open_source(cache_config(room, originals=True), 16_000, torch.device("cpu"))
+    assert isinstance(source, WorldSource)
+    for number in range(40):
+        (clip, original), drawn = source._pair(number), source.world.truth(number)
+        assert drawn.scene in (clip.scene, original.scene)
+        assert not clip.scene.unseen
+        assert not original.scene.unseen
+        names = ("shape", "colour", "size", "background", "motion")
+        differ = [name for name in names if getattr(clip.scene, name) != getattr(original.scene, name)]
+        assert differ == [("colour", "motion")[number % 2]]
+        assert np.abs(clip.position[0] - original.position[0]).max() < 0.15
+    clips = source.read([0, 1])
+    assert clips.originals is not None
+    frames, sounds = clips.originals
+    assert frames.shape == clips.frames.shape
+    assert not torch.equal(frames, clips.frames)
+    assert torch.equal(sounds[0], clips.sounds[0])
+    assert not torch.equal(sounds[1], clips.sounds[1])
+
+
 def write_videos(folder: Path) -> None:
+    """Three videos, and beside them the next ones as references and originals."""
     world = World(WorldConfig(height=64, width=96, frames=25, sample_rate=24_000))
-    (folder / "references").mkdir(parents=True)
     for number in range(3):
         clip = world.clip(number)
-        for path in (folder / f"{number}.mp4", folder / "references" / f"{number}.mp4"):
-            encode_video(clip.video, 24, Audio(clip.audio, 24_000), str(path), 1)
+        for place, shown in ((".", number), ("references", number), ("originals", number + 1)):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            seen = world.clip(shown)
+            encode_video(seen.video, 24, Audio(seen.audio, 24_000), str(folder / place / f"{number}.mp4"), 1)
         (folder / f"{number}.txt").write_text(clip.caption + "\n")
 
 
 def test_a_folder_of_videos_can_be_encoded(room: Path, tmp_path: Path) -> None:
     write_videos(tmp_path / "videos")
-    config = cache_config(room, folder=str(tmp_path / "videos"), clips=0, frames=17)
+    config = cache_config(room, folder=str(tmp_path / "videos"), clips=0, frames=17, originals=True)
     source = open_source(config, 16_000, torch.device("cpu"))
     clips = source.read([1, 2])
     world = World(WorldConfig(height=64, width=96, frames=25))
@@ -163,11 +188,16 @@ def test_a_folder_of_videos_can_be_encoded(room: Path, tmp_path: Path) -> None:
     assert clips.sounds.shape == (2, 2, round(17 / 24 * 16_000))
     heard = expected.audio[..., : clips.sounds.shape[-1]]
     assert (clips.sounds - heard).square().mean() < 0.2 * heard.square().mean()
+    assert clips.originals is not None
+    assert torch.equal(clips.originals[0][0], clips.frames[1])  # the next video
+    assert torch.equal(clips.originals[1][0], clips.sounds[1])
     make_cache(config, tmp_path / "cache", progress=False)
     cache = LatentCache(tmp_path / "cache")
     assert len(cache) == 3
     batch = cache.clips(range(3))
-    assert batch["reference"].shape == batch["video"].shape == (3, 128, 3, 2, 2)
+    shape = batch["video"].shape
+    assert batch["reference"].shape == batch["original_video"].shape == shape == (3, 128, 3, 2, 2)
+    assert batch["original_audio"].shape == batch["audio"].shape
 
 
 def test_folders_that_cannot_be_encoded_are_told(room: Path, tmp_path: Path) -> None:
@@ -189,6 +219,10 @@ def test_folders_that_cannot_be_encoded_are_told(room: Path, tmp_path: Path) -> 
     (folder / "references" / "1.mp4").unlink()
     with pytest.raises(MissingFileError, match=r"references/1.mp4 is missing"):
         make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c", progress=False)
+    (folder / "originals" / "1.mp4").unlink()
+    bare = cache_config(room, folder=str(folder), clips=0, references=False, originals=True)
+    with pytest.raises(MissingFileError, match=r"originals/1.mp4 is missing; originals = true asks for it"):
+        make_cache(bare, tmp_path / "c", progress=False)
     (folder / "2.txt").unlink()
     with pytest.raises(MissingFileError, match=r"1 of 3 videos .* have no caption \(2.mp4"):
         make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c", progress=False)
@@ -213,8 +247,8 @@ def test_caches_that_do_not_fit_are_refused(room: Path, tmp_path: Path) -> None:
         make_cache(swapped, tmp_path / "other", progress=False)
 
 
-def drawn(room: Path, **chances: float) -> Any:
-    cache = LatentCache(room / "cache")
+def drawn(room: Path, folder: str = "cache", **chances: float) -> Any:
+    cache = LatentCache(room / folder)
     tasks = TasksConfig(**dict.fromkeys(vars(NOTHING), 0.0) | chances)
     generator = torch.Generator().manual_seed(1)
     return draw(cache.clips(range(7)), cache.keyframes, 24.0, tasks, NoiseConfig(), generator)
@@ -269,6 +303,8 @@ def test_regions_keep_what_lies_outside_in_both_streams(room: Path) -> None:
     assert 0 < mask.mean() < 1
     for row in mask:  # one stretch of time
         assert row.diff().abs().sum() <= 2
+        assert row.sum() > 0
+    assert mask[:, -1].any()  # some reach the end
     assert not torch.equal(example.states["video"].denoise_mask, torch.ones(7, 8, 1))
 
 
@@ -279,6 +315,18 @@ def test_cuts_give_the_surroundings_of_another_clip(room: Path) -> None:
         assert torch.equal(state.denoise_mask, whole.states[name].denoise_mask)
         assert torch.equal(state.clean_latent, torch.where(kept, clean.roll(1, dims=0), clean))
         assert not torch.equal(state.clean_latent, clean)
+
+
+def test_cuts_of_a_cache_with_originals_are_set_in_these(room: Path) -> None:
+    make_cache(cache_config(room, originals=True), room / "pairs", progress=False)
+    originals = LatentCache(room / "pairs").clips(range(7))
+    whole, cut = (drawn(room, "pairs", region=1.0, cut=cut) for cut in (0.0, 1.0))
+    patchifiers = {"video": VideoLatentPatchifier(1), "audio": AudioPatchifier(1)}
+    for name, state in cut.states.items():
+        clean, kept = whole.states[name].clean_latent, state.denoise_mask == 0
+        original = patchifiers[name].patchify(originals[f"original_{name}"].float())
+        assert kept.any()
+        assert torch.equal(state.clean_latent, torch.where(kept, original, clean))
 
 
 def test_isolated_samples_skip_both_exchanges(room: Path) -> None:

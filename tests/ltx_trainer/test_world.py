@@ -19,6 +19,8 @@ from ltx_trainer.world.vocabulary import (
     COLOURS,
     FLOOR_LEVEL,
     MOTIONS,
+    REACH,
+    ROUND,
     SHAPES,
     SOUND_OF,
     STYLES,
@@ -242,6 +244,40 @@ def test_a_change_changes_only_what_it_should() -> None:
     assert changed.onsets == truth.onsets
     moved = world.change(truth, motion="left")
     assert (moved.scene.motion, moved.onsets) == ("left", ())
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_a_new_motion_begins_where_the_old_one_did_and_stays_in_the_frame(motion: str) -> None:
+    world = World(WorldConfig())
+    room = {"left": (0, 1), "right": (0, -1), "up": (1, 1), "down": (1, -1)}
+    for number in range(40):
+        truth = world.truth(number)
+        if motion == "spin" and truth.scene.shape in ROUND:
+            continue
+        changed = world.change(truth, number, motion=motion)
+        off = changed.position - truth.position[0]
+        if motion in room:  # no further off than it takes to have a way to go
+            axis, sign = room[motion]
+            assert np.abs(off[0, 1 - axis]) < 1e-5
+            assert 0.15 < -sign * (off[-1] - off[0])[axis] < 0.61
+        else:
+            assert np.abs(off[0]).max() < 0.15
+        reach = (changed.radius * REACH)[:, None]
+        assert (changed.position > reach - 0.05).all()
+        assert (changed.position < 1.05 - reach).all()
+
+
+def test_another_motion_is_one_that_has_room() -> None:
+    world = World(WorldConfig())
+    found = set()
+    for number in range(200):
+        truth = world.truth(number)
+        other = world.another(truth, number, "motion")
+        assert other.scene.motion != truth.scene.motion
+        if other.scene.motion in ("left", "right", "up", "down"):
+            assert np.abs(other.position[0] - truth.position[0]).max() < 1e-5
+        found.add(other.scene.motion)
+    assert found == set(MOTIONS)
 
 
 def test_distances_are_right_on_the_axes() -> None:

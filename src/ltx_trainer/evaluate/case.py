@@ -6,17 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ltx_core.errors import InputError
 from ltx_core.types import Audio
 from ltx_pipelines.media.writer import encode_video
 from ltx_trainer.world import Clip, Truth, World
-from ltx_trainer.world.vocabulary import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, exists
+from ltx_trainer.world.vocabulary import MOTIONS
 
 STRIDE, TRIES = 10_000, 100  # between the numbers of truths that are tried for one case, and how many are
 EDGE = 0.12  # seconds at both ends of a clip in which impacts are not told, by eye or ear
-VALUES = {"shape": SHAPES, "colour": tuple(COLOURS), "background": tuple(BACKGROUNDS), "motion": MOTIONS}
 
 Scores = dict[str, bool | float]
 
@@ -93,7 +90,7 @@ class Prompts:
         asked = truth
         if self.changed:
             attribute = self.changed_in(number)
-            others = (_changed(world, truth, at, attribute) for at in _numbers(number))
+            others = (world.another(truth, at, attribute) for at in _numbers(number))
             asked = _first(others, lambda other: attribute in other.stated and not other.scene.unseen)
         return Case(number, truth, asked, world, seed * 1_000_000 + number, folder)
 
@@ -113,16 +110,3 @@ def _first(truths: Iterator[Truth], fits: Callable[[Truth], bool]) -> Truth:
     raise InputError(
         f"None of {TRIES} clips is fit for this row; use clips that are longer or have more frames."
     )
-
-
-def _changed(world: World, truth: Truth, at: int, attribute: str) -> Truth:
-    """`truth` with another value of `attribute`, drawn by lot, as long as such a thing can be seen."""
-    scene = truth.scene
-    combination = {name: getattr(scene, name) for name in VALUES}
-    values = [
-        value
-        for value in VALUES[attribute]
-        if value != combination[attribute] and exists(**{**combination, attribute: value})
-    ]
-    rng = np.random.default_rng((world.config.seed, at))
-    return world.change(truth, at, **{attribute: str(rng.choice(values))})

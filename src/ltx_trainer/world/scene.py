@@ -33,6 +33,11 @@ from ltx_trainer.world.vocabulary import (
 
 MARGIN = 0.03  # of the shorter side, always left between object and frame
 GROWN = ((0.12, 0.13), (0.225, 0.24))  # radii between which things grow and shrink
+TRAVELS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}  # axis and sign
+SHORTEST = 0.16  # shorter sides, of a way that is seen to go somewhere
+TRIES = 64  # paths of which the one that begins nearest is taken
+
+Point = tuple[float, float]  # x and y in the units of `Path`
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,12 @@ class Path:
     radius: float = 0.1
     growth: float = 0.0
     spin: float = 0.0
+
+    @property
+    def begin(self) -> Point:
+        """Where the object is at time 0."""
+        track = follow([self], torch.zeros(1))
+        return float(track.x), float(track.y)
 
     def impacts(self, start: float, end: float) -> tuple[float, ...]:
         """Times in [start, end) at which the object hits the floor."""
@@ -174,15 +185,15 @@ def _spot(rng: np.random.Generator, stage: Stage, reach: float) -> tuple[float, 
     return _between(rng, -x, x), _between(rng, -y, y)
 
 
-def _travel(rng: np.random.Generator, stage: Stage, motion: str, radius: float) -> Path:
-    x, y = _spot(rng, stage, radius * REACH)
-    half = stage.half_width if motion in ("left", "right") else stage.half_height
-    room = 2 * (half - radius * REACH - MARGIN)
-    length = _between(rng, min(0.38, room), min(0.6, room))
-    start = _between(rng, -room / 2, room / 2 - length)
-    sign = 1 if motion in ("right", "down") else -1
-    at, velocity = sign * start, sign * length / stage.duration
-    if motion in ("left", "right"):
+def _travel(rng: np.random.Generator, stage: Stage, motion: str, radius: float, begin: Point | None) -> Path:
+    x, y = begin or _spot(rng, stage, radius * REACH)
+    axis, sign = TRAVELS[motion]
+    end = (stage.half_width, stage.half_height)[axis] - radius * REACH - MARGIN
+    start = min(sign * begin[axis], end - SHORTEST) if begin else -end
+    length = _between(rng, min(0.38, end - start), min(0.6, end - start))
+    at = sign * (start if begin else _between(rng, -end, end - length))
+    velocity = sign * length / stage.duration
+    if axis == 0:
         return Path(x=at, y=y, velocity_x=velocity, radius=radius)
     return Path(x=x, y=at, velocity_y=velocity, radius=radius)
 
@@ -227,11 +238,16 @@ def _resize(rng: np.random.Generator, stage: Stage, motion: str) -> Path:
     return Path(x=x, y=y, radius=first, growth=(last - first) / stage.duration)
 
 
-def sample_path(rng: np.random.Generator, stage: Stage, shape: str, size: str, motion: str) -> Path:
-    """Draw where and how fast an object of `shape` and `size` does `motion` on `stage`."""
+def sample_path(
+    rng: np.random.Generator, stage: Stage, shape: str, size: str, motion: str, begin: Point | None = None
+) -> Path:
+    """Draw where and how fast an object of `shape` and `size` does `motion` on `stage`.
+
+    begin: where travels begin, if they have room; other motions begin anywhere.
+    """
     radius = _between(rng, *RADII[size])
-    if motion in ("left", "right", "up", "down"):
-        return _travel(rng, stage, motion, radius)
+    if motion in TRAVELS:
+        return _travel(rng, stage, motion, radius, begin)
     if motion == "bounce":
         return _bounce(rng, stage, shape, radius)
     if motion == "orbit":
@@ -243,6 +259,24 @@ def sample_path(rng: np.random.Generator, stage: Stage, shape: str, size: str, m
         return Path(x=x, y=y, radius=radius)
     turns = max(rng.uniform(0.5, 0.75), 0.4 / stage.duration) * rng.choice((-1, 1))
     return Path(x=x, y=y, radius=radius, spin=2 * math.pi * turns)
+
+
+def continue_path(
+    rng: np.random.Generator, stage: Stage, shape: str, size: str, motion: str, begin: Point
+) -> Path:
+    """Draw a path that begins at `begin`, or as near to it as the best of `TRIES`."""
+    paths = [sample_path(rng, stage, shape, size, motion, begin) for _ in range(TRIES)]
+    track = follow(paths, torch.zeros(1))
+    return paths[int(torch.hypot(track.x - begin[0], track.y - begin[1]).argmin())]
+
+
+def has_room(stage: Stage, size: str, motion: str, begin: Point) -> bool:
+    """Whether an object of `size` at `begin` can do `motion` so that it is seen."""
+    if motion not in TRAVELS:
+        return True
+    axis, sign = TRAVELS[motion]
+    end = (stage.half_width, stage.half_height)[axis] - RADII[size][1] * REACH - MARGIN
+    return end - sign * begin[axis] >= SHORTEST
 
 
 def sample_scene(

@@ -12,11 +12,21 @@ from torch import Tensor
 from ltx_core.errors import InputError
 from ltx_trainer.world.caption import for_testing, write_caption
 from ltx_trainer.world.render import coverage, draw_frames, outline
-from ltx_trainer.world.scene import Scene, Stage, Track, follow, sample_path, sample_scene
+from ltx_trainer.world.scene import Scene, Stage, Track, continue_path, follow, has_room, sample_scene
 from ltx_trainer.world.sound import make_sound
-from ltx_trainer.world.vocabulary import MOTIONS, SHAPES, SPLITS, STYLES, combinations
+from ltx_trainer.world.vocabulary import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    SPLITS,
+    STYLES,
+    combinations,
+    exists,
+)
 
 STILL_DURATION = 1.0  # seconds of motion out of which a single frame is taken
+VALUES = {"shape": SHAPES, "colour": tuple(COLOURS), "background": tuple(BACKGROUNDS), "motion": MOTIONS}
 
 
 @dataclass(frozen=True)
@@ -191,19 +201,28 @@ class World:
     def change(self, truth: Truth, index: int = 0, **attributes: str) -> Truth:
         """The scene with other `attributes` (shape, colour, size, background, motion, style), recaptioned.
 
-        The path stays as it is unless the shape, size or motion changes. Raises InputError if such a scene is
-        not in the world.
+        The path stays as it is unless the shape, size or motion changes; the new one begins where the old one did,
+        or near that. Raises InputError if such a scene is not in the world.
         """
         rng = np.random.default_rng((self.config.seed, len(SPLITS), index))
-        scene = replace(truth.scene, **attributes)  # type: ignore[arg-type]
-        if (scene.shape, scene.size, scene.motion) != (
-            truth.scene.shape,
-            truth.scene.size,
-            truth.scene.motion,
-        ):
-            path = sample_path(rng, self.config.stage, scene.shape, scene.size, scene.motion)
+        old, scene = truth.scene, replace(truth.scene, **attributes)  # type: ignore[arg-type]
+        if (scene.shape, scene.size, scene.motion) != (old.shape, old.size, old.motion):
+            kind = scene.shape, scene.size, scene.motion
+            path = continue_path(rng, self.config.stage, *kind, old.path.begin)
             scene = replace(scene, path=path)
         return self.describe(scene, rng)
+
+    def another(self, truth: Truth, index: int, attribute: str) -> Truth:
+        """The scene with another shape, colour, background or motion, drawn by lot among those that can be seen."""
+        scene, stage = truth.scene, self.config.stage
+        values = []
+        for value in VALUES[attribute]:
+            new = {name: getattr(scene, name) for name in VALUES} | {attribute: value}
+            room = attribute != "motion" or has_room(stage, scene.size, value, scene.path.begin)
+            if value != getattr(scene, attribute) and exists(**new) and room:
+                values.append(value)
+        rng = np.random.default_rng((self.config.seed, index))
+        return self.change(truth, index, **{attribute: str(rng.choice(values))})
 
     def clip(self, index: int) -> Clip:
         """Clip `index` (>= 0), rendered."""
