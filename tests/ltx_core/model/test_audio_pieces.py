@@ -59,11 +59,13 @@ def test_long_sounds_are_never_decoded_at_once() -> None:
     assert reach is not None
     taken: list[int] = []
     decoder.register_forward_pre_hook(lambda _, given: taken.append(given[0].shape[2]))
-    decode_audio(latents(PIECE), decoder, voice)
-    assert taken == [PIECE]
+    decode_audio(latents(PIECE + 1), decoder, voice)
+    assert taken == [PIECE + 1]  # a last piece of one frame would have to decode its neighbours
     decode_audio(latents(3 * PIECE), decoder, voice)
     assert len(taken) == 4
     assert max(taken) == reach.before + PIECE + reach.after
+    decode_audio(latents(PIECE * 3 // 2), decoder, voice)
+    assert taken[4:] == [PIECE * 3 // 4 + reach.after, reach.before + PIECE * 3 // 4 + 1]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ is decoded with the neighbours that it depends on, and what these sound like is 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from ltx_core.model.audio_vae.causality_axis import CausalityAxis
 from ltx_core.model.audio_vae.layers import CausalConv2d
 from ltx_core.model.audio_vae.vocoder import Vocoder
 
-PIECE = 250  # latent frames, 10 seconds
+PIECE = 250  # latent frames, 10 seconds, of a piece on the average
 FILTERS = 6  # samples before and after that an anti-aliased activation sees
 
 
@@ -35,13 +36,17 @@ class Reach:
 def decode_in_pieces(
     latent: torch.Tensor, decoder: AudioDecoder, vocoder: Vocoder | VocoderWithBWE, piece: int = PIECE
 ) -> torch.Tensor:
-    """``vocoder(decoder(latent))`` of (B, z, L, F), decoding `piece` latent frames at once where that is possible."""
+    """``vocoder(decoder(latent))`` of (B, z, L, F), decoding about `piece` latent frames at once where possible.
+
+    Pieces are equally long, since each has to decode its neighbours too: none is of more than 1.5 `piece`.
+    """
     length = latent.shape[2]
-    if length <= piece or (reach := find_reach(decoder, vocoder)) is None:
+    count = math.floor(length / piece + 0.5)
+    if count <= 1 or (reach := find_reach(decoder, vocoder)) is None:
         return vocoder(decoder(latent))
     samples, waves = samples_per_frame(vocoder), []
-    for start in range(0, length, piece):
-        stop, first = min(start + piece, length), max(0, start - reach.before)
+    for start, stop in itertools.pairwise(length * k // count for k in range(count + 1)):
+        first = max(0, start - reach.before)
         wave = vocoder(decoder(latent[:, :, first : stop + reach.after]))
         begin, end = (_first_frame(frame) - TIME_FACTOR * first for frame in (start, stop))
         waves.append(wave[..., begin * samples : end * samples])
