@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 STOPPED = 130  # exit code, as of a program that Ctrl-C ends
 OUT_OF_MEMORY = (
-    "out of memory. Use a smaller batch_size with more optimizer.accumulate, gradient_checkpointing, or a LoRA of "
-    "less rank."
+    "out of memory. Use a smaller batch_size with more optimizer.accumulate, gradient_checkpointing, several GPUs "
+    "with `shard = true`, or a LoRA of less rank."
 )
 TASKS = {
     "video-vae": "train a video VAE",
@@ -45,9 +45,13 @@ def run_training(options: argparse.Namespace) -> int:
     """Read the configuration, train, and say what was written."""
     from ltx_trainer.config import read_config
     from ltx_trainer.loop import train
+    from ltx_trainer.sharding import launcher_shards
 
     kind, task = task_of(options.command)
-    written = train(task(read_config(options.config, kind, options.changes)), options.output_path)
+    changes = list(options.changes)
+    if launcher_shards(possible=hasattr(kind, "shard")):
+        changes.append("shard = true")
+    written = train(task(read_config(options.config, kind, changes)), options.output_path)
     if written is None:
         return STOPPED
     if os.environ.get("RANK", "0") == "0":  # of several processes the first tells

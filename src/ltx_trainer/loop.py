@@ -24,6 +24,7 @@ from ltx_trainer.config import Decay, Precision, RunConfig
 from ltx_trainer.data import batches
 from ltx_trainer.log import Log
 from ltx_trainer.optimizer import make_optimizer
+from ltx_trainer.sharding import gather, launcher_shards, load_shares, save_shares, shard
 from ltx_trainer.task import Batch, Task
 
 logger = logging.getLogger(__name__)
@@ -71,12 +72,17 @@ class _Run:
         settings = config.optimizer
         if not any(p.requires_grad for p in task.model.parameters()):
             raise ConfigError("Nothing is left to train: every part of the model is frozen.")
-        optimizer = make_optimizer(task.model, settings)
-        self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
+        self.frozen = {name for name, p in task.model.named_parameters() if not p.requires_grad}
+        self.sharded = bool(task.blocks) and self.accelerator.num_processes > 1
+        self.model: Any = task.model
+        if self.sharded:
+            shard(self.model, task.blocks, self.accelerator)
+        self.optimizer: Any = make_optimizer(self.model, settings)
+        if not self.sharded:
+            self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.average = WeightAverage(task.model, settings.average) if settings.average else None
         if self.average:
             self.accelerator.register_for_checkpointing(self.average)
-        self.frozen = {name for name, p in task.model.named_parameters() if not p.requires_grad}
         self.accelerator.register_save_state_pre_hook(self._leave_out_frozen)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.saving.keep)
         self.log = Log(folder / "log.jsonl")
@@ -97,6 +103,7 @@ class _Run:
             "method": self.config.optimizer.method.value,
             "average": bool(self.average),
             "processes": self.accelerator.num_processes,
+            **({"shard": True} if self.sharded else {}),
             **self.task.identity,
         }
 
@@ -135,10 +142,12 @@ class _Run:
         for part in range(config.optimizer.accumulate):
             noise = self._noise(part)
             last = part == config.optimizer.accumulate - 1
-            with nullcontext() if last else accelerator.no_sync(self.model), _attention(accelerator.device):
+            waits = not (last or self.sharded)  # sharded, there is no room for whole gradients that wait
+            with accelerator.no_sync(self.model) if waits else nullcontext(), _attention(accelerator.device):
                 values = self.task.losses(self.model, next(source), noise)
                 accelerator.backward(values["loss"] / config.optimizer.accumulate)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.max_norm)
+        norm = norm.full_tensor() if self.sharded else norm
         if self._finite(norm):
             self.optimizer.step()
             if self.average:
@@ -170,20 +179,26 @@ class _Run:
         saving = self.config.saving
         ends = self.step == self.config.steps
         evaluates = ends or self.step % saving.evaluate_every == 0
-        if not (evaluates or self.step % saving.log_every == 0) or not self.accelerator.is_main_process:
+        if not (evaluates or self.step % saving.log_every == 0):
             return
         number, _ = self.config.stage_of(self.step - 1)
+        main = self.accelerator.is_main_process
+        scores = self._evaluate(number) if evaluates and (main or self.sharded) else {}
+        if not main:
+            return
         line: dict[str, Any] = {"step": self.step, "stage": number}
         line |= {key: round(float(value), 6) for key, value in values.items()}
         line["learning_rate"] = learning_rate(self.config, self.step - 1)
-        if evaluates:
-            self.task.model.eval()
-            with self._averaged(), torch.no_grad():
-                scores = self.task.evaluate(number, self.accelerator.device)
-            line |= {key: round(value, 4) for key, value in scores.items()}
+        line |= {key: round(value, 4) for key, value in scores.items()}
         line["seconds"] = round(time.monotonic() - self.began, 2)
         self.log.write(**line)
         bar.set_postfix({key: line[key] for key in line if key not in ("step", "stage", "seconds")})
+
+    def _evaluate(self, stage: int) -> dict[str, float]:
+        """The scores; if weights are sharded, all processes have to take part."""
+        self.task.model.eval()
+        with self._averaged(), torch.no_grad():
+            return self.task.evaluate(stage, self.accelerator.device)
 
     def _averaged(self) -> Any:
         return self.average.applied() if self.average else nullcontext()
@@ -209,12 +224,15 @@ class _Run:
                 del state[name]
 
     def _write(self, path: Path) -> None:
-        self.accelerator.save_state(str(path))
+        if self.sharded:
+            save_shares(self.model, self.optimizer, path)
+        else:
+            self.accelerator.save_state(str(path))
 
     def _save_together(self) -> None:
         """All processes write their shards into one folder, which the main one then names."""
         shared = self.checkpoints.folder / f".shared-{self.step:08d}"
-        self.accelerator.save_state(str(shared))
+        self._write(shared)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.checkpoints.save(self.step, self.identity, lambda path: _move_into(shared, path))
@@ -233,7 +251,10 @@ class _Run:
                 "give another --output-path."
             )
         try:
-            self.accelerator.load_state(str(last), strict=not self.frozen)
+            if self.sharded:
+                load_shares(self.model, self.optimizer, last)
+            else:
+                self.accelerator.load_state(str(last), strict=not self.frozen)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(
@@ -246,6 +267,8 @@ class _Run:
     def _export(self) -> Path | None:
         path = self.folder / f"{self.task.name}.safetensors"
         self.accelerator.wait_for_everyone()
+        if self.sharded:
+            gather(self.task.model, here=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             self.task.model.eval()
             with self._averaged(), torch.no_grad():
@@ -273,13 +296,7 @@ def _accelerator(config: RunConfig) -> Any:
         raise InputError("Training needs Hugging Face Accelerate: pip install 'openltx[train]'.") from None
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file it saves
-    sharders = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
-    sharded = [s for s in sharders if os.environ.get(f"ACCELERATE_USE_{s}", "").lower() == "true"]
-    if sharded:
-        raise InputError(
-            f"Weights cannot be sharded by {sharded[0]} yet: every process holds the whole model. Choose plain "
-            "multi-GPU in `accelerate config`, and train a LoRA where all weights do not fit."
-        )
+    launcher_shards(possible=False)  # the command line would have made a setting of it
     precision = "bf16" if config.precision is Precision.BF16 else "no"
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # what a batch is given decides
     several = (

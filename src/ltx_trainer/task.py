@@ -26,6 +26,7 @@ class Task(ABC):
     name: str  # of the file that is written, without its ending
     model: nn.Module
     network: Mapping[str, Any]  # the configuration that goes into the file
+    blocks: tuple[type[nn.Module], ...] = ()  # modules to shard the weights of; none if they are not sharded
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config

@@ -14,12 +14,15 @@ from ltx_core.errors import ConfigError
 from ltx_core.loader import LoraSwitcher, save_checkpoint
 from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_core.model.transformer.adaln import AdaLayerNormSingle
+from ltx_core.model.transformer.block import TransformerBlock
 from ltx_core.sd_ops import EMBEDDINGS_PROCESSOR_KEY_OPS, LTXV_MODEL_COMFY_RENAMING_MAP
+from ltx_core.text_encoders.gemma.embeddings_connector import ConnectorBlock
 from ltx_core.text_encoders.gemma.encoders.encoder_configurator import EmbeddingsProcessorConfigurator
 from ltx_core.text_encoders.gemma.feature_extractor import size_projections
+from ltx_core.text_encoders.gemma.language_model import GemmaLayer
 from ltx_pipelines.utils.loras import as_loras
 from ltx_trainer.cache import LatentCache
-from ltx_trainer.config import Precision, RunConfig, StageConfig
+from ltx_trainer.config import Method, Precision, RunConfig, StageConfig
 from ltx_trainer.flow import Drawn, NoiseConfig, TasksConfig, draw
 from ltx_trainer.lora import LoRAConfig, add_lora, save_lora
 from ltx_trainer.start import make_part, read_network
@@ -27,6 +30,7 @@ from ltx_trainer.task import Batch, Task
 from ltx_trainer.text import TextTower, describe, make_contexts, merge_registers
 
 STREAMS = ("video", "audio")
+BLOCKS = (TransformerBlock, ConnectorBlock, GemmaLayer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,8 @@ class TransformerRun(RunConfig):
     text_length: positions of a context; 1024 when generating, and a multiple of the connectors' registers.
     dropped_captions: what stands in for a caption that is left out. video_weight, audio_weight: of the losses.
     evaluation: a cache that is not trained on, of which `evaluation_clips` are scored.
-    gradient_checkpointing: recompute blocks in the backward pass to save memory.
+    gradient_checkpointing: recompute blocks in the backward pass to save memory. shard: spread weights, gradients and
+    optimiser states over the processes of the run, so that a model can be larger than a GPU.
     """
 
     stages: tuple[LatentStage, ...]
@@ -65,6 +70,7 @@ class TransformerRun(RunConfig):
     audio_weight: float = 1.0
     evaluation: str | None = None
     gradient_checkpointing: bool = False
+    shard: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,17 +82,27 @@ class TransformerRun(RunConfig):
             raise ConfigError(
                 "tasks.cut takes surroundings from another clip of the batch: give batches of two or more."
             )
+        if self.shard and (self.optimizer.method is not Method.ADAMW or self.optimizer.average):
+            raise ConfigError(
+                'Sharded weights are trained by AdamW, without an average: set optimizer.method = "adamw" and '
+                "optimizer.average = 0, or leave `shard` out."
+            )
         if self.fused and self.start is None:
             raise ConfigError("fused are LoRAs for the weights to start from: give `start`.")
 
 
 class Denoiser(nn.Module):
-    """Everything that is trained: text encoder if it is, embeddings processor, transformer."""
+    """Everything that is trained: text encoder if it is, embeddings processor, transformer.
 
-    def __init__(self, text: TextTower, processor: Any, transformer: Any, text_length: int) -> None:
+    sharded: whether all weights must be in it, those of a frozen text encoder too.
+    """
+
+    def __init__(
+        self, text: TextTower, processor: Any, transformer: Any, text_length: int, sharded: bool = False
+    ) -> None:
         super().__init__()
         self.processor, self.transformer, self.text_length = processor, transformer, text_length
-        self.trained_text = text if text.trained else None
+        self.trained_text = text if text.trained or sharded else None
         self._text = [text]  # in a list, so that checkpoints do not hold a frozen text encoder
 
     @property
@@ -95,7 +111,8 @@ class Denoiser(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """Velocities of both streams."""
-        states = self.text.to(ids.device)(ids, mask)
+        text = self.trained_text or self.text.to(ids.device)
+        states = text(ids, mask)
         contexts, bias = make_contexts(self.processor, states, mask, self.text_length)
         streams = (drawn.modality(name, contexts[name], bias) for name in STREAMS)
         return self.transformer(*streams, drawn.perturbations)
@@ -137,7 +154,8 @@ class TransformerTask(Task):
                 torch.manual_seed(config.seed)
                 add_lora(transformer, config.lora)
         transformer.set_gradient_checkpointing(config.gradient_checkpointing)
-        self.model: Denoiser = Denoiser(text, processor, transformer, config.text_length)
+        self.blocks = BLOCKS if config.shard else ()
+        self.model: Denoiser = Denoiser(text, processor, transformer, config.text_length, config.shard)
 
     @property
     def identity(self) -> dict[str, Any]:

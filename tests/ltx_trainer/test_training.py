@@ -173,9 +173,27 @@ def test_an_evaluation_that_fails_costs_no_work(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "step-00000002").is_dir()
 
 
-def test_sharding_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InputError, match="cannot be sharded by FSDP yet"):
+@pytest.mark.parametrize(
+    ("command", "chosen"),
+    [
+        ("transformer", {"ACCELERATE_USE_DEEPSPEED": "true"}),
+        ("transformer", {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}),
+        ("transformer", {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}),
+        ("video-vae", {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}),
+    ],
+)
+def test_sharding_that_cannot_be_is_refused_before_anything_is_read(
+    command: str,
+    chosen: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    assert main([command, "--config", "nowhere.toml", "--output-path", str(tmp_path)]) == 2
+    assert "Weights are sharded by FSDP2 alone" in capsys.readouterr().err
+    with pytest.raises(InputError, match="FSDP2 alone"):  # so it is where no command line has asked
         run("video-vae", tmp_path, steps=1)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from ltx_core.types import Audio
 from ltx_pipelines.miniature.gemma import write_tiny_gemma
 from ltx_pipelines.miniature.random_model import randomize
 from ltx_pipelines.utils.media_io import encode_video
+from ltx_trainer.__main__ import main
 from ltx_trainer.assemble import assemble
 from ltx_trainer.cache import CacheConfig, LatentCache
 from ltx_trainer.config import parse_table
@@ -496,6 +500,73 @@ def test_a_lora_is_what_the_training_added(room: Path, tmp_path: Path, precision
     assert all(".lora_" in key for key in kept)
     again = TransformerTask(parse_table(TransformerRun, settings))
     assert same(train(again, tmp_path / "lora", progress=False), path)
+
+
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="this PyTorch has no gloo, by which two processes on a CPU talk",
+)
+def test_sharded_runs_end_as_others_do_also_when_they_die_between(room: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "tests.ltx_trainer.sharded_runs", str(room), str(tmp_path)]
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0.45 < json.loads((tmp_path / "share.json").read_text()) < 0.55
+
+    for plain, sharded in (("plain", "sharded"), ("plain-lora", "sharded-lora"), ("sharded", "resumed")):
+        logs = [Log(tmp_path / name / "log.jsonl").read() for name in (plain, sharded)]
+        assert len(logs[0]) == len(logs[1]) == 3
+        for line, other in zip(*logs):
+            assert line.keys() == other.keys()
+            for score in {"loss", "video_test", "audio_test"} & line.keys():
+                assert line[score] == pytest.approx(other[score], rel=1e-4)
+        files = [Checkpoint(tmp_path / name / "transformer.safetensors") for name in (plain, sharded)]
+        assert set(files[0]) == set(files[1])
+        for key in files[0]:
+            first, second = (file.read(key).float() for file in files)
+            assert (first - second).norm() <= 0.01 * first.norm()  # both were rounded to bfloat16
+    assert {"video_test", "audio_test"} <= set(Log(tmp_path / "sharded" / "log.jsonl").read()[1])
+    learnt = Checkpoint(tmp_path / "sharded" / "transformer.safetensors")
+    assert learnt.read("model.diffusion_model.proj_out.weight").any()  # which was 0 at first
+    assert same(
+        tmp_path / "sharded" / "transformer.safetensors", tmp_path / "resumed" / "transformer.safetensors"
+    )
+
+    from torch.distributed.checkpoint import FileSystemReader  # not in every build of PyTorch
+
+    last = FileSystemReader(tmp_path / "sharded-lora" / "checkpoints" / "step-00000003")
+    kept = last.read_metadata().state_dict_metadata
+    assert any(key.startswith("weights.") for key in kept)
+    assert all(".lora_" in key for key in kept if key.startswith("weights."))
+
+
+@pytest.mark.parametrize("optimizer", ['method = "muon"', "average = 0.9"])
+def test_what_sharded_weights_cannot_have_is_refused_before_anything_is_loaded(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.toml").write_text(
+        f'start = "nowhere"\ngemma = "nowhere"\n[optimizer]\n{optimizer}\n[[stages]]\nsteps = 1\ncaches = ["c"]\n'
+    )
+    arguments = [
+        "transformer",
+        "--config",
+        str(tmp_path / "run.toml"),
+        "--output-path",
+        str(tmp_path / "run"),
+    ]
+    assert main([*arguments, "--set", "shard=true"]) == 2
+    assert "Sharded weights are trained by AdamW" in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")  # as `accelerate launch` says it
+    assert main(arguments) == 2
+    assert "Sharded weights are trained by AdamW" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
