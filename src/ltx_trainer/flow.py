@@ -22,7 +22,7 @@ from ltx_core.guidance.perturbations import (
 from ltx_core.tools import AudioLatentTools, VideoLatentTools
 from ltx_core.types import AudioLatentShape, LatentState, Modality, VideoLatentShape
 
-BEYOND = 1.5  # of a clip's length, that in which stretches lie, half of what is more on either side
+BEYOND = 0.25  # of a clip's length, by which a stretch may begin before it or end after it
 
 
 @dataclass(frozen=True)
@@ -205,13 +205,13 @@ def _give_regions(
 ) -> dict[str, LatentState]:
     """Of the samples that are `given` their surroundings, keep what lies outside a stretch of time.
 
-    Tokens that overlap the stretch are generated, in both streams alike. The stretch may reach over the clip's
-    beginning or end. Where there is a `cut`, the surroundings are those of the `others`.
+    Tokens that overlap the stretch are generated, in both streams alike. It may begin before the clip or
+    end after it, as those of retakes do. Where there is a `cut`, the surroundings are those of the `others`.
     """
-    bounds = [BEYOND * _uniform(len(given), generator) - (BEYOND - 1) / 2 for _ in range(2)]
-    ends = torch.stack(bounds).sort(dim=0).values
+    low, high = torch.stack([_uniform(len(given), generator) for _ in range(2)]).sort(dim=0).values
+    bounds = (1 + BEYOND) * low - BEYOND, (1 + BEYOND) * high
     end = states["video"].positions[:, 0, :, 1].amax(dim=1)
-    start, stop = ((bound * end)[:, None] for bound in ends)
+    start, stop = ((bound * end)[:, None] for bound in bounds)
     changed = {}
     for name, state in states.items():
         first, last = state.positions[:, 0, :, 0], state.positions[:, 0, :, 1]
