@@ -78,10 +78,6 @@ class TransformerRun(RunConfig):
             raise ConfigError("A LoRA adapts a trained model: give `start`, and leave train_gemma out.")
         if not self.dropped_captions:
             raise ConfigError('dropped_captions is empty; [""] leaves captions out.')
-        if self.tasks.cut and min(stage.batch_size for stage in self.stages) < 2:
-            raise ConfigError(
-                "tasks.cut takes surroundings from another clip of the batch: give batches of two or more."
-            )
         if self.shard and (self.optimizer.method is not Method.ADAMW or self.optimizer.average):
             raise ConfigError(
                 'Sharded weights are trained by AdamW, without an average: set optimizer.method = "adamw" and '
@@ -135,6 +131,12 @@ class TransformerTask(Task):
             raise ConfigError(
                 f"tasks.reference asks for clips to follow, of which {bare[0]} holds none; make it anew with "
                 "references = true."
+            )
+        alone = [path for stage in config.stages if stage.batch_size < 2 for path in stage.caches]
+        if config.tasks.cut and not all(self.caches[path].config.originals for path in alone):
+            raise ConfigError(
+                "tasks.cut takes surroundings from another clip of the batch: give batches of two or more, or make "
+                "the cache anew with originals = true."
             )
         text = TextTower(config.gemma, trained=config.train_gemma)
         frozen = config.lora.rank > 0 and config.precision is Precision.BF16

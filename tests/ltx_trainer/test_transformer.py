@@ -531,7 +531,7 @@ def test_sharded_runs_end_as_others_do_also_when_they_die_between(room: Path, tm
         assert set(files[0]) == set(files[1])
         for key in files[0]:
             first, second = (file.read(key).float() for file in files)
-            assert (first - second).norm() <= 0.01 * first.norm()  # both were rounded to bfloat16
+            assert (first - second).norm() <= 1e-3 * first.norm()  # both were rounded to bfloat16
     assert {"video_test", "audio_test"} <= set(Log(tmp_path / "sharded" / "log.jsonl").read()[1])
     learnt = Checkpoint(tmp_path / "sharded" / "transformer.safetensors")
     assert learnt.read("model.diffusion_model.proj_out.weight").any()  # which was 0 at first
@@ -580,10 +580,6 @@ def test_what_sharded_weights_cannot_have_is_refused_before_anything_is_loaded(
         ({"data": {"motions": ["spin"]}}, "motions is not a setting"),
         ({"dropped_captions": []}, "dropped_captions is empty"),
         ({"evaluation_clips": 0}, "evaluation_clips must be 1 or more"),
-        (
-            {"tasks": {"cut": 0.5}, "stages": [{"steps": 1, "batch_size": 1, "caches": ["x"]}]},
-            "batches of two or more",
-        ),
     ],
 )
 def test_runs_that_cannot_be_are_refused(room: Path, changes: dict, said: str) -> None:
@@ -596,6 +592,19 @@ def test_a_cache_without_references_teaches_no_ic_lora(room: Path, tmp_path: Pat
     stages = [{"steps": 1, "batch_size": 2, "caches": [str(tmp_path / "bare")]}]
     with pytest.raises(ConfigError, match=r"bare holds none; make it anew with references = true"):
         make_task(room, tasks={"reference": 1.0}, stages=stages)
+
+
+def test_batches_of_one_can_be_cut_into_originals_only(room: Path, tmp_path: Path) -> None:
+    def task(cache: Path) -> TransformerTask:
+        stages = [{"steps": 1, "batch_size": 1, "caches": [str(cache)]}]
+        return make_task(room, tasks={"cut": 0.5}, stages=stages)
+
+    with pytest.raises(
+        ConfigError, match="batches of two or more, or make the cache anew with originals = true"
+    ):
+        task(room / "cache")
+    make_cache(cache_config(room, originals=True, clips=2), tmp_path / "pairs", progress=False)
+    task(tmp_path / "pairs")
 
 
 def test_targets_that_match_nothing_are_told() -> None:
