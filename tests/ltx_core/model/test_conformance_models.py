@@ -67,7 +67,7 @@ def rounds_frequencies_otherwise() -> bool:
     frequencies = torch.exp(-math.log(10_000) * torch.arange(128) / 128)
     ulp = torch.nextafter(frequencies, 2 * frequencies) - frequencies
     off = (timestep_features(steps) - recorded).abs()
-    rounding = 2 * steps[:, None] * ulp  # of the frequency, and of the angle in its turn
+    rounding = 1.5 * steps[:, None] * ulp  # an ulp of the frequency, half a one of the angle
     return bool((off <= rounding.repeat(1, 2) + 1e-6).all())
 
 
