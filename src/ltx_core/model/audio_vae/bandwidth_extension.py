@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from ltx_core.errors import ShapeError
 from ltx_core.model.audio_vae.processor import ROLLOFF, ZERO_CROSSINGS, log_mel
 from ltx_core.model.audio_vae.vocoder import Vocoder
+
+Run = Callable[[Vocoder, torch.Tensor], torch.Tensor]
 
 
 class MelSTFT(nn.Module):
@@ -85,14 +88,15 @@ class VocoderWithBWE(nn.Module):
     def conv_post(self) -> nn.Module:
         return self.vocoder.conv_post
 
-    def forward(self, mel_spec: torch.Tensor) -> torch.Tensor:
+    def forward(self, mel_spec: torch.Tensor, run: Run = nn.Module.__call__) -> torch.Tensor:
+        """(B, 2, T, 64) log-mel to (B, 2, N). run: how a generator is applied to a log-mel, by default at once."""
         if self.conv_pre.weight.dtype is not torch.float32:
             widened = {name: tensor.float() for name, tensor in self.state_dict(keep_vars=True).items()}
-            return functional_call(self, widened, (mel_spec,))
-        stage = self.vocoder(mel_spec.float())
+            return functional_call(self, widened, (mel_spec, run))
+        stage = run(self.vocoder, mel_spec.float())
         length = stage.shape[-1]
         padded = F.pad(stage, (0, -length % self.hop_length))
-        residual = self.bwe_generator(self.mel_stft(padded))
+        residual = run(self.bwe_generator, self.mel_stft(padded))
         skip = upsample_by(padded, self.output_sampling_rate // self.input_sampling_rate)
         if residual.shape != skip.shape:
             raise ShapeError(

@@ -38,7 +38,7 @@ def decode_audio(
 ) -> Audio:
     """A normalised latent to a float32 waveform: (channels, N) for a batch of one, else (B, channels, N).
 
-    Sounds of 15 seconds and more are decoded in pieces of about 10, with the same result.
+    Longer sounds are decoded in pieces of a few seconds, with the same result.
     """
     waveform = decode_in_pieces(latent, audio_decoder, vocoder)
     return Audio(waveform.squeeze(0).float(), vocoder.output_sampling_rate)

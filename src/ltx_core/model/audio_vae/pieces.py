@@ -1,14 +1,15 @@
-"""Decoding long sounds in pieces: the waveform of the whole, in memory that does not grow with its length.
+"""Decoding sounds in pieces: the waveform of the whole, in memory that does not grow with its length.
 
-A sample depends only on latents near it, unless the decoder attends or its norms look at all of time. So each piece
-is decoded with the neighbours that it depends on, and what these sound like is cut off.
+What a network makes depends only on what is near it, unless it attends or its norms look at all of time. So each
+network takes a piece together with the neighbours that it depends on, and what is made of these is cut off.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,36 +22,49 @@ from ltx_core.model.audio_vae.causality_axis import CausalityAxis
 from ltx_core.model.audio_vae.layers import CausalConv2d
 from ltx_core.model.audio_vae.vocoder import Vocoder
 
-PIECE = 250  # latent frames, 10 seconds, of a piece on the average
+PIECE = 250  # latent frames, 10 seconds, of a piece of the decoder on the average
+# Of the largest signal in a vocoder: small enough for caches, and for the C library to use its memory again.
+SIGNAL_BYTES = 8 * 2**20
 FILTERS = 6  # samples before and after that an anti-aliased activation sees
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How many latent frames before and after its own a sample depends on."""
-
-    before: int
-    after: int
-
-
 def decode_in_pieces(
-    latent: torch.Tensor, decoder: AudioDecoder, vocoder: Vocoder | VocoderWithBWE, piece: int = PIECE
+    latent: torch.Tensor,
+    decoder: AudioDecoder,
+    vocoder: Vocoder | VocoderWithBWE,
+    piece: int = PIECE,
+    signal_bytes: int = SIGNAL_BYTES,
 ) -> torch.Tensor:
-    """``vocoder(decoder(latent))`` of (B, z, L, F), decoding about `piece` latent frames at once where possible.
+    """``vocoder(decoder(latent))`` of (B, z, L, F).
 
-    Pieces are equally long, since each has to decode its neighbours too: none is of more than 1.5 `piece`.
+    The decoder takes about `piece` latent frames at once, vocoders what makes signals of about `signal_bytes`.
     """
-    length = latent.shape[2]
-    count = math.floor(length / piece + 0.5)
-    if count <= 1 or (reach := find_reach(decoder, vocoder)) is None:
-        return vocoder(decoder(latent))
-    samples, waves = samples_per_frame(vocoder), []
-    for start, stop in itertools.pairwise(length * k // count for k in range(count + 1)):
-        first = max(0, start - reach.before)
-        wave = vocoder(decoder(latent[:, :, first : stop + reach.after]))
-        begin, end = (_first_frame(frame) - TIME_FACTOR * first for frame in (start, stop))
-        waves.append(wave[..., begin * samples : end * samples])
-    return torch.cat(waves, dim=-1)
+    mel = _draw_in_pieces(latent, decoder, piece)
+    run = partial(_generate_in_pieces, signal_bytes=signal_bytes)
+    return vocoder(mel, run) if isinstance(vocoder, VocoderWithBWE) else run(vocoder, mel)
+
+
+def equal_pieces(length: int, piece: int) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of pieces of about `piece`: equally long, since each takes neighbours too; none of more
+    than 1.5 `piece`."""
+    count = max(1, math.floor(length / piece + 0.5))
+    return itertools.pairwise(length * k // count for k in range(count + 1))
+
+
+# -- the decoder -----------------------------------------------------------------------------------------
+
+
+def _draw_in_pieces(latent: torch.Tensor, decoder: AudioDecoder, piece: int) -> torch.Tensor:
+    """``decoder(latent)``. It is causal, so a piece takes only what comes before."""
+    reach = latents_before(decoder)
+    if reach is None:
+        return decoder(latent)
+    drawn = []
+    for start, stop in equal_pieces(latent.shape[2], piece):
+        first = max(0, start - reach)
+        begin = _first_frame(start) - TIME_FACTOR * first
+        drawn.append(decoder(latent[:, :, first:stop])[:, :, begin:])
+    return torch.cat(drawn, dim=2)
 
 
 def _first_frame(latent: int) -> int:
@@ -58,40 +72,21 @@ def _first_frame(latent: int) -> int:
     return max(0, TIME_FACTOR * latent - (TIME_FACTOR - 1))
 
 
-def samples_per_frame(vocoder: Vocoder | VocoderWithBWE) -> int:
-    """Of the waveform, for each mel frame."""
-    if isinstance(vocoder, VocoderWithBWE):
-        ratio = vocoder.output_sampling_rate // vocoder.input_sampling_rate
-        return samples_per_frame(vocoder.vocoder) * ratio
-    return math.prod(up.stride[0] for up in vocoder.ups)  # type: ignore[union-attr, index, misc]
-
-
-def find_reach(decoder: AudioDecoder, vocoder: Vocoder | VocoderWithBWE) -> Reach | None:
-    """Of the two together; None if a sample depends on the whole, or if pieces do not begin at whole frames."""
+def latents_before(decoder: AudioDecoder) -> int | None:
+    """How many latent frames before its own a mel frame depends on; None for all, or if pieces do not begin at
+    whole frames."""
     unbounded = any(isinstance(part, AttentionBlock | nn.GroupNorm) for part in decoder.modules())
     levels = math.log2(TIME_FACTOR)
     if unbounded or decoder.causality_axis is not CausalityAxis.HEIGHT or len(decoder.up) != levels + 1:
         return None
-    if isinstance(vocoder, VocoderWithBWE):
-        step = TIME_FACTOR * samples_per_frame(vocoder.vocoder)
-        if step % vocoder.hop_length or vocoder.output_sampling_rate % vocoder.input_sampling_rate:
-            return None
-    heard = _heard(vocoder)
-    return Reach(before=_drawn(decoder, heard), after=math.ceil(heard / TIME_FACTOR) + 1)
-
-
-def _drawn(decoder: AudioDecoder, frames: int) -> int:
-    """The latent frames before its own that so many mel frames before one's own depend on.
-
-    Followed from the output to the input: a convolution sees two frames before, an upsampling halves.
-    """
 
     def seen(module: nn.Module) -> int:
         return sum(
             part.conv.kernel_size[0] - 1 for part in module.modules() if isinstance(part, CausalConv2d)
         )
 
-    reach = frames + seen(decoder.conv_out)
+    # From the output to the input: a convolution sees two frames before, an upsampling halves.
+    reach = seen(decoder.conv_out)
     level: Any
     for level in decoder.up:
         if hasattr(level, "upsample"):
@@ -100,12 +95,38 @@ def _drawn(decoder: AudioDecoder, frames: int) -> int:
     return reach + seen(decoder.mid) + seen(decoder.conv_in)
 
 
-def _heard(vocoder: Vocoder | VocoderWithBWE) -> int:
+# -- vocoders --------------------------------------------------------------------------------------------
+
+
+def _generate_in_pieces(vocoder: Vocoder, mel: torch.Tensor, signal_bytes: int) -> torch.Tensor:
+    """``vocoder(mel)`` of (B, 2, T, bands)."""
+    reach, samples = frames_around(vocoder), samples_per_frame(vocoder)
+    piece = max(signal_bytes // (_signal_per_frame(vocoder) * mel.shape[0] * mel.itemsize), 2 * reach)
+    waves = []
+    for start, stop in equal_pieces(mel.shape[2], piece):
+        first = max(0, start - reach)
+        wave = vocoder(mel[:, :, first : stop + reach])
+        waves.append(wave[..., (start - first) * samples : (stop - first) * samples])
+    return torch.cat(waves, dim=-1)
+
+
+def samples_per_frame(vocoder: Vocoder) -> int:
+    """Of the waveform, for each mel frame."""
+    return math.prod(up.stride[0] for up in vocoder.ups)  # type: ignore[union-attr, index, misc]
+
+
+def _signal_per_frame(vocoder: Vocoder) -> int:
+    """Values of the largest signal inside, for each mel frame. Anti-aliased activations are at twice the rate."""
+    up: Any
+    rate, largest = 1, 0
+    for up in vocoder.ups:
+        rate *= up.stride[0]
+        largest = max(largest, rate * up.out_channels)
+    return largest * (2 if vocoder.snakes else 1)
+
+
+def frames_around(vocoder: Vocoder) -> int:
     """The mel frames before and after its own that a sample depends on."""
-    if isinstance(vocoder, VocoderWithBWE):
-        mel = vocoder.mel_stft
-        samples = _heard(vocoder.bwe_generator) * mel.hop_length + mel.n_fft
-        return _heard(vocoder.vocoder) + math.ceil(samples / samples_per_frame(vocoder.vocoder))
     filters = FILTERS if vocoder.snakes else 0
     reach, count = filters + _side(vocoder.conv_post), vocoder.blocks_per_stage
     up: Any
