@@ -13,7 +13,7 @@ from ltx_core.model.audio_vae.pieces import (
     latents_before,
     samples_per_frame,
 )
-from ltx_core.model.audio_vae.vocoder import Vocoder
+from ltx_core.model.audio_vae.vocoder import UpsampleTwice, Vocoder
 
 # At the rates of the real vocoders, on 64 mel bins as they take.
 PLAIN = test_vocoder.PUBLISHED_20 | {"upsample_initial_channel": 32}
@@ -44,7 +44,7 @@ def test_pieces_sound_like_the_whole(vocoder: dict, piece: int, signal_bytes: in
     got = decode_in_pieces(latent, decoder, voice, piece, signal_bytes)
     assert len(taken) > len(generators(voice))
     assert got.shape == whole.shape
-    torch.testing.assert_close(got, whole, rtol=0, atol=1e-5 * float(whole.abs().max()))
+    torch.testing.assert_close(got, whole, rtol=0, atol=3e-6 * float(whole.abs().max()))
 
 
 def generators(voice) -> list[Vocoder]:
@@ -101,7 +101,7 @@ def test_signals_in_a_vocoder_do_not_grow_with_the_sound(vocoder: dict) -> None:
     decoder, voice = parts(vocoder)
     largest: list[int] = []
     for part in voice.modules():
-        if isinstance(part, torch.nn.ConvTranspose1d):
+        if isinstance(part, torch.nn.ConvTranspose1d | UpsampleTwice):
             part.register_forward_hook(lambda _, __, signal: largest.append(signal.nbytes))
     decode_in_pieces(latents(100), decoder, voice, PIECE, 2**19)
     few = max(largest)
