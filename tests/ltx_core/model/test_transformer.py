@@ -202,10 +202,10 @@ def test_absent_audio_is_audio_never_heard(model23):
 def test_a_disabled_stream_stays_but_is_heard(model23):
     v, a = video(), audio(enabled=False)
     state = model23.prepare(v, a)
-    end = model23.run_blocks(state)
+    (end,) = model23.run_blocks([state], [None])
     assert torch.equal(end.hidden["audio"], state.hidden["audio"])
     assert not torch.allclose(model23(v, a)[0], model23(v, None)[0])
-    both_off = model23.run_blocks(model23.prepare(video(enabled=False), a))
+    (both_off,) = model23.run_blocks([model23.prepare(video(enabled=False), a)], [None])
     assert torch.equal(both_off.hidden["video"], state.hidden["video"])
 
 
@@ -249,34 +249,24 @@ def test_without_self_attention_a_token_sees_only_itself(model23):
 # Sharing work
 
 
-@pytest.mark.parametrize("split", range(BLOCKS + 1))
-def test_a_pass_can_be_continued_from_any_block(model23, split):
+def test_passes_side_by_side_are_those_alone(model23):
     v, a = conditioned(video()), audio()
-    state = model23.run_blocks(model23.prepare(v, a), until=split)
-    assert state.next_block == split
-    for x, y in zip(model23.finish(model23.run_blocks(state)), model23(v, a)):
-        assert torch.equal(x, y)
-
-
-def test_a_perturbed_pass_continues_from_the_plain_one(model23):
-    v, a = conditioned(video()), audio()
-    perturbations = BatchedPerturbationConfig([skip(SELF_V, SELF_A, blocks=[2])])
-    first = perturbations.first_perturbed_block(model23.num_blocks)
-    assert first == 2
-    shared = model23.run_blocks(model23.prepare(v, a), until=first)
-    kept = {name: x.clone() for name, x in shared.hidden.items()}
-    perturbed = model23.finish(model23.run_blocks(shared, perturbations))
-    plain = model23.finish(model23.run_blocks(shared))
-    assert all(torch.equal(kept[name], x) for name, x in shared.hidden.items())
-    for got, expected in ((perturbed, model23(v, a, perturbations)), (plain, model23(v, a))):
-        assert all(torch.equal(x, y) for x, y in zip(got, expected))
+    late = BatchedPerturbationConfig([skip(SELF_V, SELF_A, blocks=[2])])
+    isolated = BatchedPerturbationConfig([skip(A2V, V2A)])
+    assert late.first_perturbed_block(model23.num_blocks) == 2
+    state, perturbations = model23.prepare(v, a), [None, late, isolated]
+    kept = {name: x.clone() for name, x in state.hidden.items()}
+    for end, own in zip(model23.run_blocks([state] * 3, perturbations), perturbations):
+        assert all(torch.equal(x, y) for x, y in zip(model23.finish(end), model23(v, a, own)))
+    assert all(torch.equal(kept[name], x) for name, x in state.hidden.items())
 
 
 def test_rotary_tables_can_be_reused(model23):
     v, a = video(), audio()
     tables = model23.rope_tables(v, a)
     twice = [dataclasses.replace(m, latent=m.latent * 0.5) for m in (v, a)]
-    for x, y in zip(model23.finish(model23.run_blocks(model23.prepare(*twice, tables))), model23(*twice)):
+    (end,) = model23.run_blocks([model23.prepare(*twice, tables)], [None])
+    for x, y in zip(model23.finish(end), model23(*twice)):
         assert torch.equal(x, y)
     with pytest.raises(InputError, match="made without the other"):
         model23.prepare(v, a, model23.rope_tables(v, None) | model23.rope_tables(None, a))
@@ -530,12 +520,8 @@ def test_streams_the_model_does_not_have():
 
 def test_runs_that_do_not_fit(model23):
     state = model23.prepare(video(), audio())
-    with pytest.raises(InputError, match="Only 0 of 3 blocks"):
-        model23.finish(state)
-    with pytest.raises(InputError, match="from block 0 to 4 of 3"):
-        model23.run_blocks(state, until=4)
     with pytest.raises(InputError, match="3 perturbation configs for a batch of 1"):
-        model23.run_blocks(state, BatchedPerturbationConfig.empty(3))
+        model23.run_blocks([state], [BatchedPerturbationConfig.empty(3)])
 
 
 class TestSharedPasses:
@@ -576,15 +562,21 @@ class TestSharedPasses:
                 assert torch.equal(video_x0, alone[0])
                 assert torch.equal(audio_x0, alone[1])
 
-    def test_blocks_before_the_first_perturbed_one_run_once(self):
-        model, runs = X0Model(build(V23)), []
+    def test_equal_work_is_done_once(self):
+        """A block is entered once a step; equal passes are one; each text is read once for all its passes."""
+        model = X0Model(build(V23))
         model.max_batch_size = 1
+        entered, fed, read = [], [], []
         for index, block in enumerate(model.velocity_model.transformer_blocks):
-            block.register_forward_hook(lambda *_, index=index: runs.append(index))
-        calls = self.calls()
+            block.register_forward_hook(lambda *_, index=index: entered.append(index))
+            block.ff.register_forward_hook(lambda *_, index=index: fed.append(index))
+            block.attn2.to_k.register_forward_hook(lambda *_, index=index: read.append(index))
         with torch.no_grad():
-            model.run_passes([calls[0], calls[2]])
-        assert sorted(runs) == sorted([*range(BLOCKS), BLOCKS - 1])
+            model.run_passes(self.calls()[:4])
+        last = BLOCKS - 1
+        assert entered == list(range(BLOCKS))
+        assert [fed.count(index) for index in range(BLOCKS)] == [3] * last + [4]
+        assert [read.count(index) for index in range(BLOCKS)] == [2] * BLOCKS
 
     @pytest.mark.parametrize("size", [2, 3, None])
     @pytest.mark.parametrize("batch", [1, 2])
@@ -596,7 +588,7 @@ class TestSharedPasses:
         calls = [TransformerCall(v, a, p) for p in (None, late, isolated)] + [TransformerCall(swapped, a)]
         model, counts = X0Model(build(V23)), []
         model.velocity_model.transformer_blocks[0].register_forward_hook(
-            lambda block, given, out: counts.append(len(out["video"]))
+            lambda block, given, out: counts.extend(len(hidden["video"]) for hidden in out)
         )
         with torch.no_grad():
             model.max_batch_size = 1

@@ -191,16 +191,38 @@ class Attention(nn.Module):
             mask does so for the samples where it is 0.
         """
         context = x if context is None else context
-        v = self.to_v(context)
-        out = v
-        if keep is not False:
-            q, k = self.q_norm(self.to_q(x)), self.k_norm(self.to_k(context))
-            if pe is not None:
-                q = apply_rotary_emb(q, pe, self.rope_type)
-                k = apply_rotary_emb(k, pe if k_pe is None else k_pe, self.rope_type)
-            out = self._function(mask)(q, k, v, self.heads, mask)
-            if isinstance(keep, torch.Tensor):
-                out = out * keep + v * (1 - keep)
+        if keep is False:
+            return self._gated(x, self.to_v(context))
+        keys_and_values = self.keys_and_values(context, pe if k_pe is None else k_pe)
+        return self.attend(x, keys_and_values, mask, pe, keep)
+
+    def keys_and_values(
+        self, context: torch.Tensor, pe: RotaryTable | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `attend` reads of a context (B, S, context_dim): keys and values, each (B, S, I)."""
+        return self._rotated(self.k_norm(self.to_k(context)), pe), self.to_v(context)
+
+    def attend(
+        self,
+        x: torch.Tensor,
+        keys_and_values: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None = None,
+        pe: RotaryTable | None = None,
+        keep: bool | torch.Tensor = True,
+    ) -> torch.Tensor:
+        """`forward` with a context's `keys_and_values`, which many queries can share; keep: True or a mask."""
+        k, v = keys_and_values
+        q = self._rotated(self.q_norm(self.to_q(x)), pe)
+        out = self._function(mask)(q, k, v, self.heads, mask)
+        if isinstance(keep, torch.Tensor):
+            out = out * keep + v * (1 - keep)
+        return self._gated(x, out)
+
+    def _rotated(self, x: torch.Tensor, pe: RotaryTable | None) -> torch.Tensor:
+        return x if pe is None else apply_rotary_emb(x, pe, self.rope_type)
+
+    def _gated(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The heads' results (B, T, I), scaled by their gates, as output."""
         if self.to_gate_logits is not None:
             gates = 2 * torch.sigmoid(self.to_gate_logits(x))
             out = (out.unflatten(-1, (self.heads, -1)) * gates[..., None]).flatten(-2)

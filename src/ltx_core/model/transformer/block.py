@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,6 +19,17 @@ from ltx_core.utils import rms_norm
 
 Keep = Mapping[PerturbationType, bool | torch.Tensor]
 """Per kind True: no sample is perturbed; False: all are; else a (B, 1, 1) mask, 0 for those that are."""
+
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]
+
+
+class BlockPass(NamedTuple):
+    """What one pass brings to a block: activations (B, T, D) and fixed inputs by stream, and what it keeps."""
+
+    hidden: Mapping[str, torch.Tensor]
+    inputs: Mapping[str, StreamInputs]
+    keep: Keep
+
 
 SKIP_SELF_ATTENTION = {
     "video": PerturbationType.SKIP_VIDEO_SELF_ATTN,
@@ -86,22 +97,50 @@ class TransformerBlock(nn.Module):
         for stream in self.streams:
             setattr(self, f"scale_shift_table_a2v_ca_{stream.name}", modulation_table(5, stream.dim))
 
-    def forward(
-        self, hidden: Mapping[str, torch.Tensor], inputs: Mapping[str, StreamInputs], keep: Keep
+    def forward(self, passes: Sequence[BlockPass]) -> list[dict[str, torch.Tensor]]:
+        """`run` for each pass. Those of the very same inputs share the keys and values of their texts."""
+        texts: dict[int, dict[str, KeysAndValues]] = {}
+        results = []
+        for hidden, inputs, keep in passes:
+            if id(inputs) not in texts:
+                texts[id(inputs)] = self.read_texts(inputs)
+            results.append(self.run(hidden, inputs, texts[id(inputs)], keep))
+        return results
+
+    def read_texts(self, inputs: Mapping[str, StreamInputs]) -> dict[str, KeysAndValues]:
+        """Keys and values of the texts of the streams that are enabled, by name."""
+        return {s.name: self._read_text(s, inputs[s.name]) for s in self._running(inputs)}
+
+    def run(
+        self,
+        hidden: Mapping[str, torch.Tensor],
+        inputs: Mapping[str, StreamInputs],
+        texts: Mapping[str, KeysAndValues],
+        keep: Keep,
     ) -> dict[str, torch.Tensor]:
         """The streams' activations (B, T, D) after this block, by name; disabled ones unchanged."""
-        running = [s for s in self.streams if s.name in hidden and inputs[s.name].enabled]
         out = dict(hidden)
-        for stream in running:
-            out[stream.name] = self._attend(stream, out[stream.name], inputs[stream.name], keep)
+        for stream in self._running(inputs):
+            name = stream.name
+            out[name] = self._attend(stream, out[name], inputs[name], texts[name], keep)
         if len(out) == 2:
             out |= self._exchange(out, inputs, keep)
-        for stream in running:
+        for stream in self._running(inputs):
             out[stream.name] = self._feed(stream, out[stream.name], inputs[stream.name].modulation)
         return out
 
+    def _running(self, inputs: Mapping[str, StreamInputs]) -> list[StreamConfig]:
+        return [s for s in self.streams if s.name in inputs and inputs[s.name].enabled]
+
+    def _read_text(self, stream: StreamConfig, inputs: StreamInputs) -> KeysAndValues:
+        context = inputs.context
+        if inputs.prompt is not None:
+            table = self._part(stream, "prompt_scale_shift_table")
+            context = _modulated(context, inputs.prompt, table, shift=0, scale=1)
+        return self._part(stream, "attn2").keys_and_values(context)
+
     def _attend(
-        self, stream: StreamConfig, x: torch.Tensor, inputs: StreamInputs, keep: Keep
+        self, stream: StreamConfig, x: torch.Tensor, inputs: StreamInputs, text: KeysAndValues, keep: Keep
     ) -> torch.Tensor:
         """Self-attention, then attention to the text."""
         modulation, table = inputs.modulation, self._part(stream, "scale_shift_table")
@@ -109,13 +148,11 @@ class TransformerBlock(nn.Module):
         kept = keep[SKIP_SELF_ATTENTION[stream.name]]
         y = self._part(stream, "attn1")(y, mask=inputs.self_bias, pe=inputs.rope, keep=kept)
         x = x + y * modulation.vector(2, table[2])
-        y, context, text_attention = self._norm(x), inputs.context, self._part(stream, "attn2")
+        y, text_attention = self._norm(x), self._part(stream, "attn2")
         if inputs.prompt is None:
-            return x + text_attention(y, context, inputs.text_bias)
+            return x + text_attention.attend(y, text, inputs.text_bias)
         y = _modulated(y, modulation, table, shift=6, scale=7)
-        text_table = self._part(stream, "prompt_scale_shift_table")
-        context = _modulated(context, inputs.prompt, text_table, shift=0, scale=1)
-        return x + text_attention(y, context, inputs.text_bias) * modulation.vector(8, table[8])
+        return x + text_attention.attend(y, text, inputs.text_bias) * modulation.vector(8, table[8])
 
     def _exchange(
         self, hidden: Mapping[str, torch.Tensor], inputs: Mapping[str, StreamInputs], keep: Keep

@@ -23,7 +23,7 @@ from ltx_core.model.transformer.adaln import (
     token_levels,
 )
 from ltx_core.model.transformer.attention import Attention, AttentionFunction
-from ltx_core.model.transformer.block import TransformerBlock, modulation_table
+from ltx_core.model.transformer.block import BlockPass, TransformerBlock, modulation_table
 from ltx_core.model.transformer.config import LTXModelType, StreamConfig, TransformerConfig
 from ltx_core.model.transformer.inputs import check_context, passed_modalities, rope_tables
 from ltx_core.model.transformer.masks import merge_repeats, self_attention_bias, text_bias
@@ -51,7 +51,7 @@ class LTXModel(nn.Module):
         (LTX-2.0), None where the text encoder does so.
     architecture: the fields of `TransformerConfig`, with its defaults.
 
-    `forward` is `finish(run_blocks(prepare(...)))`. Passes that begin alike can share a `ForwardState`.
+    `forward` is `prepare`, `run_blocks`, `finish`. Passes that begin alike can share a `ForwardState`.
     Raises `ConfigError` for an architecture that cannot be built.
     """
 
@@ -134,7 +134,8 @@ class LTXModel(nn.Module):
         """
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_GRAPHS)
         for block in self.transformer_blocks:
-            block.forward = torch.compile(block.forward, **({"dynamic": False} | options))
+            for name in ("read_texts", "run"):
+                setattr(block, name, torch.compile(getattr(block, name), **({"dynamic": False} | options)))
 
     def forward(
         self,
@@ -147,7 +148,7 @@ class LTXModel(nn.Module):
         A stream that is not `enabled` is left as it is, but still informs the other one; its velocity means
         nothing. Raises `InputError` for inputs that do not fit the model or each other.
         """
-        return self.finish(self.run_blocks(self.prepare(video, audio), perturbations))
+        return self.finish(self.run_blocks([self.prepare(video, audio)], [perturbations])[0])
 
     def rope_tables(self, video: Modality | None, audio: Modality | None) -> dict[str, RopeTables]:
         """The rotary tables of the streams passed, by name; they depend on positions (and dtype) only."""
@@ -166,38 +167,35 @@ class LTXModel(nn.Module):
         )
 
     def run_blocks(
-        self,
-        state: ForwardState,
-        perturbations: BatchedPerturbationConfig | None = None,
-        *,
-        until: int | None = None,
-    ) -> ForwardState:
-        """The state before block `until` (default: after the last), from where `state` is.
+        self, states: Sequence[ForwardState], perturbations: Sequence[BatchedPerturbationConfig | None]
+    ) -> list[ForwardState]:
+        """The states after the blocks, of passes that go through them side by side.
 
-        The given state stays as it is: to share work, run until block k once and continue from there twice.
+        So the weights of a block are needed once, passes that start from the same state are computed once until
+        a perturbation parts them, and passes of the same inputs share the keys and values of their texts.
         """
-        perturbations = BatchedPerturbationConfig.empty() if perturbations is None else perturbations
-        _check_perturbations(perturbations, state)
-        end = self.num_blocks if until is None else until
-        if not state.next_block <= end <= self.num_blocks:
-            raise InputError(
-                f"Cannot run from block {state.next_block} to {end} of {self.num_blocks} blocks."
-            )
-        hidden, like = state.hidden, next(iter(state.hidden.values()))
-        for index in range(state.next_block, end):
-            block, keep = self.transformer_blocks[index], perturbations.keep(index, like)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(
-                    block, hidden, state.inputs, keep, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                hidden = block(hidden, state.inputs, keep)
-        return replace(state, hidden=hidden, next_block=end)
+        configs = [BatchedPerturbationConfig.empty() if p is None else p for p in perturbations]
+        for state, config in zip(states, configs):
+            _check_perturbations(config, state)
+        parted = [config.first_perturbed_block(self.num_blocks) for config in configs]
+        hidden = [state.hidden for state in states]
+        for index, block in enumerate(self.transformer_blocks):
+            keys = [(id(x), n if index >= parted[n] else None) for n, x in enumerate(hidden)]
+            passes = {
+                key: BlockPass(x, state.inputs, config.keep(index, next(iter(x.values()))))
+                for key, x, state, config in zip(keys, hidden, states, configs)
+            }
+            results = dict(zip(passes, self._run_block(block, list(passes.values()))))
+            hidden = [results[key] for key in keys]
+        return [replace(state, hidden=x) for state, x in zip(states, hidden)]
+
+    def _run_block(self, block: nn.Module, passes: list[BlockPass]) -> list[dict[str, torch.Tensor]]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, passes, use_reentrant=False, preserve_rng_state=False)
+        return block(passes)
 
     def finish(self, state: ForwardState) -> TokenPair:
         """The velocities (B, T, out_channels) of a state after the last block."""
-        if state.next_block != self.num_blocks:
-            raise InputError(f"Only {state.next_block} of {self.num_blocks} blocks have run.")
         velocities = {s.name: self._head(s, state) for s in self.streams if s.name in state.hidden}
         return velocities.get("video"), velocities.get("audio")
 
@@ -291,18 +289,9 @@ def _x0(
     return to_denoised(modality.latent, velocity, sigma)
 
 
-def _alike(calls: Sequence[TransformerCall]) -> list[list[int]]:
-    """Indices of the calls, those together whose modalities hold the same tensors."""
-    groups: list[list[int]] = []
-    for index, call in enumerate(calls):
-        for group in groups:
-            first = calls[group[0]]
-            if _is_same(call.video, first.video) and _is_same(call.audio, first.audio):
-                group.append(index)
-                break
-        else:
-            groups.append([index])
-    return groups
+def _begin_alike(one: TransformerCall, other: TransformerCall) -> bool:
+    """Whether two calls differ in perturbations at most."""
+    return _is_same(one.video, other.video) and _is_same(one.audio, other.audio)
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -310,6 +299,12 @@ def _is_same(one: Any, other: Any) -> bool:
     if one is None or other is None:
         return one is other
     return all(a is b for a, b in zip(vars(one).values(), vars(other).values()))
+
+
+def _unstack(pair: TokenPair, count: int) -> list[TokenPair]:
+    """The results of the calls of a stack."""
+    video, audio = ([None] * count if x is None else x.chunk(count) for x in pair)
+    return list(zip(video, audio))
 
 
 def _are_equal(
@@ -349,37 +344,27 @@ class X0Model(nn.Module):
         return self.run_passes([TransformerCall(video, audio, perturbations)])[0]
 
     def run_passes(self, calls: Sequence[TransformerCall]) -> list[TokenPair]:
-        """The results of each call, as if each were alone, `max_batch_size` of them at once.
+        """The results of each call, as if each were alone, `max_batch_size` of them as one batch.
 
-        One at a time, calls that differ in perturbations only share all blocks before the first perturbed one.
+        The batches go through the blocks side by side; calls that differ in perturbations only share what
+        `LTXModel.run_blocks` lets them share, if they are in batches of their own.
         """
         size = self.max_batch_size or (len(calls) if calls[0].tokens <= STACKED_TOKENS else 1)
-        if size > 1 and can_stack(calls):
-            chunks = (calls[start : start + size] for start in range(0, len(calls), size))
-            return [result for chunk in chunks for result in self._stacked(chunk)]
+        if size == 1 or not can_stack(calls):
+            return self._side_by_side(calls)
+        chunks = [calls[start : start + size] for start in range(0, len(calls), size)]
+        pairs = self._side_by_side([stack(chunk) for chunk in chunks])
+        return [result for chunk, pair in zip(chunks, pairs) for result in _unstack(pair, len(chunk))]
+
+    def _side_by_side(self, calls: Sequence[TransformerCall]) -> list[TokenPair]:
         model = self.velocity_model
-        results: list[TokenPair] = [(None, None)] * len(calls)
-        for alike in _alike(calls):
-            video, audio = calls[alike[0]].video, calls[alike[0]].audio
-            state = model.prepare(video, audio, self._rope_tables(video, audio))
-            for index in sorted(alike, key=lambda index: self._shared_blocks(calls[index])):
-                state = model.run_blocks(state, until=self._shared_blocks(calls[index]))
-                velocities = model.finish(model.run_blocks(state, calls[index].perturbations))
-                results[index] = self.denoised(video, audio, velocities)
-        return results
-
-    def _stacked(self, calls: Sequence[TransformerCall]) -> list[TokenPair]:
-        """The results of calls that are computed as one batch."""
-        call, model = stack(calls), self.velocity_model
-        state = model.prepare(call.video, call.audio, self._rope_tables(call.video, call.audio))
-        velocities = model.finish(model.run_blocks(state, call.perturbations))
-        pair = self.denoised(call.video, call.audio, velocities)
-        return list(zip(*([None] * len(calls) if x is None else x.chunk(len(calls)) for x in pair)))
-
-    def _shared_blocks(self, call: TransformerCall) -> int:
-        """How many blocks of a pass are those of the unperturbed one."""
-        blocks = self.num_blocks
-        return blocks if call.perturbations is None else call.perturbations.first_perturbed_block(blocks)
+        states: list[ForwardState] = []
+        for number, call in enumerate(calls):
+            twins = [n for n in range(number) if _begin_alike(call, calls[n])]
+            rope = self._rope_tables(call.video, call.audio)
+            states.append(states[twins[0]] if twins else model.prepare(call.video, call.audio, rope))
+        ends = model.run_blocks(states, [call.perturbations for call in calls])
+        return [self.denoised(call.video, call.audio, model.finish(end)) for call, end in zip(calls, ends)]
 
     def _rope_tables(self, video: Modality | None, audio: Modality | None) -> Mapping[str, RopeTables]:
         """The rotary tables, computed when the positions are others than last time: once a stage."""

@@ -56,11 +56,10 @@ class StreamInputs:
 
 @dataclass(frozen=True)
 class ForwardState:
-    """A forward pass before block `next_block`; both mappings hold the streams that were passed, by name.
+    """A forward pass before its blocks or after them; both mappings hold the streams that were passed, by name.
 
-    hidden: activations (B, T, D). A state is a value: passes that begin alike can continue from the same one.
+    hidden: activations (B, T, D). A state is a value: passes that begin alike can start from the same one.
     """
 
     inputs: Mapping[str, StreamInputs]
     hidden: Mapping[str, torch.Tensor]
-    next_block: int = 0
