@@ -58,37 +58,44 @@ def random(configurator: Any) -> Any:
     return randomize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0)).eval()
 
 
-def transformer(tokens: int) -> tuple[Callable[[], Any], int, int]:
-    """A pass with so many video tokens, its bytes of weights, its floor of memory."""
+def modalities(tokens: int, dtype: Any) -> dict[str, Any]:
+    """Random inputs of the published transformer with so many video tokens, by stream."""
     import torch
 
     from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier
-    from ltx_core.model.transformer import LTXModelConfigurator, Modality
+    from ltx_core.model.transformer import Modality
     from ltx_core.tools import AudioLatentTools, VideoLatentTools
     from ltx_core.types import AudioLatentShape, VideoLatentShape, VideoPixelShape
 
-    model = random(LTXModelConfigurator)
     frames = tokens // (GRID[0] * GRID[1])
     pixels = VideoPixelShape(1, 8 * (frames - 1) + 1, 32 * GRID[0], 32 * GRID[1], FPS)
     tools = {
         "video": VideoLatentTools(VideoLatentPatchifier(1), VideoLatentShape(1, 128, frames, *GRID), FPS),
         "audio": AudioLatentTools(AudioPatchifier(1), AudioLatentShape.from_video_pixel_shape(pixels)),
     }
-    modalities = []
+    given = {}
     for name, made in tools.items():
-        state = made.create_initial_state(torch.device("cpu"), torch.float32)
-        modalities.append(
-            Modality(
-                latent=torch.randn(state.latent.shape),
-                sigma=torch.tensor(0.7),
-                timesteps=state.denoise_mask * 0.7,
-                positions=state.positions,
-                context=torch.randn(1, 1024, WIDTHS[name]),
-            )
+        state = made.create_initial_state(torch.device("cpu"), dtype)
+        given[name] = Modality(
+            latent=torch.randn(state.latent.shape, dtype=dtype),
+            sigma=torch.tensor(0.7),
+            timesteps=state.denoise_mask * 0.7,
+            positions=state.positions,
+            context=torch.randn(1, 1024, WIDTHS[name], dtype=dtype),
         )
-    floor = 4 * sum(5 * WIDTHS[name] * m.latent.shape[1] for name, m in zip(tools, modalities))
+    return given
+
+
+def transformer(tokens: int) -> tuple[Callable[[], Any], int, int]:
+    """A pass with so many video tokens, its bytes of weights, its floor of memory."""
+    import torch
+
+    from ltx_core.model.transformer import LTXModelConfigurator
+
+    model, given = random(LTXModelConfigurator), modalities(tokens, torch.float32)
+    floor = 4 * sum(5 * WIDTHS[name] * m.latent.shape[1] for name, m in given.items())
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    return lambda: model(*modalities), weights, floor
+    return lambda: model(**given), weights, floor
 
 
 def decoder(frames: int) -> tuple[Callable[[], Any], int, int]:

@@ -4,9 +4,10 @@
     python bench/stage_switch.py
 
 A cut of the published 2.3 transformer with random weights, and a LoRA of rank 32 on its attentions. The official
-package builds the transformer anew from its file, ours fuses into the weights that it has. What is timed ends when
-every page of the weights is there. Once the files are in the page cache, and once they have been evicted from it
-before every switch, as happens to a checkpoint that main memory cannot hold beside the models made from it.
+package builds the transformer anew from its file; ours fuses into the weights that it has, or (`fuse_loras=False`)
+computes the LoRA beside them. What is timed ends when every page of the weights is there. Once the files are in the
+page cache, and once they have been evicted from it before every switch, as happens to a checkpoint that main memory
+cannot hold beside the models made from it. Of ours a pass with the LoRA is timed too.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from typing import Any
 import common
 import published
 
-OFFICIAL = "official"
+OFFICIAL, BESIDE = "official", "ours, beside"
 RANK = 32
 CACHES = ("warm", "cold")
+SWITCHES = ("there", "back", "there again")
 PAGE = 4096
 STAYS = 0.01  # share of a file that may be left in an evicted page cache
 TOLERANCE = 2e-2  # of bfloat16 weights, relative to the largest
+TOKENS = 512  # of the pass
+PASSES = 3
 
 
 def write(folder: Path, layers: int) -> dict[str, str]:
@@ -70,7 +74,11 @@ def stages(task: dict[str, Any]) -> tuple[Any, Any]:
     from ltx_pipelines.utils.model_paths import ModelPaths
 
     engine = Engine.open(
-        ModelPaths(checkpoint_path=task["model"]), dtype=torch.bfloat16, device="cpu", offload="none"
+        ModelPaths(checkpoint_path=task["model"]),
+        dtype=torch.bfloat16,
+        device="cpu",
+        offload="none",
+        fuse_loras=task["side"] != BESIDE,
     )
     return engine.transformer, partial(engine.transformer, loras)
 
@@ -89,7 +97,8 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     with torch.inference_mode():
         model = first()
         look(model)
-        for name, build in [("there", second), ("back", first), ("there again", second)]:
+        before = common.memory("RssAnon")
+        for name, build in zip(SWITCHES, (second, first, second)):
             del model
             gc.collect()
             if task["cache"] == "cold" and max(map(common.evict, (task["model"], task["lora"]))) > STAYS:
@@ -102,11 +111,24 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
                 "seconds": built + max(first_look - second_look, 0.0),
                 "bytes": counted() - read,
                 "disk": from_disk() - fetched,
+                "memory": common.memory("RssAnon") - before,
             }
-    weights = dict(model.velocity_model.named_parameters())
-    name = next(name for name in weights if name.endswith("attn1.to_q.weight"))
-    save_file({"weight": weights[name].detach().clone()}, task["output"])
+        if task["who"] != OFFICIAL:
+            results["pass"] = seconds_of_pass(model)
+        layer = next(m for name, m in model.named_modules() if name.endswith(".attn1.to_q"))
+        eye = torch.eye(layer.in_features, dtype=layer.weight.dtype)
+        save_file({"weight": (layer(eye) - layer.bias).contiguous()}, task["output"])
     return results
+
+
+def seconds_of_pass(model: Any) -> float:
+    """The shortest of some passes of `TOKENS` video tokens."""
+    import torch
+
+    import growth
+
+    given = growth.modalities(TOKENS, torch.bfloat16)
+    return growth.best(partial(model, **given, perturbations=None), PASSES)
 
 
 def look(model: Any) -> float:
@@ -117,8 +139,10 @@ def look(model: Any) -> float:
     return time.perf_counter() - begin
 
 
-def job(who: str, task: dict[str, Any], threads: int, _round: int) -> dict[str, Any]:
-    return common.run_worker(who, "stage_switch.py", {**task, "output": f"{task['folder']}/{who}"}, threads)
+def job(side: str, task: dict[str, Any], threads: int, _round: int) -> dict[str, Any]:
+    who = common.OURS if side == BESIDE else side
+    task |= {"side": side, "output": f"{task['folder']}/{side}"}
+    return common.run_worker(who, "stage_switch.py", task, threads)
 
 
 def main() -> None:
@@ -130,31 +154,36 @@ def main() -> None:
         task = {**write(Path(name), args.layers), "folder": name}
         for cache in CACHES:
             jobs = {
-                who: partial(job, who, {**task, "cache": cache}, args.threads)
-                for who in (common.OURS, OFFICIAL)
+                side: partial(job, side, {**task, "cache": cache}, args.threads)
+                for side in (common.OURS, BESIDE, OFFICIAL)
             }
             found, failures = common.alternate(jobs, args.rounds, f"stage switch, {cache} page cache")
-            for who, own in found.items():
-                rows += rows_of(cache, who, own, found[common.OURS], Path(name))
-            rows += [[cache, who, f"cannot be run: {why}", *["–"] * 5] for who, why in failures.items()]
+            for side, own in found.items():
+                rows += rows_of(cache, side, own, found, Path(name))
+            rows += [[cache, side, f"cannot be run: {why}", *["–"] * 7] for side, why in failures.items()]
             data[cache] = {"results": found, "failures": failures}
-    header = ["page cache", "side", "switch", "seconds", "×", "read", "from disk", "weights"]
+    header = ["page cache", "side", "switch", "seconds", "official over it", "read", "from disk"]
+    header += ["memory more", "a pass", "weights"]
     common.save("stage_switch", args, header, rows, data)
 
 
-def rows_of(cache: str, who: str, own: list[Any], ours: list[Any], folder: Path) -> list[list[str]]:
+def rows_of(
+    cache: str, side: str, own: list[Any], found: dict[str, list[Any]], folder: Path
+) -> list[list[str]]:
     from safetensors.torch import load_file
 
-    mine, theirs = (load_file(folder / side)["weight"].float() for side in (common.OURS, who))
+    mine, theirs = (load_file(folder / name)["weight"].float() for name in (common.OURS, side))
     off = float((mine - theirs).abs().max() / mine.abs().max())
     same = "same" if off < TOLERANCE else f"off by {off:.1e}"
+    passing = common.shown(common.spread(common.column(own, "pass")), " s") if "pass" in own[0] else "–"
     rows = []
-    for switch in own[0]:
+    for switch in SWITCHES:
         times = [result[switch]["seconds"] for result in own]
-        base = [result[switch]["seconds"] for result in ours]
-        read, disk = (f"{own[0][switch][key] / 2**20:.1f} MiB" for key in ("bytes", "disk"))
-        seconds, factor = common.shown(common.spread(times), " s"), common.ratio(base, times)
-        rows.append([cache, who, switch, seconds, common.shown(factor, "×"), read, disk, same])
+        official = [result[switch]["seconds"] for result in found.get(OFFICIAL, [])]
+        factor = common.shown(common.ratio(times, official) if official else None, "×")
+        numbers = (f"{own[0][switch][key] / 2**20:.1f} MiB" for key in ("bytes", "disk", "memory"))
+        seconds, with_lora = common.shown(common.spread(times), " s"), switch != "back"
+        rows.append([cache, side, switch, seconds, factor, *numbers, passing if with_lora else "–", same])
     return rows
 
 

@@ -55,9 +55,11 @@ class Engine:
         attention: str | None = None,
         compile: Mapping[str, Any] | None = None,
         max_batch_size: int | None = None,
+        fuse_loras: bool = True,
     ) -> None:
         self.ledger, self.built_in, self.offload = ledger, built_in, offload
         self.attention, self.compile, self.max_batch_size = attention, compile, max_batch_size
+        self.fuse_loras = fuse_loras
         self.lock = threading.RLock()
         self._loaded: OrderedDict[str, nn.Module] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
@@ -76,6 +78,7 @@ class Engine:
         attention: str | None = None,
         compile: bool | Mapping[str, Any] | None = None,
         max_batch_size: int | None = None,
+        fuse_loras: bool = True,
     ) -> Engine:
         """An engine for the files of `paths`; with none at all, for the built-in model.
 
@@ -83,6 +86,8 @@ class Engine:
         memory at hand. attention: the transformer's attention kernel by name; None takes the quickest exact one
         that is installed. compile: True, or options of `torch.compile`, to compile the transformer's blocks.
         max_batch_size: passes of a guided step computed at once; None: all where there are few tokens, else one.
+        fuse_loras: False computes LoRAs beside the weights: switching takes no time and no second copy of weights,
+        each step takes longer; numbers differ as fused weights are rounded.
         Opens headers at most: weights are read when they are first needed.
         Raises `MissingFileError` for a path that does not exist, `InputError` for an attention kernel that is not
         installed.
@@ -114,6 +119,7 @@ class Engine:
             attention=None if attention is None else attention_named(attention).check().value,
             compile={} if compile is True else compile or None,
             max_batch_size=max_batch_size,
+            fuse_loras=fuse_loras,
         )
 
     @property
@@ -225,10 +231,11 @@ class Engine:
         )
 
     def transformer(self, loras: Loras = ()) -> nn.Module:
-        """The x0-predicting transformer with exactly these LoRAs in its weights."""
+        """The x0-predicting transformer with exactly these LoRAs."""
         model = self._component("transformer")
         if not hasattr(model, "switcher"):  # it keeps weights, so it lives and goes with the model
-            model.switcher = LoraSwitcher(model.velocity_model)
+            beside = None if self.fuse_loras else (self.device, self.dtype)
+            model.switcher = LoraSwitcher(model.velocity_model, beside)
         model.switcher.apply(loras, self._lora_files)
         return model
 

@@ -46,6 +46,8 @@ class Options(TypedDict, total=False):
     attention: the transformer's attention kernel, such as "flash_attention_3" or "sage"; if None the quickest exact
     one that is installed. compile: True, or a dict of options of `torch.compile`, to compile its blocks.
     max_batch_size: passes of a guided step computed at once; if None all where there are few tokens, else one.
+    fuse_loras: False computes LoRAs beside the weights, which switches sets at once and needs no second copy of
+    weights; each step takes longer, and numbers differ as fused weights are rounded.
     """
 
     dtype: torch.dtype | None
@@ -55,6 +57,7 @@ class Options(TypedDict, total=False):
     attention: str | None
     compile: bool | Mapping[str, Any] | None
     max_batch_size: int | None
+    fuse_loras: bool
 
 
 class Run(TypedDict, total=False):
@@ -120,6 +123,7 @@ class Pipeline:
             attention=options.get("attention"),
             compile=options.get("compile"),
             max_batch_size=options.get("max_batch_size"),
+            fuse_loras=options.get("fuse_loras", True),
         )
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Generated:

@@ -421,6 +421,7 @@ class TestFlags:
             "fullgraph=true",
             "--max-batch-size",
             2,
+            "--no-fuse-loras",
         )
         assert (call["seed"], call["prompt"], call["enhance_prompt"]) == (3, "x", True)
         assert (call["sampler"], call["ge_gamma"], call["tiling_config"]) == (
@@ -431,6 +432,7 @@ class TestFlags:
         assert (pipeline.dtype, pipeline.engine.offload) == (torch.bfloat16, "disk")
         assert (pipeline.engine.attention, pipeline.engine.max_batch_size) == ("pytorch", 2)
         assert pipeline.engine.compile == {"mode": "reduce-overhead", "fullgraph": True}
+        assert not pipeline.engine.fuse_loras
 
     def test_sizes_steps_and_negative_prompt(self):
         flags = ["--height", 64, "--width", 64, "--num-frames", 17, "--frame-rate", 23.976]

@@ -166,19 +166,24 @@ def _check_shapes(path: str, module: str, down: Shape, up: Shape, weight: Shape)
 
 
 class LoraFile:
-    """A LoRA opened against a model: a pair is read when it is first asked for, then kept on the CPU."""
+    """A LoRA opened against a model: a pair is read when it is first asked for, then kept.
+
+    place: device and dtype in which pairs are kept; on the CPU as the file has them, unless set to something else.
+    """
 
     def __init__(self, path: str, targets: Mapping[str, Shape], sd_ops: SDOps | None = None) -> None:
         self.checkpoint = checkpoint = Checkpoint(path)
         shapes = {key: checkpoint.info(key).shape for key in checkpoint}
         self.match = match_lora(str(path), shapes, targets, sd_ops, adapter_alpha(checkpoint))
         self.match.check(targets)
+        self.place: tuple[torch.device, torch.dtype | None] = (torch.device("cpu"), None)
         self._pairs: dict[str, Pair] = {}
 
     def pair(self, module: str, strength: float, device: torch.device) -> Pair:
         """The update of one of the modules in `match`, on `device`."""
         if module not in self._pairs:
-            self._pairs[module] = self.match.modules[module].pair(self.checkpoint.read, 1.0)
+            read = self.match.modules[module].pair(self.checkpoint.read, 1.0)
+            self._pairs[module] = Pair(read.down.to(*self.place), read.up.to(*self.place), read.scale)
         down, up, scale = self._pairs[module]
         return Pair(down.to(device), up.to(device), strength * scale)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from ltx_core.loader.branch import Branch
 from ltx_core.loader.fuse import fuse
-from ltx_core.loader.lora import LoraFile, LoraMatch, LoraPathStrengthAndSDOps
+from ltx_core.loader.lora import LoraFile, LoraMatch, LoraPathStrengthAndSDOps, Pair
 from ltx_core.quantization.fp8 import ScaledLinear
 from ltx_core.sd_ops import SDOps
 
@@ -47,19 +48,24 @@ class LoraSwitcher:
     is in main memory, the layer's last fused weight stays beside the clean one while the layer is clean: it takes
     the place of a second clean one, and going there again moves no byte. LoRA files of the current and of the
     previous set stay in memory, so that going back and forth between two reads nothing.
+
+    beside: device and dtype of the activations. If given, no weight is touched: each layer gets a `Branch`, which
+    computes what the set adds to its output.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, beside: tuple[torch.device, torch.dtype] | None = None) -> None:
+        self.model, self.beside = model, beside
         self._layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         self._clean: dict[str, Weight] = {}
         self._last: dict[str, tuple[Loras, Weight]] = {}  # of layers in main memory: what they last had fused
+        self._hooks: dict[str, Any] = {}  # of the layers that have a branch
         self._fused: dict[
             str, Loras | None
         ] = {}  # what each touched layer holds; None: unknown, a write failed
         self._files: dict[FileKey, LoraFile] = {}
         self._current: set[FileKey] = set()
-        if streamer := getattr(model, "streamer", None):
+        streamer = getattr(model, "streamer", None)
+        if streamer is not None and beside is None:
             streamer.dress = self._dress
 
     @torch.inference_mode(False)
@@ -91,6 +97,8 @@ class LoraSwitcher:
         if key not in self._files:
             targets = {name: tuple(layer.weight.shape) for name, layer in self._layers.items()}
             self._files[key] = LoraFile(lora.path, targets, lora.sd_ops)
+        if self.beside is not None:
+            self._files[key].place = self.beside
         return self._files[key]
 
     def _forget(self, used: set[FileKey]) -> None:
@@ -100,13 +108,23 @@ class LoraSwitcher:
             self._current = used
 
     def _bring(self, name: str, recipe: Loras) -> None:
-        """Fuse exactly `recipe` into one layer."""
+        """Let one layer compute with exactly `recipe`."""
         layer = self._layers[name]
-        if in_main_memory(layer.weight):
+        if self.beside is not None:
+            self._branch(name, layer, recipe)
+        elif in_main_memory(layer.weight):
             self._swap(name, layer, recipe)
         elif not layer.weight.is_meta:  # else a block that rests on disk: `_dress` fuses whenever it is read
             self._write(name, layer, recipe)
         self._fused[name] = recipe
+
+    def _branch(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
+        """Hang a branch on the layer in place of the one that it has, or none."""
+        pairs = [self._pair(name, lora, self._open(lora).place[0]) for lora in recipe]
+        if name in self._hooks:
+            self._hooks.pop(name).remove()
+        if pairs:
+            self._hooks[name] = layer.register_forward_hook(Branch(pairs))
 
     def _swap(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
         """Give the layer the clean tensors or the fused ones, which are made if they are not the last."""
@@ -133,8 +151,11 @@ class LoraSwitcher:
             held.scale.copy_(new.scale)
 
     def _with(self, name: str, recipe: Loras, clean: Weight) -> Weight:
-        pairs = [self._open(lora).pair(name, lora.strength, clean.value.device) for lora in recipe]
+        pairs = [self._pair(name, lora, clean.value.device) for lora in recipe]
         return Weight(*fuse(clean.value, pairs, scale=clean.scale))
+
+    def _pair(self, name: str, lora: LoraPathStrengthAndSDOps, device: torch.device) -> Pair:
+        return self._open(lora).pair(name, lora.strength, device)
 
     def _dress(self, tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         """The tensors of a block that was just read from disk, with the current set fused in."""

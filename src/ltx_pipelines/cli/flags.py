@@ -286,6 +286,12 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
         help="passes of a guided step computed at once (default: all where there are few tokens, else 1)",
     )
     group.add_argument(
+        "--no-fuse-loras",
+        dest="fuse_loras",
+        action="store_false",
+        help="compute LoRAs beside the weights: sets switch at once, no weight is held twice, steps take longer",
+    )
+    group.add_argument(
         "--sampler",
         choices=("euler", "gradient-estimation", "res2s", "euler-ancestral"),
         help="(default: the pipeline's)",

@@ -149,6 +149,7 @@ def make_pipeline(name: str, namespace: argparse.Namespace) -> Pipeline:
         "offload": given["offload"],
         "attention": given["attention"],
         "max_batch_size": given["max_batch_size"],
+        "fuse_loras": given["fuse_loras"],
         "compile": None if given["compile"] is None else compile_options(given["compile"]) or True,
     }
     cls = COMMANDS[name].load()

@@ -229,3 +229,75 @@ def test_inference_mode_around_a_switch_leaves_ordinary_tensors(files, loras):
         switcher.apply(loras[:1])
     assert not any(parameter.is_inference() for parameter in model.parameters())
     switcher.apply([])
+
+
+class TestBesideTheWeights:
+    """What a set adds to a layer's output is computed with every call; weights stay clean."""
+
+    CPU = torch.device("cpu")
+
+    def outputs(self, model) -> list[torch.Tensor]:
+        """What every linear layer makes of the same input: each column of its weight, and its bias."""
+        layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+        with torch.no_grad():
+            return [layer(torch.eye(layer.in_features)) for layer in layers]
+
+    def test_layers_compute_what_fused_ones_do(self, files):
+        modules = ("patchify_proj", f"{BLOCK}.to_q"), (f"{BLOCK}.to_q", f"{BLOCK}.to_gate_logits")
+        paths = [files.lora(f"{i}.safetensors", modules[i], dtype=torch.float32, seed=i) for i in range(2)]
+        one, two, weak = (LoraPathStrengthAndSDOps(paths[i], s) for i, s in ((0, 1.0), (1, -0.5), (0, 0.3)))
+        fused, beside = build(files, "float32"), build(files, "float32")
+        clean, seen = bits(beside), []
+        switchers = LoraSwitcher(fused), LoraSwitcher(beside, (self.CPU, torch.float32))
+        for wanted in ((one,), (two, one), (), (weak,), (weak, two), (one,)):
+            for switcher in switchers:
+                switcher.apply(wanted)
+            seen.append(self.outputs(beside))
+            torch.testing.assert_close(seen[-1], self.outputs(fused))
+            assert same(bits(beside), clean)
+        answers = [torch.cat([output.flatten() for output in outputs]) for outputs in seen]
+        assert torch.equal(answers[0], answers[-1])
+        assert not any(torch.allclose(*pair) for pair in itertools.combinations(answers[:-1], 2))
+
+    def test_going_back_and_forth_reads_and_casts_nothing(self, files, loras, monkeypatch):
+        switcher = LoraSwitcher(build(files, "bfloat16"), (self.CPU, torch.bfloat16))
+        one, two = loras[:1], loras  # the second LoRA is a float32 file
+        switcher.apply(one)
+        switcher.apply(two)
+        work = []
+        for owner, name in ((Checkpoint, "read"), (Checkpoint, "__init__"), (torch.Tensor, "copy_")):
+            monkeypatch.setattr(owner, name, lambda *arguments: work.append(arguments))
+        places = {pair.up.data_ptr() for file in switcher._files.values() for pair in file._pairs.values()}
+        for wanted in (one, two, (), two):
+            switcher.apply(wanted)
+        assert not work
+        pairs = [pair for hook in self.hooks(switcher.model) for pair in hook.pairs]
+        assert len(pairs) == 6
+        assert {pair.up.data_ptr() for pair in pairs} <= places
+        assert {pair.up.dtype for pair in pairs} == {torch.bfloat16}
+
+    def hooks(self, model) -> list:
+        return [hook for module in model.modules() for hook in module._forward_hooks.values()]
+
+    def test_a_clean_model_has_no_branches(self, files, loras):
+        switcher = LoraSwitcher(build(files, "float32"), (self.CPU, torch.float32))
+        switcher.apply(loras)
+        assert len(self.hooks(switcher.model)) == 3
+        switcher.apply([])
+        assert not self.hooks(switcher.model)
+
+    def test_a_failure_midway_leaves_a_switcher_that_recovers(self, files, loras, monkeypatch):
+        model = build(files, "float32")
+        switcher, calls = LoraSwitcher(model, (self.CPU, torch.float32)), itertools.count()
+        clean, pair = self.outputs(model), switch_module.LoraFile.pair
+
+        def fails(*arguments):
+            if next(calls) == 2:
+                raise MemoryError
+            return pair(*arguments)
+
+        monkeypatch.setattr(switch_module.LoraFile, "pair", fails)
+        with pytest.raises(MemoryError):
+            switcher.apply(loras[:2])
+        switcher.apply([])
+        assert all(torch.equal(x, y) for x, y in zip(self.outputs(model), clean))

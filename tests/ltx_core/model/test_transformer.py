@@ -8,6 +8,8 @@ import torch
 from ltx_core.errors import ConfigError, InputError
 from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
 from ltx_core.guidance.plan import TransformerCall
+from ltx_core.loader.branch import Branch
+from ltx_core.loader.lora import Pair
 from ltx_core.model.transformer import (
     LTXAudioOnlyModelConfigurator,
     LTXModel,
@@ -648,3 +650,23 @@ class TestSharedPasses:
             model(v, a)
         model(v, a)[0].sum().backward()
         assert model.velocity_model.patchify_proj.weight.grad.any()
+
+
+def test_compiled_blocks_heed_branches_that_come_and_go():
+    v, a = video(), audio()
+    plain, compiled = build(V23), build(V23)
+    compiled.compile_blocks(backend="eager")
+    generator = torch.Generator().manual_seed(1)
+    down, up = (torch.randn(shape, generator=generator) for shape in ((2, 24), (24, 2)))
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(compiled(v, a), plain(v, a))
+            without = compiled(v, a)
+            hooks = [
+                model.transformer_blocks[0].attn1.to_q.register_forward_hook(Branch([Pair(down, up, 0.5)]))
+                for model in (plain, compiled)
+            ]
+            torch.testing.assert_close(compiled(v, a), plain(v, a))
+            assert not torch.allclose(compiled(v, a)[0], without[0])
+            for hook in hooks:
+                hook.remove()

@@ -133,6 +133,7 @@ class LTXModel(nn.Module):
         one graph for each pass of a guided step and each size.
         """
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_GRAPHS)
+        torch._dynamo.config.skip_nnmodule_hook_guards = False  # LoRAs may come and go as hooks
         for block in self.transformer_blocks:
             for name in ("read_texts", "run"):
                 setattr(block, name, torch.compile(getattr(block, name), **({"dynamic": False} | options)))
