@@ -13,7 +13,7 @@ from ltx_core.model.audio_vae.pieces import (
     latents_before,
     samples_per_frame,
 )
-from ltx_core.model.audio_vae.vocoder import UpsampleTwice, Vocoder
+from ltx_core.model.audio_vae.vocoder import Snake, Vocoder
 
 # At the rates of the real vocoders, on 64 mel bins as they take.
 PLAIN = test_vocoder.PUBLISHED_20 | {"upsample_initial_channel": 32}
@@ -101,7 +101,7 @@ def test_signals_in_a_vocoder_do_not_grow_with_the_sound(vocoder: dict) -> None:
     decoder, voice = parts(vocoder)
     largest: list[int] = []
     for part in voice.modules():
-        if isinstance(part, torch.nn.ConvTranspose1d | UpsampleTwice):
+        if isinstance(part, torch.nn.ConvTranspose1d | Snake):
             part.register_forward_hook(lambda _, __, signal: largest.append(signal.nbytes))
     decode_in_pieces(latents(100), decoder, voice, PIECE, 2**19)
     few = max(largest)

@@ -17,10 +17,8 @@ from ltx_core.model.audio_vae.bandwidth_extension import MelSTFT, hann_sinc_filt
 from ltx_core.model.audio_vae.processor import mel_filterbank, resample
 from ltx_core.model.audio_vae.vocoder import (
     AntiAliased,
-    LowPass,
     ResBlock,
     SnakeBeta,
-    UpsampleTwice,
     kaiser_sinc_filter,
 )
 
@@ -206,21 +204,35 @@ def test_the_low_pass_filter():
     assert kaiser_sinc_filter(half_width=5.0, taps=6).sum().item() == pytest.approx(1)
 
 
-def test_resampling_by_two_keeps_constants_and_lengths():
-    for length in (1, 7, 40):
-        x = torch.full((2, 3, length), 0.7)
-        up = UpsampleTwice()(x)
-        assert up.shape == (2, 3, 2 * length)
-        torch.testing.assert_close(up, torch.full_like(up, 0.7), rtol=0, atol=0.002)
-        down = LowPass()(x.repeat_interleave(2, dim=-1))
-        assert down.shape == x.shape
-        torch.testing.assert_close(down, x)
+@pytest.mark.parametrize("length", [1, 2, 5, 7, 40])
+def test_the_activation_is_the_snake_between_two_changes_of_rate(length):
+    """Zeros between the samples, filter, snake, filter, every second sample; edges repeated at both rates."""
+    layer, x = AntiAliased(3).requires_grad_(False), randn(2, 3, length)
+    layer.act.alpha.copy_(torch.tensor([0.0, 0.5, 1.0]))
+    layer.act.beta.copy_(torch.tensor([0.3, -0.5, 0.0]))
+    lopsided = randn(2, 12) / 4  # so that a filter that is turned round is seen
+    layer.upsample.filter.copy_(lopsided[:1])
+    layer.downsample["lowpass"].filter.copy_(lopsided[1:])
+    raising, lowering = (each.expand(3, 1, 12) for each in lopsided)
+    padded = F.pad(x, (5, 5), mode="replicate")
+    raised = 2 * F.conv_transpose1d(padded, raising, stride=2, groups=3)[..., 15:-15]
+    expected = F.conv1d(F.pad(layer.act(raised), (5, 6), mode="replicate"), lowering, stride=2, groups=3)
+    assert expected.shape == x.shape
+    torch.testing.assert_close(layer(x), expected)
 
 
-def test_up_then_down_keeps_slow_tones():
-    x = torch.sin(2 * math.pi * 0.05 * torch.arange(200.0))[None, None]
-    got = LowPass()(UpsampleTwice()(x))
-    torch.testing.assert_close(got[..., 10:-10], x[..., 10:-10], rtol=0, atol=0.01)
+def test_gradients_of_the_activation_are_those_of_its_formula():
+    layer = AntiAliased(2).double().requires_grad_()
+    assert torch.autograd.gradcheck(layer, randn(1, 2, 9).double().requires_grad_())
+
+
+def test_the_activation_keeps_constants_and_what_is_slow():
+    layer = AntiAliased(1).requires_grad_(False)
+    layer.act.beta.fill_(30.0)  # no harmonics
+    tone = torch.sin(2 * math.pi * 0.05 * torch.arange(200.0))[None, None]
+    torch.testing.assert_close(layer(tone)[..., 10:-10], tone[..., 10:-10], rtol=0, atol=0.01)
+    level = torch.full((1, 1, 9), 0.7)
+    torch.testing.assert_close(layer(level), level, rtol=0, atol=0.002)
 
 
 def test_filters_are_those_of_the_file():

@@ -23,8 +23,8 @@ from ltx_core.model.audio_vae.layers import CausalConv2d
 from ltx_core.model.audio_vae.vocoder import Vocoder
 
 PIECE = 250  # latent frames, 10 seconds, of a piece of the decoder on the average
-# Of the largest signal in a vocoder: small enough for caches, and for the C library to use its memory again.
-SIGNAL_BYTES = 8 * 2**20
+# Of the largest signal in a vocoder: small enough for the C library to use its memory again.
+SIGNAL_BYTES = 16 * 2**20
 FILTERS = 6  # samples before and after that an anti-aliased activation sees
 
 
@@ -116,13 +116,13 @@ def samples_per_frame(vocoder: Vocoder) -> int:
 
 
 def _signal_per_frame(vocoder: Vocoder) -> int:
-    """Values of the largest signal inside, for each mel frame. Anti-aliased activations are at twice the rate."""
+    """Values of the largest signal inside, for each mel frame."""
     up: Any
     rate, largest = 1, 0
     for up in vocoder.ups:
         rate *= up.stride[0]
         largest = max(largest, rate * up.out_channels)
-    return largest * (2 if vocoder.snakes else 1)
+    return largest
 
 
 def frames_around(vocoder: Vocoder) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ def _kaiser_sinc(cutoff: float, half_width: float, taps: int) -> tuple[float, ..
 def _snake(x: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
     """x + sin(a x)^2 / b per channel of (B, C, N), from the logarithms of a and b."""
     a, b = alpha.exp()[:, None], beta.exp()[:, None]
-    return x + (x * a).sin().square() / (b + 1e-9)
+    return torch.addcmul(x, (x * a).sin_().square_(), 1 / (b + 1e-9))
 
 
 class Snake(nn.Module):
@@ -72,8 +73,8 @@ class SnakeBeta(Snake):
 SNAKES = {"snake": Snake, "snakebeta": SnakeBeta}
 
 
-class DepthwiseFilter(nn.Module):
-    """A change of rate with the file's filter, each channel by itself; edges are repeated."""
+class Filter(nn.Module):
+    """The file's low-pass filter for a change of rate."""
 
     filter: torch.Tensor
 
@@ -81,37 +82,37 @@ class DepthwiseFilter(nn.Module):
         super().__init__()
         self.register_buffer("filter", kaiser_sinc_filter())
 
-    def kernel(self, x: torch.Tensor) -> torch.Tensor:
-        return self.filter.to(x.dtype).expand(x.shape[1], -1, -1)
-
-
-class UpsampleTwice(DepthwiseFilter):
-    """Twice the rate."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        padded = F.pad(x, (5, 5), mode="replicate")
-        return 2 * F.conv_transpose1d(padded, self.kernel(x), stride=2, groups=x.shape[1])[..., 15:-15]
-
-
-class LowPass(DepthwiseFilter):
-    """Half the rate."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        padded = F.pad(x, (5, 6), mode="replicate")
-        return F.conv1d(padded, self.kernel(x), stride=2, groups=x.shape[1])
+    def phase(self, first: int, x: torch.Tensor) -> torch.Tensor:
+        """Every second tap from `first` on, the same (C, 1, taps / 2) for each channel of x."""
+        return self.filter[..., first::2].to(x.dtype).expand(x.shape[1], -1, -1).contiguous()
 
 
 class AntiAliased(nn.Module):
-    """A snake activation at twice the rate, so that the harmonics it makes do not fold back."""
+    """A snake activation at twice the rate, so that the harmonics it makes do not fold back.
+
+    The even and the odd samples of the doubled signal are made, activated and filtered apart, which multiplies no
+    zeros and makes nothing that is dropped. At either rate edges are repeated.
+    """
 
     def __init__(self, channels: int, snake: type[Snake] = SnakeBeta) -> None:
         super().__init__()
         self.act = snake(channels)
-        self.upsample = UpsampleTwice()
-        self.downsample = nn.ModuleDict({"lowpass": LowPass()})
+        self.upsample = Filter()
+        self.downsample = nn.ModuleDict({"lowpass": Filter()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.downsample["lowpass"](self.act(self.upsample(x)))
+        padded, lowering = F.pad(x, (5, 5), mode="replicate"), cast(Filter, self.downsample["lowpass"])
+        # Flipped, a correlation convolves; twice, as every second sample that the filter meets would be zero.
+        even, odd = (self.act(_each(padded, 2 * self.upsample.phase(n, x).flip(-1))) for n in (1, 0))
+        # Both reach over the edges, where the first (even) and the last (odd) sample are repeated.
+        even[..., :2] = odd[..., :3] = even[..., 2:3]
+        even[..., -3:] = odd[..., -2:] = odd[..., -3:-2]
+        return _each(odd, lowering.phase(0, x)) + _each(even, lowering.phase(1, x))
+
+
+def _each(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Each channel with its own kernel, without padding."""
+    return F.conv1d(x, kernel, groups=x.shape[1])
 
 
 class ResBlock(nn.Module):
