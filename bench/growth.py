@@ -1,9 +1,9 @@
 """Growth of time and memory with tokens, frames and sound, next to a floor computed from operations and bytes.
 
     python bench/peers.py ours      (once)
-    python bench/growth.py [--tokens 512 1024 ...] [--frames 9 25 ...] [--seconds 5 10 ...]
+    python bench/growth.py [--dtype bfloat16] [--tokens 512 1024 ...] [--frames 9 25 ...] [--seconds 5 10 ...]
 
-Ours alone, float32, random weights: one pass through one block of the published 2.3 transformer, the decode of
+Ours alone, random weights: one pass through one block of the published 2.3 transformer, the decode of
 256x256 videos by its video decoder, and of sounds by its audio decoder and vocoder. The floor of the time is
 the larger of the operations over the rate of a large matrix product or convolution and of the weights' bytes
 over the rate of a copy, measured in the same process. The floor of the transformer's memory holds its residual
@@ -36,18 +36,19 @@ def best(work: Callable[[], Any], times: int = 5) -> float:
     return min(seconds)
 
 
-def rates() -> tuple[float, float]:
+def rates(dtype: Any) -> tuple[float, float]:
     """Operations and bytes a second of this machine."""
     import torch
 
-    one, other = torch.randn(2, 2048, 2048)
-    picture, kernel, block = torch.randn(1, 256, 64, 64), torch.randn(256, 256, 3, 3), torch.randn(2**26)
+    one, other = torch.randn(2, 2048, 2048, dtype=dtype)
+    picture, kernel = torch.randn(1, 256, 64, 64, dtype=dtype), torch.randn(256, 256, 3, 3, dtype=dtype)
+    block = torch.randn(2**26)
     product = 2 * 2048**3 / best(lambda: one @ other)
     convolution = 2 * kernel.numel() * 62**2 / best(lambda: torch.conv2d(picture, kernel))
     return max(product, convolution), 2 * block.nbytes / best(block.clone)
 
 
-def random(configurator: Any) -> Any:
+def random(configurator: Any, dtype: Any) -> Any:
     """A model of the published configuration with one block, with random weights."""
     import torch
 
@@ -55,7 +56,8 @@ def random(configurator: Any) -> Any:
 
     with torch.device("meta"):
         model = configurator.from_config(published.cut(1))
-    return randomize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0)).eval()
+    model = randomize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0)).eval()
+    return model.to(dtype)
 
 
 def modalities(tokens: int, dtype: Any) -> dict[str, Any]:
@@ -86,26 +88,24 @@ def modalities(tokens: int, dtype: Any) -> dict[str, Any]:
     return given
 
 
-def transformer(tokens: int) -> tuple[Callable[[], Any], int, int]:
+def transformer(tokens: int, dtype: Any) -> tuple[Callable[[], Any], int, int]:
     """A pass with so many video tokens, its bytes of weights, its floor of memory."""
-    import torch
-
     from ltx_core.model.transformer import LTXModelConfigurator
 
-    model, given = random(LTXModelConfigurator), modalities(tokens, torch.float32)
-    floor = 4 * sum(5 * WIDTHS[name] * m.latent.shape[1] for name, m in given.items())
+    model, given = random(LTXModelConfigurator, dtype), modalities(tokens, dtype)
+    floor = dtype.itemsize * sum(5 * WIDTHS[name] * m.latent.shape[1] for name, m in given.items())
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return lambda: model(**given), weights, floor
 
 
-def decoder(frames: int) -> tuple[Callable[[], Any], int, int]:
+def decoder(frames: int, dtype: Any) -> tuple[Callable[[], Any], int, int]:
     """The decode of a video of so many frames, its bytes of weights; its memory has no floor here, 0."""
     import torch
 
     from ltx_core.model.video_vae import AUTO_TILING, VideoDecoderConfigurator, decode_video
 
-    model = random(VideoDecoderConfigurator)
-    latent = torch.randn(1, 128, (frames - 1) // 8 + 1, *GRID)
+    model = random(VideoDecoderConfigurator, dtype)
+    latent = torch.randn(1, 128, (frames - 1) // 8 + 1, *GRID, dtype=dtype)
 
     def decode() -> None:
         for _ in decode_video(latent, model, AUTO_TILING):
@@ -115,14 +115,14 @@ def decoder(frames: int) -> tuple[Callable[[], Any], int, int]:
     return decode, weights, 0
 
 
-def sound(seconds: int) -> tuple[Callable[[], Any], int, int]:
+def sound(seconds: int, dtype: Any) -> tuple[Callable[[], Any], int, int]:
     """The decode of a sound of so many seconds, its bytes of weights; its memory has no floor here, 0."""
     import torch
 
     from ltx_core.model.audio_vae import AudioDecoderConfigurator, VocoderConfigurator, decode_audio
 
-    parts = random(AudioDecoderConfigurator), random(VocoderConfigurator)
-    latent = torch.randn(1, 8, 25 * seconds, 16)
+    parts = random(AudioDecoderConfigurator, dtype), random(VocoderConfigurator, dtype)
+    latent = torch.randn(1, 8, 25 * seconds, 16, dtype=dtype)
     weights = sum(parameter.nbytes for model in parts for parameter in model.parameters())
     return lambda: decode_audio(latent, *parts), weights, 0
 
@@ -135,9 +135,10 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    dtype = getattr(torch, task["dtype"])
     with torch.inference_mode():
-        run, weights, floor = KINDS[task["what"]](task["size"])
-        operations, bandwidth = rates()
+        run, weights, floor = KINDS[task["what"]](task["size"], dtype)
+        operations, bandwidth = rates(dtype)
         with FlopCounterMode(display=False) as counter:
             run()  # warm, and counted
         gc.collect()
@@ -156,12 +157,13 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = common.parser(__doc__, rounds=1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tokens", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--frames", type=int, nargs="*", default=[9, 25, 49, 121])
     parser.add_argument("--seconds", type=int, nargs="*", default=[5, 10, 20, 40])
     args = parser.parse_args()
     sizes = [(what, size) for what, unit in UNITS.items() for size in getattr(args, unit)]
-    jobs = {f"{what} {size}": {"what": what, "size": size} for what, size in sizes}
+    jobs = {f"{what} {size}": {"what": what, "size": size, "dtype": args.dtype} for what, size in sizes}
 
     def job(task: dict[str, Any], index: int) -> dict[str, Any]:
         return common.run_worker(common.OURS, "growth.py", task, args.threads)
@@ -186,7 +188,8 @@ def main() -> None:
             ]
         )
     header = ["what", "TFLOP", "seconds", "floor", "over the floor", "peak memory", "floor of memory"]
-    common.save("growth", args, header, rows, {"results": results, "failures": failures})
+    name = "growth" if args.dtype == "float32" else "growth_bfloat16"
+    common.save(name, args, header, rows, {"results": results, "failures": failures})
 
 
 if __name__ == "__main__":

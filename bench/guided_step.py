@@ -197,6 +197,7 @@ def guided(cfg: float, cond: Any, uncond: Any, perturbed: Any, isolated: Any) ->
 def work(task: dict[str, Any]) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file, save_file
+    from torch.utils.flop_counter import FlopCounterMode
 
     given = load_file(task["inputs"])
     side = by_diffusers if task["who"] == "diffusers" else by_official_names
@@ -208,6 +209,10 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
             begin = time.perf_counter()
             video, audio = step()
             result[name] = time.perf_counter() - begin
+        if task["save"]:
+            with FlopCounterMode(display=False) as counter:
+                step()
+            result["tflop"] = counter.get_total_flops() / 1e12
     result["cold"] = result["build"] + result["warm_up"]
     if task["save"]:
         save_file({"video": video.contiguous().clone(), "audio": audio.contiguous().clone()}, task["save"])
@@ -273,11 +278,12 @@ def report(
             for key in ("seconds", "cold", "peak_bytes")
         )
         seconds = common.shown(common.spread(common.column(own, "seconds")), " s")
+        operations = f"{own[0]['tflop']:.2f}"
         same = "same" if found[who] < TOLERANCE else f"off by {found[who]:.1e}"
         if args.image and same != "same":
             same += " (conditioned tokens have their own noise level, as in the official 1.2.0)"
-        rows.append([what, who, step, cold, peak, seconds, same])
-    rows += [[what, who, f"cannot be run: {why}", *["–"] * 4] for who, why in failures.items()]
+        rows.append([what, who, step, cold, peak, seconds, operations, same])
+    rows += [[what, who, f"cannot be run: {why}", *["–"] * 5] for who, why in failures.items()]
     header = [
         "step",
         "side",
@@ -285,6 +291,7 @@ def report(
         "build + first step",
         "peak memory",
         "seconds",
+        "TFLOP",
         "outputs",
     ]
     name = "guided_step_image" if args.image else "guided_step"

@@ -1,4 +1,4 @@
-"""Switching the LoRAs of a built model: nothing is read again, clean weights come back exactly."""
+"""Switching the LoRAs of a built model: nothing is read again, and the clean model comes back exactly."""
 
 from __future__ import annotations
 
@@ -59,9 +59,8 @@ class LoraSwitcher:
         self._clean: dict[str, Weight] = {}
         self._last: dict[str, tuple[Loras, Weight]] = {}  # of layers in main memory: what they last had fused
         self._hooks: dict[str, Any] = {}  # of the layers that have a branch
-        self._fused: dict[
-            str, Loras | None
-        ] = {}  # what each touched layer holds; None: unknown, a write failed
+        # What each touched layer computes with; None: unknown, a write failed.
+        self._recipes: dict[str, Loras | None] = {}
         self._files: dict[FileKey, LoraFile] = {}
         self._current: set[FileKey] = set()
         streamer = getattr(model, "streamer", None)
@@ -73,7 +72,7 @@ class LoraSwitcher:
     def apply(
         self, loras: Iterable[LoraPathStrengthAndSDOps], opened: Mapping[FileKey, LoraFile] | None = None
     ) -> tuple[LoraMatch, ...]:
-        """Make the weights those of exactly this set, in this order; an empty one restores the clean model.
+        """Let the model compute with exactly this set, in this order; an empty one restores the clean model.
 
         opened: files that are open already, by path and key map. LoRAs of strength 0 are not opened.
         Returns how each of the others fits the model.
@@ -82,12 +81,12 @@ class LoraSwitcher:
         wanted = tuple(lora for lora in loras if lora.strength != 0)
         self._files |= {key: opened[key] for key in map(file_key, wanted) if opened and key in opened}
         files = [self._open(lora) for lora in wanted]
-        plan: dict[str, Loras] = dict.fromkeys(self._fused, ())
+        plan: dict[str, Loras] = dict.fromkeys(self._recipes, ())
         for lora, file in zip(wanted, files):
             for name in file.match.modules:
                 plan[name] = (*plan.get(name, ()), lora)
         for name, recipe in plan.items():
-            if self._fused.get(name, ()) != recipe:
+            if self._recipes.get(name, ()) != recipe:
                 self._bring(name, recipe)
         self._forget({file_key(lora) for lora in wanted})
         return tuple(file.match for file in files)
@@ -116,7 +115,7 @@ class LoraSwitcher:
             self._swap(name, layer, recipe)
         elif not layer.weight.is_meta:  # else a block that rests on disk: `_dress` fuses whenever it is read
             self._write(name, layer, recipe)
-        self._fused[name] = recipe
+        self._recipes[name] = recipe
 
     def _branch(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
         """Hang a branch on the layer in place of the one that it has, or none."""
@@ -141,11 +140,11 @@ class LoraSwitcher:
         held = Weight.of(layer)
         if name not in self._clean:
             self._clean[name] = held.on("cpu", copy=True)
-        is_clean = self._fused.get(name, ()) == ()
+        is_clean = self._recipes.get(name, ()) == ()
         new = held if is_clean else self._clean[name].on(held.value.device)
         if recipe:
             new = self._with(name, recipe, new)
-        self._fused[name] = None
+        self._recipes[name] = None
         held.value.copy_(new.value)
         if held.scale is not None and new.scale is not None:
             held.scale.copy_(new.scale)
@@ -159,7 +158,7 @@ class LoraSwitcher:
 
     def _dress(self, tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         """The tensors of a block that was just read from disk, with the current set fused in."""
-        for name, recipe in self._fused.items():
+        for name, recipe in self._recipes.items():
             weight, scale = (f"{name}.{part}".removeprefix(prefix) for part in ("weight", "weight_scale"))
             if recipe and weight in tensors and self._layers[name].weight.is_meta:
                 new = self._with(name, recipe, Weight(tensors[weight], tensors.get(scale)))
