@@ -92,7 +92,7 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "rate. The neighbours that pieces of a sound take are among the operations.",
     ),
     "growth_bfloat16": (
-        ["growth.py", "--dtype", "bfloat16", "--seconds"],
+        ["growth.py", "--dtype", "bfloat16"],
         "Growth in bfloat16",
         "The same in bfloat16, which a CPU without a GPU is asked for with `--dtype bfloat16`: quicker than float32 "
         "where the processor multiplies it (this one does, by AMX), and half the memory. Sounds are left out: their "
