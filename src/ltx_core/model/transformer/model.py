@@ -362,10 +362,13 @@ class X0Model(nn.Module):
         states: list[ForwardState] = []
         for number, call in enumerate(calls):
             twins = [n for n in range(number) if _begin_alike(call, calls[n])]
-            rope = self._rope_tables(call.video, call.audio)
-            states.append(states[twins[0]] if twins else model.prepare(call.video, call.audio, rope))
+            states.append(states[twins[0]] if twins else self._prepare(call))
         ends = model.run_blocks(states, [call.perturbations for call in calls])
         return [self.denoised(call.video, call.audio, model.finish(end)) for call, end in zip(calls, ends)]
+
+    def _prepare(self, call: TransformerCall) -> ForwardState:
+        rope = self._rope_tables(call.video, call.audio)
+        return self.velocity_model.prepare(call.video, call.audio, rope)
 
     def _rope_tables(self, video: Modality | None, audio: Modality | None) -> Mapping[str, RopeTables]:
         """The rotary tables, computed when the positions are others than last time: once a stage."""
