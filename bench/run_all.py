@@ -94,9 +94,8 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
     "growth_bfloat16": (
         ["growth.py", "--dtype", "bfloat16"],
         "Growth in bfloat16",
-        "The same in bfloat16, which a CPU without a GPU is asked for with `--dtype bfloat16`: quicker than float32 "
-        "where the processor multiplies it (this one does, by AMX), and half the memory. Sounds are left out: their "
-        "last network computes in float32 always.",
+        "The same in bfloat16 (`--dtype bfloat16`): quicker than float32 where the processor multiplies it, as this "
+        "one does by AMX, and half the memory. Sounds are left out: their last network computes in float32 always.",
     ),
     "import_time": (
         ["import_time.py"],

@@ -231,8 +231,9 @@ class TestComputing:
                 everything(p(prompt, **SMALL, **STEPS)) for p in (fused, beside, without)
             )
             off, changed = ((expected[0].int() - frames.int()).abs() for frames in (found[0], other[0]))
-            assert off.max() <= 1 < changed.max()
-            torch.testing.assert_close(found[1], expected[1])
+            assert off.max() <= 1
+            assert off.float().mean() < 1e-3 < 0.02 < changed.float().mean()
+            assert torch.equal(found[1], expected[1])  # the first stage's, which is clean again
 
     def test_what_cannot_be_compiled_is_told_each_time(self, model_folder):
         pipeline = TI2VidTwoStagesPipeline(**files(model_folder), compile={"mode": "none such"})

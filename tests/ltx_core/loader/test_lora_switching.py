@@ -259,6 +259,22 @@ class TestBesideTheWeights:
         assert torch.equal(answers[0], answers[-1])
         assert not any(torch.allclose(*pair) for pair in itertools.combinations(answers[:-1], 2))
 
+    @pytest.mark.parametrize("kind", ["bfloat16", "fp8-cast", "fp8-scaled-mm"])
+    def test_narrow_weights_stay_as_they_are(self, files, kind):
+        name = f"{BLOCK}.to_q"
+        path, model = files.lora("1.safetensors", (name,), seed=1), build(files, kind)
+        layer, clean, columns = model.get_submodule(name), bits(model), torch.eye(16, dtype=torch.bfloat16)
+        with torch.no_grad():
+            before = layer(columns)
+            switcher = LoraSwitcher(model, (self.CPU, torch.bfloat16))
+            switcher.apply([LoraPathStrengthAndSDOps(path, 0.5)])
+            down, up, scale = self.hooks(model)[0].pairs[0]
+            added, expected = layer(columns) - before, scale * (down.float().T @ up.float().T)
+        assert same(bits(model), clean)
+        assert scale == 0.5
+        # Two roundings to 8 bits of fraction: of the output, and of what is in between.
+        torch.testing.assert_close(added.float(), expected, rtol=0, atol=2**-7 * float(expected.abs().max()))
+
     def test_going_back_and_forth_reads_and_casts_nothing(self, files, loras, monkeypatch):
         switcher = LoraSwitcher(build(files, "bfloat16"), (self.CPU, torch.bfloat16))
         one, two = loras[:1], loras  # the second LoRA is a float32 file
