@@ -256,22 +256,28 @@ class Engine:
         free = memory.available_bytes(self.device)
         if free is not None:
             free += sum(self._held(name) for name in self._loaded)
-        sizes = {name: self.ledger.size_of(name) for name in names}
+        sizes = {name: self.size_of(name) for name in names}
         return memory.choose_policy(sizes, self.device, free, self.offload)
 
+    def size_of(self, name: str, streamed: bool = False) -> int:
+        """Bytes that a component takes on the device, LoRAs beside a transformer's weights included.
+
+        streamed: its blocks rest elsewhere.
+        """
+        beside = self._lora_files.values() if name == "transformer" and not self.fuse_loras else ()
+        weights = self.ledger.size_of(name) // (memory.STREAMED_SHARE if streamed else 1)
+        return weights + sum(file.bytes_in(self.dtype) for file in beside)
+
     def _held(self, name: str) -> int:
-        """Bytes that a loaded component takes on the device; streamed blocks are elsewhere."""
-        streamed = any(hasattr(part, "streamer") for part in self._loaded[name].modules())
-        return self.ledger.size_of(name) // (memory.STREAMED_SHARE if streamed else 1)
+        """Bytes that a loaded component takes on the device."""
+        parts = self._loaded[name].modules()
+        return self.size_of(name, streamed=any(hasattr(part, "streamer") for part in parts))
 
     def _component(self, name: str) -> Any:
         """The component, loaded if it is not."""
         if name not in self._loaded:
-            size = self.ledger.size_of(name)
-            offload = self.memory_policy([name]).offload[name]
-            self._make_room(
-                int(size * memory.HEADROOM) // (1 if offload == "none" else memory.STREAMED_SHARE)
-            )
+            size, offload = self.size_of(name), self.memory_policy([name]).offload[name]
+            self._make_room(int(self.size_of(name, streamed=offload != "none") * memory.HEADROOM))
             if size >= memory.SLOW_TO_LOAD:
                 log.info("Loading the %s (%.1f GiB).", name.replace("_", " "), size / 2**30)
             options = {"offload": offload} if name in memory.STREAMABLE else {}

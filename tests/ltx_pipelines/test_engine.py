@@ -162,6 +162,26 @@ class TestMemory:
         assert same(expected, everything(pipeline("x", **SMALL, **STEPS)))
         assert len(held) < 6
 
+    def test_loras_beside_a_transformer_are_counted_and_go_with_it(self, model_folder, monkeypatch):
+        fused, beside = (TI2VidTwoStagesPipeline(**files(model_folder), fuse_loras=f) for f in (True, False))
+        for pipeline in (fused, beside):
+            pipeline.engine.check(pipeline("x", dry_run=True, **SMALL))
+        tensors = load_file(model_folder / "distilled-lora.safetensors").values()
+        lora = sum(tensor.numel() * beside.engine.dtype.itemsize for tensor in tensors)
+        for streamed in (False, True):
+            sizes = [p.engine.size_of("transformer", streamed) for p in (beside, fused)]
+            assert sizes[0] - sizes[1] == lora
+        assert beside.engine.size_of("video_decoder") == fused.engine.size_of("video_decoder")
+
+        model = beside.engine.transformer(beside.distilled_lora)
+        hooks = [hook for part in model.modules() for hook in part._forward_hooks.values()]
+        pairs = [weakref.ref(pair.up) for hook in hooks for pair in hook.pairs]
+        del model, hooks
+        assert pairs
+        self.small_memory(monkeypatch, 0)
+        beside.engine._make_room(1)
+        assert not any(pair() is not None for pair in pairs)
+
     @pytest.mark.parametrize("quantization", [None, QuantizationPolicy.fp8_cast()], ids=["plain", "fp8-cast"])
     def test_blocks_from_disk_give_the_same_video(self, model_folder, quantization):
         options = {**files(model_folder), "quantization": quantization}

@@ -166,26 +166,22 @@ def _check_shapes(path: str, module: str, down: Shape, up: Shape, weight: Shape)
 
 
 class LoraFile:
-    """A LoRA opened against a model: a pair is read when it is first asked for, then kept.
-
-    place: device and dtype in which pairs are kept; on the CPU as the file has them, unless set to something else.
-    """
+    """A LoRA opened against a model; it keeps nothing of what is read."""
 
     def __init__(self, path: str, targets: Mapping[str, Shape], sd_ops: SDOps | None = None) -> None:
         self.checkpoint = checkpoint = Checkpoint(path)
         shapes = {key: checkpoint.info(key).shape for key in checkpoint}
         self.match = match_lora(str(path), shapes, targets, sd_ops, adapter_alpha(checkpoint))
         self.match.check(targets)
-        self.place: tuple[torch.device, torch.dtype | None] = (torch.device("cpu"), None)
-        self._pairs: dict[str, Pair] = {}
 
-    def pair(self, module: str, strength: float, device: torch.device) -> Pair:
-        """The update of one of the modules in `match`, on `device`."""
-        if module not in self._pairs:
-            read = self.match.modules[module].pair(self.checkpoint.read, 1.0)
-            self._pairs[module] = Pair(read.down.to(*self.place), read.up.to(*self.place), read.scale)
-        down, up, scale = self._pairs[module]
-        return Pair(down.to(device), up.to(device), strength * scale)
+    def bytes_in(self, dtype: torch.dtype) -> int:
+        """What all its pairs take in `dtype`, from the header."""
+        keys = [key for pair in self.match.modules.values() for key in (pair.down, pair.up)]
+        return sum(self.checkpoint.info(key).numel for key in keys) * dtype.itemsize
+
+    def read(self, module: str) -> Pair:
+        """The update of one of the modules in `match` at strength 1, on the CPU."""
+        return self.match.modules[module].pair(self.checkpoint.read, 1.0)
 
 
 def adapter_alpha(checkpoint: Checkpoint) -> float | None:

@@ -46,15 +46,16 @@ class LoraSwitcher:
     The clean weights of the layers that any set has touched are kept on the CPU, and the weights of a set are
     always fused from them: equal, bit for bit, to those of a fresh build with that set. Where the model itself
     is in main memory, the layer's last fused weight stays beside the clean one while the layer is clean: it takes
-    the place of a second clean one, and going there again moves no byte. LoRA files of the current and of the
-    previous set stay in memory, so that going back and forth between two reads nothing.
+    the place of a second clean one, and going there again moves no byte. What was read of the LoRA files of the
+    current and of the previous set stays in memory, so that going back and forth between two reads nothing.
 
     beside: device and dtype of the activations. If given, no weight is touched: each layer gets a `Branch`, which
     computes what the set adds to its output.
     """
 
     def __init__(self, model: nn.Module, beside: tuple[torch.device, torch.dtype] | None = None) -> None:
-        self.model, self.beside = model, beside
+        self.model, self.is_beside = model, beside is not None
+        self._place = beside or (torch.device("cpu"), None)  # of the pairs; None: in the dtype of their file
         self._layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         self._clean: dict[str, Weight] = {}
         self._last: dict[str, tuple[Loras, Weight]] = {}  # of layers in main memory: what they last had fused
@@ -62,9 +63,10 @@ class LoraSwitcher:
         # What each touched layer computes with; None: unknown, a write failed.
         self._recipes: dict[str, Loras | None] = {}
         self._files: dict[FileKey, LoraFile] = {}
+        self._pairs: dict[tuple[FileKey, str], Pair] = {}  # what was read of them, at strength 1, by layer
         self._current: set[FileKey] = set()
         streamer = getattr(model, "streamer", None)
-        if streamer is not None and beside is None:
+        if streamer is not None and not self.is_beside:
             streamer.dress = self._dress
 
     @torch.inference_mode(False)
@@ -96,20 +98,20 @@ class LoraSwitcher:
         if key not in self._files:
             targets = {name: tuple(layer.weight.shape) for name, layer in self._layers.items()}
             self._files[key] = LoraFile(lora.path, targets, lora.sd_ops)
-        if self.beside is not None:
-            self._files[key].place = self.beside
         return self._files[key]
 
     def _forget(self, used: set[FileKey]) -> None:
         """Let go of the files that neither this set nor the one before it uses."""
         if used != self._current:
-            self._files = {key: f for key, f in self._files.items() if key in used | self._current}
+            kept = used | self._current
+            self._files = {key: file for key, file in self._files.items() if key in kept}
+            self._pairs = {key: pair for key, pair in self._pairs.items() if key[0] in kept}
             self._current = used
 
     def _bring(self, name: str, recipe: Loras) -> None:
         """Let one layer compute with exactly `recipe`."""
         layer = self._layers[name]
-        if self.beside is not None:
+        if self.is_beside:
             self._branch(name, layer, recipe)
         elif in_main_memory(layer.weight):
             self._swap(name, layer, recipe)
@@ -119,7 +121,7 @@ class LoraSwitcher:
 
     def _branch(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
         """Hang a branch on the layer in place of the one that it has, or none."""
-        pairs = [self._pair(name, lora, self._open(lora).place[0]) for lora in recipe]
+        pairs = [self._pair(name, lora, self._place[0]) for lora in recipe]
         if name in self._hooks:
             self._hooks.pop(name).remove()
         if pairs:
@@ -154,7 +156,12 @@ class LoraSwitcher:
         return Weight(*fuse(clean.value, pairs, scale=clean.scale))
 
     def _pair(self, name: str, lora: LoraPathStrengthAndSDOps, device: torch.device) -> Pair:
-        return self._open(lora).pair(name, lora.strength, device)
+        key = file_key(lora), name
+        if key not in self._pairs:
+            read = self._open(lora).read(name)
+            self._pairs[key] = Pair(read.down.to(*self._place), read.up.to(*self._place), read.scale)
+        down, up, scale = self._pairs[key]
+        return Pair(down.to(device), up.to(device), lora.strength * scale)
 
     def _dress(self, tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         """The tensors of a block that was just read from disk, with the current set fused in."""

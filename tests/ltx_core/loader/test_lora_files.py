@@ -39,7 +39,7 @@ def targets(files):
 
 def delta(files, path: str, targets: dict, module: str = MODULES[0]) -> torch.Tensor:
     """What a LoRA file adds to a weight at strength 1."""
-    pair = LoraFile(path, targets, LoraPathStrengthAndSDOps("").sd_ops).pair(module, 1.0, torch.device("cpu"))
+    pair = LoraFile(path, targets, LoraPathStrengthAndSDOps("").sd_ops).read(module)
     return (pair.up * pair.scale) @ pair.down
 
 
@@ -147,12 +147,12 @@ def test_a_pair_of_another_models_shape_is_refused(targets, down, up):
     assert all(words in str(caught.value) for words in ("some.safetensors", "patchify_proj", "(16, 16)"))
 
 
-def test_a_pair_is_read_once(files, targets):
-    file = LoraFile(files.lora(), targets)
-    file.pair("patchify_proj", 1.0, torch.device("cpu"))
-    once = file.checkpoint.bytes_read
-    assert file.pair("patchify_proj", 0.5, torch.device("cpu")).scale == 0.5
-    assert file.checkpoint.bytes_read == once > 0
+def test_what_the_pairs_take_is_told_from_the_header(files, targets):
+    file = LoraFile(files.lora(modules=MODULES), targets)
+    expected = sum(part.numel() for name in MODULES for part in file.read(name)[:2])
+    file.checkpoint.bytes_read = 0
+    assert (file.bytes_in(torch.bfloat16), file.bytes_in(torch.float32)) == (2 * expected, 4 * expected)
+    assert not file.checkpoint.bytes_read
 
 
 def test_other_namings_fuse_like_the_official_one(files):

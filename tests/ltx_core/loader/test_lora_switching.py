@@ -283,7 +283,7 @@ class TestBesideTheWeights:
         work = []
         for owner, name in ((Checkpoint, "read"), (Checkpoint, "__init__"), (torch.Tensor, "copy_")):
             monkeypatch.setattr(owner, name, lambda *arguments: work.append(arguments))
-        places = {pair.up.data_ptr() for file in switcher._files.values() for pair in file._pairs.values()}
+        places = {pair.up.data_ptr() for pair in switcher._pairs.values()}
         for wanted in (one, two, (), two):
             switcher.apply(wanted)
         assert not work
@@ -305,14 +305,14 @@ class TestBesideTheWeights:
     def test_a_failure_midway_leaves_a_switcher_that_recovers(self, files, loras, monkeypatch):
         model = build(files, "float32")
         switcher, calls = LoraSwitcher(model, (self.CPU, torch.float32)), itertools.count()
-        clean, pair = self.outputs(model), switch_module.LoraFile.pair
+        clean, read = self.outputs(model), switch_module.LoraFile.read
 
         def fails(*arguments):
             if next(calls) == 2:
                 raise MemoryError
-            return pair(*arguments)
+            return read(*arguments)
 
-        monkeypatch.setattr(switch_module.LoraFile, "pair", fails)
+        monkeypatch.setattr(switch_module.LoraFile, "read", fails)
         with pytest.raises(MemoryError):
             switcher.apply(loras[:2])
         switcher.apply([])
