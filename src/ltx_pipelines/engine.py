@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
 
 if TYPE_CHECKING:
-    from ltx_core.model.transformer import LTXModel
+    from ltx_core.model.transformer import LTXModel, X0Model
     from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
     from ltx_core.quantization import QuantizationPolicy
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
@@ -230,7 +231,7 @@ class Engine:
             latent[:1], self._component("video_encoder"), self._component("spatial_upsampler")
         )
 
-    def transformer(self, loras: Loras = ()) -> nn.Module:
+    def transformer(self, loras: Loras = ()) -> X0Model:
         """The x0-predicting transformer with exactly these LoRAs."""
         model = self._component("transformer")
         if not hasattr(model, "switcher"):  # it keeps weights, so it lives and goes with the model
@@ -238,6 +239,16 @@ class Engine:
             model.switcher = LoraSwitcher(model.velocity_model, beside)
         model.switcher.apply(loras, self._lora_files)
         return model
+
+    @contextmanager
+    def stage(self, loras: Loras, texts: Sequence[EmbeddingsProcessorOutput]) -> Iterator[X0Model]:
+        """The transformer with exactly these LoRAs, to denoise by these texts; reads them once if memory allows."""
+        transformer = self.transformer(loras)
+        tokens = sum(text.video_encoding.shape[1] for text in texts)
+        needed = transformer.velocity_model.bytes_of_texts(tokens, self.dtype)
+        free = memory.available_bytes(self.device)
+        with transformer.one_stage(with_texts=free is None or needed <= free // memory.ROOM_FOR_TEXTS):
+            yield transformer
 
     def decode_video(
         self, latent: torch.Tensor, tiling: TilingConfig | AutoTiling | None, generator: torch.Generator

@@ -153,12 +153,13 @@ def _denoise(
 
     video = freeze(video) if stage.video.frozen else video
     audio = freeze(audio) if frozen else audio
-    denoise = guided_denoising_func(engine.transformer(stage.loras), contexts, stage.guidance)
     sampler = stage.sampler
     options: dict[str, Any] = {"model_dtype": engine.dtype} if sampler.needs_dtype else {}
     sigmas = stage.sigmas.to(engine.device)
     options |= {"callback": run.callback, "stage": name}
-    states = sampler.loop(sigmas, video, audio, sampler.stepper, denoise, **options)
+    with engine.stage(stage.loras, contexts) as transformer:
+        denoise = guided_denoising_func(transformer, contexts, stage.guidance)
+        states = sampler.loop(sigmas, video, audio, sampler.stepper, denoise, **options)
     video, audio = finished(states[0], video_tools), finished(states[1], audio_tools)
     _check_finite(name, video.latent, audio.latent)
     run.tell(name, step=len(sigmas) - 1, of=len(sigmas) - 1, result=(video, audio))

@@ -193,6 +193,15 @@ class TestMemory:
         assert all(parameter.is_meta for parameter in blocks.parameters())
         assert same(everything(resident("y", **SMALL, **STEPS)), everything(streamed("y", **SMALL, **STEPS)))
 
+    def test_texts_are_kept_for_a_stage_where_they_take_an_eighth_or_less(self, pipeline, monkeypatch):
+        contexts, mib = pipeline.engine.encode_prompts(["x", "y"]), 2**20
+        pipeline.engine.transformer()
+        monkeypatch.setattr(LTXModel, "bytes_of_texts", lambda model, tokens, dtype: mib)
+        for free, kept in ((None, True), (8 * mib, True), (8 * mib - 1, False)):
+            self.small_memory(monkeypatch, free)
+            with pipeline.engine.stage((), contexts) as transformer:
+                assert transformer._kept.with_texts is kept
+
     def test_offload_is_chosen_by_what_fits(self):
         gpu, cpu, gib = torch.device("cuda"), torch.device("cpu"), 2**30
         sizes = {"transformer": 40 * gib, "text_encoder": 24 * gib, "video_decoder": 2 * gib}

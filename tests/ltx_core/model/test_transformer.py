@@ -670,3 +670,108 @@ def test_compiled_blocks_heed_branches_that_come_and_go():
             assert not torch.allclose(compiled(v, a)[0], without[0])
             for hook in hooks:
                 hook.remove()
+
+
+class TestOneStage:
+    """What depends on texts and masks alone is made once while a stage is open."""
+
+    SECTIONS = {"2.0": V20, "2.3": V23, "2.5": V25 | {"use_prompt_adaln_single": False}}
+    ONCE = {
+        "2.0": True,
+        "2.3": False,
+        "2.5": True,
+    }  # whether a text's keys and values are the same in every step
+
+    def steps(self, section) -> list[list[TransformerCall]]:
+        """The passes of three steps: two texts, a mask, one perturbed pass."""
+        widths = (10, 10) if section is V20 else (24, 16)
+        seen = torch.linspace(0, 1, VIDEO_TOKENS)[None, None]
+        first = video(context_dim=widths[0], attention_mask=seen), audio(context_dim=widths[1])
+        other = [dataclasses.replace(m, context=m.context.flip(1)) for m in first]
+        late = BatchedPerturbationConfig([skip(SELF_V, SELF_A, blocks=[BLOCKS - 1])])
+        steps = []
+        for level in (0.9, 0.5, 0.1):
+            one, two = (
+                [
+                    dataclasses.replace(
+                        m, latent=m.latent * level, sigma=m.sigma * level, timesteps=m.timesteps * level
+                    )
+                    for m in pair
+                ]
+                for pair in (first, other)
+            )
+            steps.append([TransformerCall(*one), TransformerCall(*two), TransformerCall(*one, late)])
+        return steps
+
+    def model(self, section) -> X0Model:
+        model = X0Model(build(section)).eval()
+        model.max_batch_size = 1
+        return model
+
+    def run(self, model, steps) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [x for calls in steps for pair in model.run_passes(calls) for x in pair]
+
+    @pytest.mark.parametrize("with_texts", [True, False])
+    @pytest.mark.parametrize("name", SECTIONS)
+    def test_to_the_last_bit(self, name, with_texts):
+        section = self.SECTIONS[name]
+        model, steps = self.model(section), self.steps(section)
+        expected = self.run(model, steps)
+        with model.one_stage(with_texts=with_texts):
+            found = self.run(model, steps)
+        assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+    @pytest.mark.parametrize("name", SECTIONS)
+    def test_texts_are_read_once_unless_they_follow_the_noise(self, name):
+        section = self.SECTIONS[name]
+        model, steps, read, projected = self.model(section), self.steps(section), [], []
+        for block in model.velocity_model.transformer_blocks:
+            for part in (block.attn2, block.audio_attn2):
+                part.to_k.register_forward_hook(lambda *_: read.append(1))
+        if section is V20:
+            projection = model.velocity_model.caption_projection
+            projection.register_forward_hook(lambda *_: projected.append(1))
+        every, once = len(steps) * 2 * 2 * BLOCKS, 2 * 2 * BLOCKS  # steps x texts x streams x blocks
+        for with_texts, expected in ((False, every), (True, once if self.ONCE[name] else every)):
+            read.clear(), projected.clear()
+            with model.one_stage(with_texts=with_texts):
+                self.run(model, steps)
+            assert len(read) == expected
+            assert len(projected) == (2 if section is V20 else 0)
+
+    def test_masks_become_biases_once(self, monkeypatch):
+        model, steps, made = self.model(V23), self.steps(V23), []
+        bias = model_module.self_attention_bias
+        monkeypatch.setattr(
+            model_module, "self_attention_bias", lambda *given: made.append(1) or bias(*given)
+        )
+        with model.one_stage():
+            self.run(model, steps)
+        assert len(made) == 2  # of video and audio
+
+    def test_a_stage_knows_nothing_of_the_one_before(self):
+        model, steps = self.model(V20), self.steps(V20)
+        with model.one_stage(with_texts=True):
+            before = self.run(model, steps)
+        with torch.no_grad():
+            for block in model.velocity_model.transformer_blocks:
+                block.attn2.to_k.weight.mul_(-1)
+            model.velocity_model.audio_caption_projection.linear_1.weight.mul_(-1)
+        expected = self.run(model, steps)
+        with model.one_stage(with_texts=True):
+            found = self.run(model, steps)
+        assert all(torch.equal(x, y) for x, y in zip(found, expected))
+        assert not any(torch.equal(x, y) for x, y in zip(found, before))
+
+    @pytest.mark.parametrize("name", SECTIONS)
+    def test_what_texts_take_is_told_before(self, name):
+        section = self.SECTIONS[name]
+        model, steps, held = self.model(section), self.steps(section), []
+        for block in model.velocity_model.transformer_blocks:
+            for part in (block.attn2, block.audio_attn2):
+                part.to_k.register_forward_hook(lambda layer, given, out: held.append(2 * out.nbytes))
+        with model.one_stage(with_texts=True):
+            self.run(model, steps)
+        told = model.velocity_model.bytes_of_texts(2 * 7, torch.float32)  # two texts of 7 tokens
+        assert told == (sum(held) if self.ONCE[name] else 0)

@@ -103,13 +103,24 @@ class TransformerBlock(nn.Module):
         results = []
         for hidden, inputs, keep in passes:
             if id(inputs) not in texts:
-                texts[id(inputs)] = self.read_texts(inputs)
+                running = self._running(inputs)
+                texts[id(inputs)] = {s.name: self._keys_and_values(s, inputs[s.name]) for s in running}
             results.append(self.run(hidden, inputs, texts[id(inputs)], keep))
         return results
 
-    def read_texts(self, inputs: Mapping[str, StreamInputs]) -> dict[str, KeysAndValues]:
-        """Keys and values of the texts of the streams that are enabled, by name."""
-        return {s.name: self._read_text(s, inputs[s.name]) for s in self._running(inputs)}
+    def _keys_and_values(self, stream: StreamConfig, inputs: StreamInputs) -> KeysAndValues:
+        """`read_text`, if it is not kept from a step before."""
+        if inputs.kept is None:
+            return self.read_text(stream, inputs)
+        return inputs.kept.of((self, stream.name), (inputs.context,), lambda: self.read_text(stream, inputs))
+
+    def read_text(self, stream: StreamConfig, inputs: StreamInputs) -> KeysAndValues:
+        """Keys and values of the text of a stream."""
+        context = inputs.context
+        if inputs.prompt is not None:
+            table = self._part(stream, "prompt_scale_shift_table")
+            context = _modulated(context, inputs.prompt, table, shift=0, scale=1)
+        return self._part(stream, "attn2").keys_and_values(context)
 
     def run(
         self,
@@ -131,13 +142,6 @@ class TransformerBlock(nn.Module):
 
     def _running(self, inputs: Mapping[str, StreamInputs]) -> list[StreamConfig]:
         return [s for s in self.streams if s.name in inputs and inputs[s.name].enabled]
-
-    def _read_text(self, stream: StreamConfig, inputs: StreamInputs) -> KeysAndValues:
-        context = inputs.context
-        if inputs.prompt is not None:
-            table = self._part(stream, "prompt_scale_shift_table")
-            context = _modulated(context, inputs.prompt, table, shift=0, scale=1)
-        return self._part(stream, "attn2").keys_and_values(context)
 
     def _attend(
         self, stream: StreamConfig, x: torch.Tensor, inputs: StreamInputs, text: KeysAndValues, keep: Keep

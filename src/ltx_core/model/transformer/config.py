@@ -103,6 +103,11 @@ class TransformerConfig:
         """Vectors per block: shift, scale, gate of self-attention and feed-forward, and of text attention."""
         return 9 if self.cross_attention_adaln else 6
 
+    @property
+    def texts_follow_noise(self) -> bool:
+        """Whether blocks read a text differently at every noise level (LTX-2.3)."""
+        return self.cross_attention_adaln and self.use_prompt_adaln_single
+
     def streams(self, model_type: LTXModelType) -> tuple[StreamConfig, ...]:
         """The streams of a model of this type, video first. Raises `ConfigError` if they cannot be built."""
         streams = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from ltx_core.model.transformer.block import BlockPass, TransformerBlock, modula
 from ltx_core.model.transformer.config import LTXModelType, StreamConfig, TransformerConfig
 from ltx_core.model.transformer.inputs import check_context, passed_modalities, rope_tables
 from ltx_core.model.transformer.masks import merge_repeats, self_attention_bias, text_bias
-from ltx_core.model.transformer.state import CrossInputs, ForwardState, RopeTables, StreamInputs
+from ltx_core.model.transformer.state import CrossInputs, ForwardState, Remembered, RopeTables, StreamInputs
 from ltx_core.types import Modality
 from ltx_core.utils import to_denoised
 
@@ -134,9 +135,10 @@ class LTXModel(nn.Module):
         """
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_GRAPHS)
         torch._dynamo.config.skip_nnmodule_hook_guards = False  # LoRAs may come and go as hooks
-        for block in self.transformer_blocks:
-            for name in ("read_texts", "run"):
-                setattr(block, name, torch.compile(getattr(block, name), **({"dynamic": False} | options)))
+        blocks: Any = self.transformer_blocks
+        for block in blocks:
+            # Not `read_text`: CUDA graphs would write over keys and values that are kept for the next step.
+            block.run = torch.compile(block.run, **({"dynamic": False} | options))
 
     def forward(
         self,
@@ -155,15 +157,29 @@ class LTXModel(nn.Module):
         """The rotary tables of the streams passed, by name; they depend on positions (and dtype) only."""
         return rope_tables(self.config, self.streams, passed_modalities(self.streams, video, audio))
 
+    def bytes_of_texts(self, tokens: int, dtype: torch.dtype) -> int:
+        """What the keys and values of so many text tokens take in all blocks; 0 where each step has its own."""
+        if self.config.texts_follow_noise:
+            return 0
+        return 2 * tokens * sum(stream.dim for stream in self.streams) * dtype.itemsize * self.num_blocks
+
     def prepare(
-        self, video: Modality | None, audio: Modality | None, rope: Mapping[str, RopeTables] | None = None
+        self,
+        video: Modality | None,
+        audio: Modality | None,
+        rope: Mapping[str, RopeTables] | None = None,
+        kept: Remembered | None = None,
     ) -> ForwardState:
-        """The state before the first block. `rope`: the `rope_tables` of these positions, if at hand."""
+        """The state before the first block.
+
+        rope: the `rope_tables` of these positions, if at hand. kept: what was made of texts and masks before.
+        """
+        kept = Remembered() if kept is None else kept
         modalities = passed_modalities(self.streams, video, audio)
         rope = rope_tables(self.config, self.streams, modalities) if rope is None else rope
         passed = [stream for stream in self.streams if stream.name in modalities]
         return ForwardState(
-            inputs={s.name: self._stream_inputs(s, modalities, rope[s.name]) for s in passed},
+            inputs={s.name: self._stream_inputs(s, modalities, rope[s.name], kept) for s in passed},
             hidden={s.name: self._embed(s, modalities[s.name]) for s in passed},
         )
 
@@ -212,26 +228,34 @@ class LTXModel(nn.Module):
         return x
 
     def _stream_inputs(
-        self, stream: StreamConfig, modalities: Mapping[str, Modality], rope: RopeTables
+        self, stream: StreamConfig, modalities: Mapping[str, Modality], rope: RopeTables, kept: Remembered
     ) -> StreamInputs:
         modality = modalities[stream.name]
         (batch, tokens, _), dtype = modality.latent.shape, modality.latent.dtype
         levels = token_levels(modality.timesteps, batch, tokens).scaled(self.config.timestep_scale_multiplier)
         modulation, embedded_timestep = self._part(stream, "adaln_single")(levels, dtype)
         other = [modality for name, modality in modalities.items() if name != stream.name]
-        context, bias = self._context(stream, modality), text_bias(modality.context_mask, dtype)
-        if bias is None:
-            context, bias = merge_repeats(context)
+        context, bias = kept.of(
+            (stream.name, "text", dtype),
+            (modality.context, modality.context_mask),
+            lambda: self._text(stream, modality),
+        )
+        self_bias = kept.of(
+            (stream.name, "mask", dtype),
+            (modality.attention_mask,),
+            lambda: self_attention_bias(modality.attention_mask, dtype),
+        )
         return StreamInputs(
             enabled=modality.enabled,
             context=context,
             text_bias=bias,
-            self_bias=self_attention_bias(modality.attention_mask, dtype),
+            self_bias=self_bias,
             modulation=modulation,
             embedded_timestep=embedded_timestep,
             prompt=self._prompt_modulation(stream, modality),
             rope=rope.own,
             cross=self._cross_inputs(stream, levels, other[0], rope) if other else None,
+            kept=kept if kept.with_texts and not self.config.texts_follow_noise else None,
         )
 
     def _prompt_modulation(self, stream: StreamConfig, modality: Modality) -> Modulation | None:
@@ -260,11 +284,13 @@ class LTXModel(nn.Module):
         levels = sample_levels(modality.sigma.to(device), batch)
         return levels.scaled(self.config.timestep_scale_multiplier)
 
-    def _context(self, stream: StreamConfig, modality: Modality) -> torch.Tensor:
+    def _text(self, stream: StreamConfig, modality: Modality) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The context at the stream's width, and the bias of attention to it."""
         projection = self._part(stream, "caption_projection")
         context = modality.context if projection is None else projection(modality.context)
         check_context(stream, context, modality.latent.shape[0])
-        return context
+        bias = text_bias(modality.context_mask, modality.latent.dtype)
+        return merge_repeats(context) if bias is None else (context, bias)
 
     def _head(self, stream: StreamConfig, state: ForwardState) -> torch.Tensor:
         x, embedded = state.hidden[stream.name], state.inputs[stream.name].embedded_timestep
@@ -330,10 +356,23 @@ class X0Model(nn.Module):
         self.max_batch_size: int | None = None
         self._rope_key: list[tuple[torch.dtype, torch.Tensor]] = []
         self._rope: Mapping[str, RopeTables] = {}
+        self._kept: Remembered | None = None
 
     @property
     def num_blocks(self) -> int:
         return self.velocity_model.num_blocks
+
+    @contextmanager
+    def one_stage(self, with_texts: bool = False) -> Iterator[X0Model]:
+        """While it is open, what is made of the very same texts and masks is made once; weights may not change.
+
+        with_texts: keys and values of texts too, unless each step has its own; see `LTXModel.bytes_of_texts`.
+        """
+        self._kept = Remembered(with_texts)
+        try:
+            yield self
+        finally:
+            self._kept = None
 
     def forward(
         self,
@@ -352,23 +391,25 @@ class X0Model(nn.Module):
         """
         size = self.max_batch_size or (len(calls) if calls[0].tokens <= STACKED_TOKENS else 1)
         if size == 1 or not can_stack(calls):
-            return self._side_by_side(calls)
+            return self._side_by_side(calls, self._kept)
         chunks = [calls[start : start + size] for start in range(0, len(calls), size)]
         pairs = self._side_by_side([stack(chunk) for chunk in chunks])
         return [result for chunk, pair in zip(chunks, pairs) for result in _unstack(pair, len(chunk))]
 
-    def _side_by_side(self, calls: Sequence[TransformerCall]) -> list[TokenPair]:
+    def _side_by_side(
+        self, calls: Sequence[TransformerCall], kept: Remembered | None = None
+    ) -> list[TokenPair]:
         model = self.velocity_model
         states: list[ForwardState] = []
         for number, call in enumerate(calls):
             twins = [n for n in range(number) if _begin_alike(call, calls[n])]
-            states.append(states[twins[0]] if twins else self._prepare(call))
+            states.append(states[twins[0]] if twins else self._prepare(call, kept))
         ends = model.run_blocks(states, [call.perturbations for call in calls])
         return [self.denoised(call.video, call.audio, model.finish(end)) for call, end in zip(calls, ends)]
 
-    def _prepare(self, call: TransformerCall) -> ForwardState:
+    def _prepare(self, call: TransformerCall, kept: Remembered | None) -> ForwardState:
         rope = self._rope_tables(call.video, call.audio)
-        return self.velocity_model.prepare(call.video, call.audio, rope)
+        return self.velocity_model.prepare(call.video, call.audio, rope, kept)
 
     def _rope_tables(self, video: Modality | None, audio: Modality | None) -> Mapping[str, RopeTables]:
         """The rotary tables, computed when the positions are others than last time: once a stage."""

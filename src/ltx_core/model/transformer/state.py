@@ -1,14 +1,35 @@
-"""What a forward pass carries: each stream's fixed inputs, its activations, and how far it has come."""
+"""What a forward pass carries: each stream's fixed inputs, its activations, and what passes before it have made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
 from ltx_core.model.transformer.adaln import Modulation
 from ltx_core.model.transformer.rope import RotaryTable
+
+T = TypeVar("T")
+
+
+class Remembered:
+    """What has been made of tensors: for as long as neither they nor the weights change, as in a stage.
+
+    with_texts: blocks keep the keys and values of their texts too.
+    """
+
+    def __init__(self, with_texts: bool = False) -> None:
+        self.with_texts = with_texts
+        self._made: dict[Hashable, tuple[Any, Any]] = {}
+
+    def of(self, what: Hashable, given: Sequence[torch.Tensor | None], make: Callable[[], T]) -> T:
+        """What `make` answered when `what` was first asked for with these very tensors."""
+        key = (what, *map(id, given))
+        if key not in self._made:
+            self._made[key] = given, make()  # while a tensor is held, no other gets its id
+        return self._made[key][1]
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,7 @@ class StreamInputs:
     enabled: False keeps its activations as they are.
     context: (B, S, D). text_bias, self_bias: additive masks or None.
     modulation: 6 or 9 vectors. embedded_timestep: 1 vector, for the head. prompt: 2 vectors or None.
+    kept: where the blocks keep the keys and values of the text, None if they do not.
     """
 
     enabled: bool
@@ -52,6 +74,7 @@ class StreamInputs:
     prompt: Modulation | None
     rope: RotaryTable
     cross: CrossInputs | None
+    kept: Remembered | None = None
 
 
 @dataclass(frozen=True)
