@@ -22,6 +22,13 @@ import common
 import published
 
 FPS = 24.0
+LIMIT = 3600.0  # seconds of one size
+TOKENS = {"float32": [512, 1024, 2048, 4096, 8192, 16384, 32768]}
+TOKENS["bfloat16"] = [*TOKENS["float32"], 65536]
+SECONDS = {
+    "float32": [5, 10, 20, 40],
+    "bfloat16": [],
+}  # the last network of a sound computes in float32 always
 WIDTHS = {"video": 4096, "audio": 2048}
 GRID = (8, 8)  # latent height and width
 
@@ -158,17 +165,19 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = common.parser(__doc__, rounds=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--tokens", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
+    parser.add_argument(
+        "--tokens", type=int, nargs="*", help="(default: 512 to 32768; 65536 too in bfloat16)"
+    )
     parser.add_argument("--frames", type=int, nargs="*", default=[9, 25, 49, 121])
     parser.add_argument("--seconds", type=int, nargs="*", help="(default: 5 10 20 40; none in bfloat16)")
     args = parser.parse_args()
-    if args.seconds is None:  # the last network of a sound computes in float32 always
-        args.seconds = [5, 10, 20, 40] if args.dtype == "float32" else []
+    args.tokens = TOKENS[args.dtype] if args.tokens is None else args.tokens
+    args.seconds = SECONDS[args.dtype] if args.seconds is None else args.seconds
     sizes = [(what, size) for what, unit in UNITS.items() for size in getattr(args, unit)]
     jobs = {f"{what} {size}": {"what": what, "size": size, "dtype": args.dtype} for what, size in sizes}
 
     def job(task: dict[str, Any], index: int) -> dict[str, Any]:
-        return common.run_worker(common.OURS, "growth.py", task, args.threads)
+        return common.run_worker(common.OURS, "growth.py", task, args.threads, LIMIT)
 
     results, failures = common.alternate(
         {name: partial(job, task) for name, task in jobs.items()}, args.rounds, "growth"

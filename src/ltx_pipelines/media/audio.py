@@ -61,9 +61,10 @@ def _seek(container: Any, stream: Any, origin: float, start: float) -> None:
     import av
 
     target = max(start - RUN_UP, 0.0)
-    # In MP4 also to 0: AAC decoders prime themselves differently after a seek, and the reference seeks. In other
-    # files a seek to 0 may lose the first packet.
-    if not target and "mp4" not in container.format.name:
+    # In MP4 also to 0: AAC decoders prime themselves differently after a seek, and the reference seeks. From FFmpeg 9
+    # on (libavcodec 63) they drop a frame for that. In other files a seek to 0 may lose the first packet.
+    is_new = av.library_versions["libavcodec"][0] >= 63
+    if not target and (is_new or "mp4" not in container.format.name):
         return
     try:
         container.seek(int((origin + target) / stream.time_base), stream=stream)

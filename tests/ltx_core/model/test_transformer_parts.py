@@ -12,11 +12,14 @@ from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, Perturbat
 from ltx_core.model.transformer.adaln import (
     AdaLayerNormSingle,
     Modulation,
+    add_gated,
+    modulate,
     sample_levels,
     timestep_features,
     token_levels,
 )
 from ltx_core.model.transformer.attention import Attention, AttentionFunction, attention_named, best_attention
+from ltx_core.model.transformer.feed_forward import FeedForward
 from ltx_core.model.transformer.masks import merge_repeats, self_attention_bias, text_bias
 from ltx_core.model.transformer.rope import (
     LTXRopeType,
@@ -248,6 +251,21 @@ def test_modulation_in_bfloat16_casts_the_offset_first():
     rows = torch.randn(1, 1, 2, 8).bfloat16()
     offset = torch.randn(8)
     assert Modulation(rows).vector(1, offset).equal(rows[..., 1, :] + offset.bfloat16())
+    assert Modulation(rows).factor(1, offset).equal(1 + (rows[..., 1, :] + offset.bfloat16()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_in_place_are_rounded_like_plain_ones_and_leave_what_is_given(dtype):
+    x, y, gate, shift = torch.randn(4, 2, 5, 8).to(dtype).unbind()
+    given = [t.clone() for t in (x, y, gate, shift)]
+    assert modulate(x, gate, shift).equal(x * gate + shift)
+    assert add_gated(x, y, gate[:, :1]).equal(x + y * gate[:, :1])
+    network = FeedForward(8).to(dtype)
+    with_gradients = network(x)
+    with torch.no_grad():
+        assert network(x).equal(with_gradients)
+    with_gradients.sum().backward()
+    assert all(t.equal(before) for t, before in zip((x, y, gate, shift), given))
 
 
 # Masks

@@ -77,13 +77,31 @@ class Modulation:
 
     def vector(self, number: int, offset: torch.Tensor) -> torch.Tensor:
         """Vector `number` plus `offset` (D,), broadcastable to (B, T, D)."""
-        values = self.rows[..., number, :] + offset.to(self.rows.dtype)
+        return self._spread(self._values(number, offset))
+
+    def factor(self, number: int, offset: torch.Tensor) -> torch.Tensor:
+        """1 + `vector`."""
+        return self._spread(1 + self._values(number, offset))
+
+    def _values(self, number: int, offset: torch.Tensor) -> torch.Tensor:
+        return self.rows[..., number, :] + offset.to(self.rows.dtype)
+
+    def _spread(self, values: torch.Tensor) -> torch.Tensor:
         return values if self.index is None else F.embedding(self.index, values)
 
 
-def modulate(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """x * (1 + scale) + shift, each operation rounded: in bfloat16 a fused one would give other results."""
-    return x * (1 + scale) + shift
+# A tensor of all tokens is new memory, which costs about as much as what is computed in it: sums are made in their
+# products' place. Each operation is rounded by itself: in bfloat16 a fused one would give other results.
+
+
+def modulate(x: torch.Tensor, factor: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """x * factor + shift."""
+    return (x * factor).add_(shift)
+
+
+def add_gated(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """x + y * gate; y is as large as x."""
+    return (y * gate).add_(x)
 
 
 def timestep_features(timesteps: torch.Tensor) -> torch.Tensor:

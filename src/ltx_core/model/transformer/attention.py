@@ -11,6 +11,8 @@ from torch import nn
 from ltx_core.errors import InputError
 from ltx_core.model.transformer.rope import LTXRopeType, RotaryTable, apply_rotary_emb
 
+Kernel = Callable[..., torch.Tensor]
+
 
 class AttentionFunction(Enum):
     """softmax(q k^T / sqrt(d) + bias) v, by one of several kernels.
@@ -54,8 +56,7 @@ class AttentionFunction(Enum):
         """
         if bias is not None and not self.takes_bias:
             raise NotImplementedError(f"Attention type {self.value!r} takes no mask; use 'default'.")
-        q, k, v = (t.unflatten(-1, (heads, -1)) for t in (q, k, v))
-        return KERNELS[self](q, k, v, bias).flatten(-2)
+        return _by_heads(KERNELS[self], q, k, v, heads, bias)
 
 
 def attention_named(name: str) -> AttentionFunction:
@@ -84,6 +85,13 @@ def _missing(package: str) -> str:
     except ImportError as error:
         return str(error)
     return ""
+
+
+def _by_heads(
+    kernel: Kernel, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, bias: torch.Tensor | None
+) -> torch.Tensor:
+    q, k, v = (t.unflatten(-1, (heads, -1)) for t in (q, k, v))
+    return kernel(q, k, v, bias).flatten(-2)
 
 
 # Each (B, T, H, d) attention, with a bias that broadcasts to (B, H, T, S) or None.
@@ -125,7 +133,7 @@ def _first(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-KERNELS: dict[AttentionFunction, Callable[..., torch.Tensor]] = {
+KERNELS: dict[AttentionFunction, Kernel] = {
     AttentionFunction.DEFAULT: _pytorch,
     AttentionFunction.PYTORCH: _pytorch,
     AttentionFunction.XFORMERS: _xformers,
@@ -213,7 +221,7 @@ class Attention(nn.Module):
         """`forward` with a context's `keys_and_values`, which many queries can share; keep: True or a mask."""
         k, v = keys_and_values
         q = self._rotated(self.q_norm(self.to_q(x)), pe)
-        out = self._function(mask)(q, k, v, self.heads, mask)
+        out = _by_heads(KERNELS[self._function(mask)], q, k, v, self.heads, mask)
         if isinstance(keep, torch.Tensor):
             out = out * keep + v * (1 - keep)
         return self._gated(x, out)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ltx_core.guidance.perturbations import PerturbationType
-from ltx_core.model.transformer.adaln import Modulation, modulate
+from ltx_core.model.transformer.adaln import Modulation, add_gated, modulate
 from ltx_core.model.transformer.attention import Attention
 from ltx_core.model.transformer.config import StreamConfig, TransformerConfig
 from ltx_core.model.transformer.feed_forward import FeedForward
@@ -151,12 +151,13 @@ class TransformerBlock(nn.Module):
         y = _modulated(self._norm(x), modulation, table, shift=0, scale=1)
         kept = keep[SKIP_SELF_ATTENTION[stream.name]]
         y = self._part(stream, "attn1")(y, mask=inputs.self_bias, pe=inputs.rope, keep=kept)
-        x = x + y * modulation.vector(2, table[2])
+        x = add_gated(x, y, modulation.vector(2, table[2]))
         y, text_attention = self._norm(x), self._part(stream, "attn2")
         if inputs.prompt is None:
             return x + text_attention.attend(y, text, inputs.text_bias)
         y = _modulated(y, modulation, table, shift=6, scale=7)
-        return x + text_attention.attend(y, text, inputs.text_bias) * modulation.vector(8, table[8])
+        y = text_attention.attend(y, text, inputs.text_bias)
+        return add_gated(x, y, modulation.vector(8, table[8]))
 
     def _exchange(
         self, hidden: Mapping[str, torch.Tensor], inputs: Mapping[str, StreamInputs], keep: Keep
@@ -168,7 +169,7 @@ class TransformerBlock(nn.Module):
         for exchange in due:
             y, gate = self._receive(exchange, sides)
             gate = gate * keep[exchange.skip]  # True, or a mask of ones and zeros
-            changed[exchange.target] = hidden[exchange.target] + y * gate
+            changed[exchange.target] = add_gated(hidden[exchange.target], y, gate)
         return changed
 
     def _receive(
@@ -195,7 +196,7 @@ class TransformerBlock(nn.Module):
     def _feed(self, stream: StreamConfig, x: torch.Tensor, modulation: Modulation) -> torch.Tensor:
         table = self._part(stream, "scale_shift_table")
         y = self._part(stream, "ff")(_modulated(self._norm(x), modulation, table, shift=3, scale=4))
-        return x + y * modulation.vector(5, table[5])
+        return add_gated(x, y, modulation.vector(5, table[5]))
 
     def _part(self, stream: StreamConfig, name: str) -> Any:
         """A module or parameter of the stream, by its name without prefix."""
@@ -209,7 +210,7 @@ def _modulated(
     x: torch.Tensor, modulation: Modulation, table: torch.Tensor, *, shift: int, scale: int
 ) -> torch.Tensor:
     """x modulated by the vectors numbered `shift` and `scale`, each with its row of the block's table."""
-    return modulate(x, modulation.vector(scale, table[scale]), modulation.vector(shift, table[shift]))
+    return modulate(x, modulation.factor(scale, table[scale]), modulation.vector(shift, table[shift]))
 
 
 def _attention(config: TransformerConfig, inner: StreamConfig, query_dim: int, context_dim: int) -> Attention:

@@ -294,9 +294,11 @@ class LTXModel(nn.Module):
 
     def _head(self, stream: StreamConfig, state: ForwardState) -> torch.Tensor:
         x, embedded = state.hidden[stream.name], state.inputs[stream.name].embedded_timestep
-        shift, scale = (embedded.vector(0, offset) for offset in self._part(stream, "scale_shift_table"))
+        shift, scale = self._part(stream, "scale_shift_table")
         x = F.layer_norm(x, x.shape[-1:], eps=self.config.norm_eps)
-        return self._part(stream, "proj_out")(modulate(x, scale, shift))
+        return self._part(stream, "proj_out")(
+            modulate(x, embedded.factor(0, scale), embedded.vector(0, shift))
+        )
 
 
 def _check_perturbations(perturbations: BatchedPerturbationConfig, state: ForwardState) -> None:
