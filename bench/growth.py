@@ -23,12 +23,9 @@ import published
 
 FPS = 24.0
 LIMIT = 3600.0  # seconds of one size
-TOKENS = {"float32": [512, 1024, 2048, 4096, 8192, 16384, 32768]}
+TOKENS = {"float32": [512, 1024, 2048, 4096, 8192, 32768]}
 TOKENS["bfloat16"] = [*TOKENS["float32"], 65536]
-SECONDS = {
-    "float32": [5, 10, 20, 40],
-    "bfloat16": [],
-}  # the last network of a sound computes in float32 always
+SECONDS = {"float32": [5, 10, 20], "bfloat16": []}  # the last network of a sound is float32 always
 WIDTHS = {"video": 4096, "audio": 2048}
 GRID = (8, 8)  # latent height and width
 
@@ -169,7 +166,7 @@ def main() -> None:
         "--tokens", type=int, nargs="*", help="(default: 512 to 32768; 65536 too in bfloat16)"
     )
     parser.add_argument("--frames", type=int, nargs="*", default=[9, 25, 49, 121])
-    parser.add_argument("--seconds", type=int, nargs="*", help="(default: 5 10 20 40; none in bfloat16)")
+    parser.add_argument("--seconds", type=int, nargs="*", help="(default: 5 10 20; none in bfloat16)")
     args = parser.parse_args()
     args.tokens = TOKENS[args.dtype] if args.tokens is None else args.tokens
     args.seconds = SECONDS[args.dtype] if args.seconds is None else args.seconds

@@ -19,6 +19,7 @@ from ltx_core.loader.lora import LoraFile
 from ltx_core.loader.streaming import check_mode
 from ltx_core.loader.switch import FileKey, file_key
 from ltx_core.model import audio_vae, video_vae
+from ltx_core.model.transformer import LTXModel, X0Model
 from ltx_core.model.transformer.attention import AttentionFunction, attention_named, best_attention
 from ltx_core.model.upsampler import upsample_video
 from ltx_core.types import Audio
@@ -30,7 +31,6 @@ from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
 
 if TYPE_CHECKING:
-    from ltx_core.model.transformer import LTXModel, X0Model
     from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
     from ltx_core.quantization import QuantizationPolicy
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
@@ -241,9 +241,14 @@ class Engine:
         return model
 
     @contextmanager
-    def stage(self, loras: Loras, texts: Sequence[EmbeddingsProcessorOutput]) -> Iterator[X0Model]:
+    def transformer_for_stage(
+        self, loras: Loras, texts: Sequence[EmbeddingsProcessorOutput]
+    ) -> Iterator[nn.Module]:
         """The transformer with exactly these LoRAs, to denoise by these texts; reads them once if memory allows."""
         transformer = self.transformer(loras)
+        if not isinstance(transformer, X0Model):  # one that somebody put in its place
+            yield transformer
+            return
         tokens = sum(text.video_encoding.shape[1] for text in texts)
         needed = transformer.velocity_model.bytes_of_texts(tokens, self.dtype)
         free = memory.available_bytes(self.device)

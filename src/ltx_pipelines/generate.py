@@ -157,7 +157,7 @@ def _denoise(
     options: dict[str, Any] = {"model_dtype": engine.dtype} if sampler.needs_dtype else {}
     sigmas = stage.sigmas.to(engine.device)
     options |= {"callback": run.callback, "stage": name}
-    with engine.stage(stage.loras, contexts) as transformer:
+    with engine.transformer_for_stage(stage.loras, contexts) as transformer:
         denoise = guided_denoising_func(transformer, contexts, stage.guidance)
         states = sampler.loop(sigmas, video, audio, sampler.stepper, denoise, **options)
     video, audio = finished(states[0], video_tools), finished(states[1], audio_tools)

@@ -199,7 +199,7 @@ class TestMemory:
         monkeypatch.setattr(LTXModel, "bytes_of_texts", lambda model, tokens, dtype: mib)
         for free, kept in ((None, True), (8 * mib, True), (8 * mib - 1, False)):
             self.small_memory(monkeypatch, free)
-            with pipeline.engine.stage((), contexts) as transformer:
+            with pipeline.engine.transformer_for_stage((), contexts) as transformer:
                 assert transformer._kept.with_texts is kept
 
     def test_offload_is_chosen_by_what_fits(self):
