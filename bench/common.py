@@ -50,6 +50,20 @@ def python_of(who: str) -> str:
     return str(path)
 
 
+def count_operations(work: Callable[[], Any]) -> int:
+    """Floating-point operations of a run: products, convolutions, attention (PyTorch leaves out that on CPUs)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    own = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    with FlopCounterMode(display=False, custom_mapping=own) as counter:
+        work()
+    return counter.get_total_flops()
+
+
 # -- workers ---------------------------------------------------------------------------------------------
 
 

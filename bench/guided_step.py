@@ -198,7 +198,6 @@ def guided(cfg: float, cond: Any, uncond: Any, perturbed: Any, isolated: Any) ->
 def work(task: dict[str, Any]) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file, save_file
-    from torch.utils.flop_counter import FlopCounterMode
 
     given = load_file(task["inputs"])
     side = by_diffusers if task["who"] == "diffusers" else by_official_names
@@ -214,9 +213,7 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
         result["peak_bytes"] = common.memory("VmHWM")
         if task["save"]:
             save_file({"video": video.contiguous(), "audio": audio.contiguous()}, task["save"])
-            with FlopCounterMode(display=False) as counter:
-                step()
-            result["tflop"] = counter.get_total_flops() / 1e12
+            result["tflop"] = common.count_operations(step) / 1e12
     return result
 
 
