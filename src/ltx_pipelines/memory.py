@@ -59,9 +59,7 @@ def cleanup_memory() -> None:
 
 HEADROOM = 1.15  # a component needs this multiple of its size: its activations want room too
 STREAMED_SHARE = 4  # a streamed component has at most about 1/4 of itself on the device
-ROOM_FOR_TEXTS = (
-    8  # keys and values of texts are kept for a stage where they take 1/8 of what is free, or less
-)
+ROOM_FOR_TEXTS = 8  # a stage keeps keys and values of texts that take 1/8 of what is free, or less
 STREAMABLE = ("transformer", "text_encoder")
 SLOW_TO_LOAD = 2**30  # bytes; what is larger takes long enough that a user wants to know
 

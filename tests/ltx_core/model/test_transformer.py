@@ -676,11 +676,8 @@ class TestOneStage:
     """What depends on texts and masks alone is made once while a stage is open."""
 
     SECTIONS = {"2.0": V20, "2.3": V23, "2.5": V25 | {"use_prompt_adaln_single": False}}
-    ONCE = {
-        "2.0": True,
-        "2.3": False,
-        "2.5": True,
-    }  # whether a text's keys and values are the same in every step
+    # Whether a text's keys and values are the same in every step.
+    ONCE = {"2.0": True, "2.3": False, "2.5": True}
 
     def steps(self, section) -> list[list[TransformerCall]]:
         """The passes of three steps: two texts, a mask, one perturbed pass."""
