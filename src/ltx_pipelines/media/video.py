@@ -39,7 +39,7 @@ class VideoInfo:
 
 
 def probe_video(path: str | Path) -> VideoInfo:
-    """What a clip is. Counts frames by decoding where the container does not say.
+    """What a clip is. Counts frames by decoding where the container does not say, or leaves some unplayed.
 
     Raises `MediaError` for a file without video frames.
     """
@@ -48,7 +48,9 @@ def probe_video(path: str | Path) -> VideoInfo:
         width, height = stream.width, stream.height
         rate = stream.average_rate or stream.guessed_rate or Fraction(24)
         frames = stream.frames
-    if not frames:
+        # What a cut without re-encoding left before its beginning is stored, but not played.
+        played = frames if stream.duration is None else round(stream.duration * stream.time_base * rate)
+    if not frames or played < frames:
         frames = sum(1 for _ in decode_video_from_file(path))
     if not frames:
         raise MediaError(f"{path} has no video frames; is it complete?")

@@ -86,6 +86,19 @@ def write_steady(path: Path, frames: torch.Tensor, rate: int = 24) -> Path:
     return write_clip(path, frames, [round(1000 * i / rate) for i in range(len(frames))], rate)
 
 
+def cut_without_encoding(source: Path, path: Path, frames: int) -> Path:
+    """The packets of an MP4 again, the first ones before time 0: an edit list says that they do not play."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        stream = given.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        earlier = round(frames / stream.average_rate / stream.time_base)
+        for packet in given.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - earlier, packet.dts - earlier, copy
+                container.mux(packet)
+    return path
+
+
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 
 

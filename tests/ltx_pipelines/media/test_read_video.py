@@ -3,10 +3,12 @@
 import os
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
 from tests.ltx_pipelines.media.making_media import (
+    cut_without_encoding,
     moving,
     numbered,
     numbers,
@@ -61,6 +63,15 @@ def test_a_written_clip_is_what_was_written(rate, tmp_path):
 def test_frames_are_counted_where_the_file_does_not_say(clips):
     assert probe_video(clips / "even.mkv").frames == 24
     assert probe_video(clips / "uneven.mkv").frames == 11
+
+
+def test_frames_that_are_cut_off_but_stored_do_not_count(clips, tmp_path):
+    path = cut_without_encoding(clips / "even.mp4", tmp_path / "cut.mp4", frames=10)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 24
+    assert probe_video(path).frames == 14
+    clip = fitted_clip(path, "crop")
+    assert load_fitted_clip(path, clip, "crop", torch.float32, "cpu").shape == (1, 3, 9, 32, 64)
 
 
 def test_odd_sizes(tmp_path):
