@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ def open_media(path: str | Path, kind: str) -> Iterator[tuple[Any, Any]]:
         what = "is a folder, not a media file" if Path(path).is_dir() else "does not exist; check the path"
         raise MediaError(f"{path} {what}.")
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             streams = getattr(container.streams, kind)
             if not streams and kind == "video":
                 raise MediaError(f"{path} has no video; give a video file.")
@@ -32,3 +33,15 @@ def open_media(path: str | Path, kind: str) -> Iterator[tuple[Any, Any]]:
             yield container, stream
     except av.FFmpegError as error:
         raise MediaError(f"{path} cannot be decoded ({error.strerror or error}); is it complete?") from None
+
+
+def _opened(path: str | Path) -> Any:
+    """The container of a file, whatever bytes its tags hold."""
+    import av
+
+    # Absolute: FFmpeg would take what is before the colon of "take:2.mp4" for a protocol.
+    name = os.path.abspath(path)
+    try:
+        return av.open(name, metadata_errors="surrogateescape")
+    except TypeError:  # a PyAV that has no such choice any more
+        return av.open(name)

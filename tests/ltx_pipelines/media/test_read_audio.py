@@ -1,5 +1,6 @@
 """Sound files to waveforms: sample formats, channels, rates, windows, late and broken streams."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -223,6 +224,22 @@ def test_sound_in_a_container_whose_clock_does_not_begin_at_zero(tmp_path):
 
 
 # Broken files
+
+
+def test_tags_in_another_encoding(tmp_path):
+    path = write_sound(tmp_path / "sound.wav", "pcm_s16le", "s16", np.ones((1, 8), np.int16))
+    title = "K\xe4se".encode("latin-1")
+    tags = b"INFO" + struct.pack("<4sI", b"INAM", len(title)) + title
+    content = path.read_bytes() + struct.pack("<4sI", b"LIST", len(tags)) + tags
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    assert heard(path).shape == (1, 8)
+
+
+def test_a_pyav_that_takes_no_choice_of_tags(tmp_path, monkeypatch):
+    path = write_sound(tmp_path / "sound.wav", "pcm_s16le", "s16", np.ones((1, 8), np.int16))
+    real = av.open
+    monkeypatch.setattr(av, "open", lambda name: real(name))
+    assert heard(path).shape == (1, 8)
 
 
 def test_files_that_are_no_sound(tmp_path):
