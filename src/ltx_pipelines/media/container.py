@@ -29,6 +29,8 @@ def open_media(path: str | Path, kind: str) -> Iterator[tuple[Any, Any]]:
                 raise MediaError(f"{path} has no video; give a video file.")
             stream = streams[0] if streams else None
             if stream is not None:
+                if stream.codec_context is None:
+                    raise MediaError(f"{path} has {kind} in a format that cannot be decoded; convert it.")
                 stream.thread_type = "AUTO"
             yield container, stream
     except av.FFmpegError as error:

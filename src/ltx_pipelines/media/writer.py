@@ -245,8 +245,9 @@ def _partial(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MediaError(f"Cannot make the folder {target.parent} ({error.strerror}).") from None
-    # Part of the name only: long names must not become too long.
-    partial = target.with_name(f".{target.stem[:20]}.{uuid4().hex}.partial{target.suffix or '.mp4'}")
+    # Part of the name only: long names must not become too long. Absolute: FFmpeg reads "take:2.mp4" as a protocol.
+    name = f".{target.stem[:20]}.{uuid4().hex}.partial{target.suffix or '.mp4'}"
+    partial = target.absolute().with_name(name)
     try:
         try:
             yield partial

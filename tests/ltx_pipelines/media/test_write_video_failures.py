@@ -11,6 +11,7 @@ from tests.ltx_pipelines.media.making_media import moving, sound, streams
 
 from ltx_core.errors import InputError, MediaError
 from ltx_pipelines.media import writer
+from ltx_pipelines.media.video import probe_video
 from ltx_pipelines.media.writer import encode_video
 
 
@@ -162,6 +163,13 @@ def test_unusual_names(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [name]
     with av.open(str(tmp_path / name)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 2
+
+
+def test_a_colon_in_a_relative_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encode_video(moving(2), 24, sound(1), "take:2.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["take:2.mp4"]
+    assert probe_video("take:2.mp4").frames == 2
 
 
 def test_an_existing_file_is_replaced_when_all_went_well(tmp_path):
