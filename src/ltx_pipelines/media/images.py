@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from ltx_pipelines.utils.constants import DEFAULT_IMAGE_CRF
 
 if TYPE_CHECKING:
     from PIL import Image
+
+# Pillow's readers raise whatever they stumble over in a broken file, or in its EXIF block.
+STUMBLES = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error)
 
 
 def decode_image(image_path: str | Path) -> np.ndarray:
@@ -30,8 +34,7 @@ def decode_image(image_path: str | Path) -> np.ndarray:
             return np.array(_in_srgb(upright) or _to_rgb(upright))
     except FileNotFoundError:
         raise MediaError(f"{image_path} does not exist; check the path.") from None
-    # Pillow's readers raise whatever they stumble over in a broken file.
-    except (OSError, SyntaxError, ValueError, EOFError, LookupError, Image.DecompressionBombError) as error:
+    except (*STUMBLES, Image.DecompressionBombError) as error:
         raise MediaError(f"{image_path} cannot be read as an image ({error}).") from None
 
 

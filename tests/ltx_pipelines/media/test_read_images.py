@@ -181,6 +181,12 @@ def test_broken_headers_never_raise_anything_else(tmp_path):
     assert failures == 60
 
 
+def test_a_broken_exif_block(tmp_path):
+    RGB.save(tmp_path / "picture.png", exif=b"Exif\0\0MM\0*\0")
+    with pytest.raises(MediaError, match=r"picture\.png cannot be read as an image"):
+        decode_image(tmp_path / "picture.png")
+
+
 def test_a_header_that_asks_for_too_much(tmp_path):
     header = (
         b"BM" + (0).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")

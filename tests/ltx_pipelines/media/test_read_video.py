@@ -197,6 +197,15 @@ def test_files_without_video(tmp_path):
             read(path)
 
 
+def test_formats_without_a_decoder(clips, tmp_path):
+    path = tmp_path / "unknown.mp4"
+    path.write_bytes((clips / "even.mp4").read_bytes().replace(b"avc1", b"zzz1"))
+    with pytest.raises(
+        MediaError, match=r"unknown\.mp4 has video in a format that cannot be decoded; convert it"
+    ):
+        probe_video(path)
+
+
 def test_files_that_are_no_media(tmp_path):
     (tmp_path / "noise.mp4").write_bytes(os.urandom(3000))
     (tmp_path / "empty.mp4").write_bytes(b"")
