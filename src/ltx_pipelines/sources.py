@@ -58,8 +58,7 @@ def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> 
     try:
         audio = engine.encode_audio(sound)
     except InputError:  # too short for a single latent frame
-        silent = round(max(duration, SHORTEST) * sound.sampling_rate) - sound.waveform.shape[-1]
-        audio = engine.encode_audio(_continued(sound, silent))
+        audio = engine.encode_audio(_continued(sound, duration))
     return SourceLatents(video, _fit(audio, AudioLatentShape.from_video_pixel_shape(shape).frames))
 
 
@@ -80,19 +79,18 @@ def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLate
     with suppress(InputError):  # too short for a single latent frame
         audio = engine.encode_audio(sound)
     if audio is None or audio.shape[2] < frames:  # a sound that is a little short may suffice as it is
-        missing = max(round(shape.frames / shape.fps * sound.sampling_rate) - sound.waveform.shape[-1], 0)
-        log.warning(
-            "%s ends %.2f s before the video does; silence follows.",
-            source.audio_path,
-            missing / sound.sampling_rate,
-        )
-        audio = engine.encode_audio(_continued(sound, missing))
+        duration = shape.frames / shape.fps
+        missing = max(duration - sound.waveform.shape[-1] / sound.sampling_rate, 0.0)
+        if round(missing, 2):
+            log.warning("%s ends %.2f s before the video does; silence follows.", source.audio_path, missing)
+        audio = engine.encode_audio(_continued(sound, duration))
     return SourceLatents(audio=_fit(audio, frames), waveform=Audio(sound.waveform[0], sound.sampling_rate))
 
 
-def _continued(sound: Audio, samples: int) -> Audio:
-    """The sound with so many samples of silence after it."""
-    return Audio(torch.nn.functional.pad(sound.waveform, (0, samples)), sound.sampling_rate)
+def _continued(sound: Audio, seconds: float) -> Audio:
+    """The sound with silence after it up to this time, or longer: up to what can be encoded."""
+    missing = round(max(seconds, SHORTEST) * sound.sampling_rate) - sound.waveform.shape[-1]
+    return Audio(torch.nn.functional.pad(sound.waveform, (0, max(missing, 0))), sound.sampling_rate)
 
 
 def _fit(latent: torch.Tensor, frames: int) -> torch.Tensor:

@@ -242,6 +242,12 @@ class TestAudioToVideo:
         click = A2VidPipelineTwoStage(engine=engine)("x", audio_path=clip, audio_max_duration=0.001, **SMALL)
         assert click.audio.waveform.shape == (2, 48)
 
+    def test_a_single_frame_is_enough(self, engine, sound):
+        size = {**SMALL, "num_frames": 1, "frame_rate": 40.0}
+        pipeline = A2VidPipelineTwoStage(engine=engine)
+        recipe = pipeline("x", audio_path=sound, audio_max_duration=1 / 40, dry_run=True, **size)
+        assert encode_source(engine, recipe).audio.shape[2] == 1
+
     def test_a_sound_that_suffices_is_taken_as_it_is(self, engine, sound, caplog):
         """Two seconds make the 51 latents of 49 frames at 24/s, which last 2.04 s."""
         size = {**SMALL, "num_frames": 49, "frame_rate": 24.0}
