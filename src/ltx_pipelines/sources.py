@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ltx_core.errors import InputError, MediaError
+from ltx_core.model.audio_vae.processor import match_channels
 from ltx_core.model.video_vae import SOURCE_TILING
 from ltx_core.types import Audio, AudioLatentShape, VideoLatentShape, VideoPixelShape
 
@@ -25,7 +26,10 @@ SHORTEST = 0.1  # seconds, longer than the window of any spectrogram
 
 @dataclass(frozen=True)
 class SourceLatents:
-    """Encoded source media: video (1, C, F, H, W), audio (1, C, T, M), and the waveform as it was read."""
+    """Encoded source media: video (1, C, F, H, W), audio (1, C, T, M), and the waveform as it was read.
+
+    Sound of more channels than a file can be written from is mixed down to stereo.
+    """
 
     video: torch.Tensor | None = None
     audio: torch.Tensor | None = None
@@ -64,6 +68,7 @@ def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> 
 
 def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLatents:
     """A given sound, cut to the length of the video; one that is too short is continued with silence."""
+    from ltx_pipelines.media.writer import MOST_CHANNELS
     from ltx_pipelines.utils.media_io import decode_audio_from_file
 
     assert source.audio_path is not None
@@ -74,6 +79,8 @@ def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLate
         raise MediaError(
             f"{source.audio_path} has no sound at {source.audio_start_time:g} s; choose another file."
         )
+    if sound.waveform.shape[1] > MOST_CHANNELS:
+        sound = Audio(match_channels(sound.waveform, 2), sound.sampling_rate)
     frames = AudioLatentShape.from_video_pixel_shape(shape).frames
     audio = None
     with suppress(InputError):  # too short for a single latent frame

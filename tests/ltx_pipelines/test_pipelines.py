@@ -1,5 +1,7 @@
 """The eight pipelines on the built-in model: what comes out, what is kept, what each argument does."""
 
+import wave
+
 import pytest
 import torch
 
@@ -241,6 +243,16 @@ class TestAudioToVideo:
         assert "silence follows" in caplog.text
         click = A2VidPipelineTwoStage(engine=engine)("x", audio_path=clip, audio_max_duration=0.001, **SMALL)
         assert click.audio.waveform.shape == (2, 48)
+
+    def test_many_channels_are_mixed_down(self, engine, tmp_path):
+        samples = torch.rand(12, 16000).sub(0.5).mul(20000).short()
+        with wave.open(str(tmp_path / "many.wav"), "wb") as file:
+            file.setparams((12, 2, 16000, 0, "NONE", ""))
+            file.writeframes(samples.T.contiguous().numpy().tobytes())
+        result = A2VidPipelineTwoStage(engine=engine)("x", audio_path=tmp_path / "many.wav", **SMALL)
+        mixed = samples.float().unflatten(0, (6, 2)).mean(0) / 32768
+        assert torch.allclose(result.audio.waveform, mixed[:, : result.audio.waveform.shape[1]], atol=1e-6)
+        result.save(tmp_path / "video.mp4")
 
     def test_a_single_frame_is_enough(self, engine, sound):
         size = {**SMALL, "num_frames": 1, "frame_rate": 40.0}

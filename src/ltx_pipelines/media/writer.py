@@ -23,6 +23,7 @@ from ltx_pipelines.progress import progress
 CRF, PRESET = "19", "veryfast"
 NTSC = 1001  # 23.976, 29.97, 59.94 ... are multiples of 1000 / 1001
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+MOST_CHANNELS = 8  # of a waveform that is mixed down
 QUICKTIME = (".mp4", ".m4v", ".mov")
 
 
@@ -227,7 +228,7 @@ def _two_channels(waveform: torch.Tensor) -> torch.Tensor:
         waveform = waveform[None]
     if waveform.dim() == 2 and waveform.shape[0] not in (1, 2) and waveform.shape[1] in (1, 2):
         waveform = waveform.T
-    if waveform.dim() != 2 or not 1 <= waveform.shape[0] <= 8 or not waveform.shape[1]:
+    if waveform.dim() != 2 or not 1 <= waveform.shape[0] <= MOST_CHANNELS or not waveform.shape[1]:
         raise InputError(
             f"Sound of shape {tuple(waveform.shape)} cannot be written; give (1, samples) or (2, samples)."
         )
