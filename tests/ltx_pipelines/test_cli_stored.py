@@ -5,9 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ltx_pipelines.cli import app, run
 from ltx_pipelines.cli.config_file import write_config
+from ltx_pipelines.media.writer import encode_video
+from ltx_pipelines.utils.constants import LTX_2_3_PARAMS
 
 
 def namespace_of(*flags, recorded=None):
@@ -34,6 +38,16 @@ def test_flags_replace_stored_ones_that_can_be_repeated(stored, picture):
     changed = namespace_of("--image", picture, 3, 0.25, recorded=recorded)
     assert [image.frame_idx for image in changed.images] == [3]
     assert changed.seed == 4
+
+
+def test_defaults_follow_a_stored_transformer(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"model_version": "2.3.1"})
+    parts = ("transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
+    argv = ["--prompt", "x", "--output-path", "x.mp4"]
+    namespace = run.parse("ti2vid_one_stage", argv, recorded=dict.fromkeys(parts, str(path)))
+    assert namespace.num_inference_steps == LTX_2_3_PARAMS.num_inference_steps
+    assert namespace.width == LTX_2_3_PARAMS.stage_1_width
 
 
 @pytest.mark.parametrize(
@@ -89,6 +103,18 @@ def test_rerun_wants_the_file_before_the_changes(capsys):
         app.main(["rerun", "--seed", "11", "ball.mp4"])
     assert stop.value.code == 2
     assert "name the file first: ltx rerun FILE --seed ..." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "recorded", ['"x"', "[]", "{}", '{"command": "distilled"}', '{"command": [], "arguments": {}}']
+)
+def test_rerun_of_damaged_settings(recorded, tmp_path, capsys):
+    path = tmp_path / "ball.mp4"
+    encode_video(
+        torch.zeros(1, 32, 32, 3, dtype=torch.uint8), 24, None, path, settings=f'{{"openltx": {recorded}}}'
+    )
+    assert app.main(["rerun", str(path)]) == 2
+    assert "ball.mp4 carries no settings of an OpenLTX command" in capsys.readouterr().err
 
 
 def test_a_config_is_replaced_whole_or_not_at_all(tmp_path, capsys):

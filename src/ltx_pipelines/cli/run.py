@@ -66,6 +66,7 @@ def parse(
         or known.transformer_path
         or stored.get("checkpoint_path")
         or stored.get("distilled_checkpoint_path")
+        or stored.get("transformer_path")
     )
     params = None if {"-h", "--help"} & set(argv) else default_params(name, checkpoint)
     parser = build_parser(name, params, require_paths=False)

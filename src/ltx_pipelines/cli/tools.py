@@ -57,10 +57,13 @@ def rerun(argv: list[str]) -> int:
     known, more = parser.parse_known_args(argv)
     if more and argv.index(more[0]) < argv.index(known.file):
         parser.error(f"name the file first: ltx rerun FILE {more[0]} ...")
-    recorded = (read_settings(known.file) or {}).get("openltx")
-    if not recorded or recorded.get("command") not in COMMANDS:
-        raise InputError(f"{known.file} carries no settings of an OpenLTX command; it cannot be repeated.")
-    name, stored = recorded["command"], dict(recorded["arguments"])
+    match (read_settings(known.file) or {}).get("openltx"):
+        case {"command": str(name), "arguments": dict(stored)} if name in COMMANDS:
+            pass
+        case _:
+            raise InputError(
+                f"{known.file} carries no settings of an OpenLTX command; it cannot be repeated."
+            )
     path = Path(known.file)
     stored["output_path"] = known.output_path or str(path.with_name(f"{path.stem}-rerun{path.suffix}"))
     return run.run(name, more, "ltx rerun", stored)
