@@ -13,6 +13,7 @@ from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDO
 from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.constants import DEFAULT_IMAGE_CRF, DEFAULT_LORA_STRENGTH
+from ltx_pipelines.utils.validation import finite
 
 
 def resolved_path(text: str) -> str:
@@ -61,15 +62,12 @@ class _Values(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         given = [str(value) for value in values or ()]
-        said = f"{option_string} takes {self.usage}; {' '.join(given)!r}"
-        if len(given) not in self.counts:
-            parser.error(f"{said} has another number of values")
         try:
+            if len(given) not in self.counts:
+                raise _Wrong(f"got {len(given)} values: {' '.join(given)!r}")
             self.store(namespace, self.item(given))
-        except ValueError as error:
-            parser.error(
-                f"{said} has {error}" if isinstance(error, _Wrong) else f"{said} has no number there"
-            )
+        except _Wrong as error:
+            parser.error(f"{option_string} takes {self.usage}; {error}")
 
     def item(self, values: list[str]) -> Any:
         raise NotImplementedError
@@ -89,11 +87,25 @@ class _Wrong(ValueError):
     """A value that the flag does not know."""
 
 
+def _number(name: str, text: str) -> float:
+    try:
+        return finite(name, float(text))
+    except ValueError:
+        raise _Wrong(f"{name} must be a number, not {text!r}") from None
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _Wrong(f"{name} must be a whole number, not {text!r}") from None
+
+
 class LoraAction(_Appending):
     counts, usage = range(1, 3), "PATH [STRENGTH]"
 
     def item(self, values: list[str]) -> LoraPathStrengthAndSDOps:
-        strength = float(values[1]) if len(values) > 1 else DEFAULT_LORA_STRENGTH
+        strength = _number("STRENGTH", values[1]) if len(values) > 1 else DEFAULT_LORA_STRENGTH
         return LoraPathStrengthAndSDOps(resolved_path(values[0]), strength, LTXV_LORA_COMFY_RENAMING_MAP)
 
 
@@ -107,15 +119,16 @@ class ImageAction(_Appending):
         self.crf = crf
 
     def item(self, values: list[str]) -> ImageConditioningInput:
-        crf = int(values[3]) if len(values) > 3 else self.crf
-        return ImageConditioningInput(resolved_path(values[0]), int(values[1]), float(values[2]), crf)
+        crf = _whole("CRF", values[3]) if len(values) > 3 else self.crf
+        frame, strength = _whole("FRAME_IDX", values[1]), _number("STRENGTH", values[2])
+        return ImageConditioningInput(resolved_path(values[0]), frame, strength, crf)
 
 
 class _PathAndStrength(_Values):
     counts, usage = range(2, 3), "PATH STRENGTH"
 
     def item(self, values: list[str]) -> tuple[str, float]:
-        return resolved_path(values[0]), float(values[1])
+        return resolved_path(values[0]), _number("STRENGTH", values[1])
 
 
 class VideoConditioningAction(_Appending, _PathAndStrength):
@@ -136,5 +149,5 @@ class QuantizationAction(_Values):
         if name == "fp8-scaled-mm":
             return QuantizationPolicy.fp8_scaled_mm()
         if name != "fp8-cast" or rest:
-            raise _Wrong("another value")
+            raise _Wrong(f"got {' '.join(values)!r}")
         return QuantizationPolicy.fp8_cast()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import secrets
 import tempfile
@@ -48,6 +49,14 @@ def number(name: str, value: Any) -> float:
         return float(value + 0)
     except TypeError:
         raise InputError(f"{name} is {value!r}; give a number.") from None
+
+
+def finite(name: str, value: Any) -> float:
+    """A float that is neither infinite nor NaN. Raises `InputError` for other things."""
+    given = number(name, value)
+    if not math.isfinite(given):
+        raise InputError(f"{name} is {given}; give a finite number.")
+    return given
 
 
 def check_frame_rate(fps: float) -> None:
