@@ -24,12 +24,12 @@ from ltx_pipelines.utils.constants import (
 from ltx_pipelines.utils.validation import (
     assert_resolution,
     check_frame_rate,
+    check_guider,
     check_images,
     check_length,
     check_num_frames,
     check_prompt,
     check_seed,
-    check_skip_step,
     check_steps,
     number,
     whole_number,
@@ -69,8 +69,9 @@ class Guidance:
 
     def __post_init__(self) -> None:
         for guider in (self.video, self.audio):
-            if isinstance(guider, MultiModalGuiderParams):
-                check_skip_step(guider.skip_step)
+            for params in guider.all_params if isinstance(guider, MultiModalGuiderFactory) else (guider,):
+                if params is not None:
+                    check_guider(params)
 
 
 @dataclass(frozen=True)

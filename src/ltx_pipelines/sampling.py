@@ -20,6 +20,7 @@ from ltx_pipelines.utils.samplers import (
     gradient_estimating_euler_denoising_loop,
     res2s_audio_video_denoising_loop,
 )
+from ltx_pipelines.utils.validation import finite
 
 # The offset of the official ancestral sampler; keeps the sampler's noise apart from the initial noise.
 NOISE_SEED_OFFSET = 10_000
@@ -49,8 +50,11 @@ EULER = Sampler("euler", EulerDiffusionStep(), euler_denoising_loop)
 
 
 def gradient_estimation(gamma: float = 2.0) -> Sampler:
-    """Euler on velocities extrapolated from the last two steps by `gamma` (gradient estimation)."""
-    loop = partial(gradient_estimating_euler_denoising_loop, ge_gamma=gamma)
+    """Euler on velocities extrapolated from the last two steps by `gamma` (gradient estimation).
+
+    Raises `InputError` for a `gamma` that is not finite.
+    """
+    loop = partial(gradient_estimating_euler_denoising_loop, ge_gamma=finite("ge_gamma", gamma))
     return Sampler("gradient-estimation", EulerDiffusionStep(), loop)
 
 

@@ -18,6 +18,7 @@ from ltx_pipelines.recipe import (
 )
 from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams
+from ltx_pipelines.utils.validation import finite
 
 
 class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
@@ -49,7 +50,10 @@ class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
             quantization,
             **options,
         )
-        self.strengths = (distilled_lora_strength_stage_1, distilled_lora_strength_stage_2)
+        self.strengths = (
+            finite("distilled_lora_strength_stage_1", distilled_lora_strength_stage_1),
+            finite("distilled_lora_strength_stage_2", distilled_lora_strength_stage_2),
+        )
 
     @property
     def params(self) -> PipelineParams:

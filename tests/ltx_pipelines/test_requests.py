@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx_core.errors import InputError
+from ltx_core.loader import LoraPathStrengthAndSDOps
 from ltx_pipelines import (
     DistilledPipeline,
     ICLoraPipeline,
@@ -91,6 +93,34 @@ def test_frame_rates_are_any_kind_of_number():
     assert recipe.frame_rate == 24000 / 1001
     with pytest.raises(InputError, match="frame_rate is '24'; give a number"):
         DistilledPipeline()("x", frame_rate="24", **request)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["cfg_scale", "stg_scale", "rescale_scale", "modality_scale", "skip_step"])
+def test_guidance_is_finite(name, value):
+    params = MultiModalGuiderParams(**{name: value})
+    by_sigma = MultiModalGuiderFactory.from_dict({1.0: MultiModalGuiderParams(), 0.5: params})
+    for given in ({"video_guider_params": params}, {"audio_guider_params": by_sigma}):
+        with pytest.raises(InputError, match=f"{name} is {value}; give a finite number"):
+            TI2VidOneStagePipeline()("x", **given, dry_run=True)
+
+
+def test_steps_to_skip_are_checked_at_every_noise_level():
+    params = MultiModalGuiderFactory.from_dict({1.0: MultiModalGuiderParams(skip_step=-1)})
+    with pytest.raises(InputError, match="skip_step is -1; give 0"):
+        TI2VidOneStagePipeline()("x", video_guider_params=params, dry_run=True)
+
+
+def test_strengths_are_finite():
+    nan = float("nan")
+    for lora in (("a.safetensors", nan), LoraPathStrengthAndSDOps("a.safetensors", nan)):
+        with pytest.raises(InputError, match=r"The strength of a\.safetensors is nan; give a finite number"):
+            DistilledPipeline(loras=[lora])
+    for name in ("distilled_lora_strength_stage_1", "distilled_lora_strength_stage_2"):
+        with pytest.raises(InputError, match=f"{name} is nan; give a finite number"):
+            TI2VidTwoStagesHQPipeline(**{name: nan})
+    with pytest.raises(InputError, match="ge_gamma is nan; give a finite number"):
+        DistilledPipeline()("x", sampler="gradient-estimation", ge_gamma=nan, dry_run=True)
 
 
 def test_a_mask_may_hold_truth_values(clip):

@@ -221,6 +221,11 @@ class MultiModalGuiderFactory:
         reaching = [params for upper, params in self._params_by_sigma if upper >= float(sigma)]
         return reaching[-1] if reaching else self._params_by_sigma[0][1]
 
+    @property
+    def all_params(self) -> tuple[MultiModalGuiderParams, ...]:
+        """The parameters of every bin, from the highest one down."""
+        return tuple(params for _, params in self._params_by_sigma)
+
     def build_from_sigma(self, sigma: float | torch.Tensor) -> MultiModalGuider:
         """The guider for noise level `sigma`."""
         return MultiModalGuider(self.params(sigma), self.negative_context)

@@ -10,6 +10,7 @@ from typing import Any
 from ltx_core.errors import InputError
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, Checkpoint, LoraPathStrengthAndSDOps
 from ltx_pipelines.utils.constants import DEFAULT_LORA_STRENGTH
+from ltx_pipelines.utils.validation import finite
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +23,14 @@ def as_loras(given: Iterable[Any] | Path | None) -> tuple[LoraPathStrengthAndSDO
 
 
 def _as_lora(item: Any) -> LoraPathStrengthAndSDOps:
-    if isinstance(item, LoraPathStrengthAndSDOps):
-        return item
-    parts = item if isinstance(item, tuple | list) else (item,)
-    if not 1 <= len(parts) <= 3:
-        raise InputError(f"{item!r} is not a LoRA; give a path, or (path, strength).")
-    path, strength = str(parts[0]), float(parts[1]) if len(parts) > 1 else DEFAULT_LORA_STRENGTH
-    return LoraPathStrengthAndSDOps(path, strength, LTXV_LORA_COMFY_RENAMING_MAP)
+    if not isinstance(item, LoraPathStrengthAndSDOps):
+        parts = item if isinstance(item, tuple | list) else (item,)
+        if not 1 <= len(parts) <= 3:
+            raise InputError(f"{item!r} is not a LoRA; give a path, or (path, strength).")
+        strength = float(parts[1]) if len(parts) > 1 else DEFAULT_LORA_STRENGTH
+        item = LoraPathStrengthAndSDOps(str(parts[0]), strength, LTXV_LORA_COMFY_RENAMING_MAP)
+    finite(f"The strength of {item.path}", item.strength)
+    return item
 
 
 def reference_downscale_factor(loras: Iterable[LoraPathStrengthAndSDOps]) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import InputError, MissingFileError
 from ltx_core.types import AudioLatentShape, VideoPixelShape
 from ltx_pipelines.media.images import decode_image
@@ -82,9 +83,14 @@ def check_prompt(name: str, text: str) -> None:
         raise InputError(f"{name} is {text!r}; give a text in UTF-8.") from None
 
 
-def check_skip_step(steps: int) -> None:
-    if steps < 0:
-        raise InputError(f"skip_step is {steps}; give 0 (none) or how many steps to skip after each.")
+def check_guider(params: MultiModalGuiderParams) -> None:
+    """Raise `InputError` for guidance that is no number, or skips less than no step."""
+    for name in ("cfg_scale", "stg_scale", "rescale_scale", "modality_scale"):
+        finite(name, getattr(params, name))
+    if finite("skip_step", params.skip_step) < 0:
+        raise InputError(
+            f"skip_step is {params.skip_step}; give 0 (none) or how many steps to skip after each."
+        )
 
 
 def whole_number(name: str, value: Any) -> int:
