@@ -305,9 +305,13 @@ class TestPlan:
         pipeline("x", num_inference_steps=4, **SMALL)
         assert sum(counts) == sum(passes(stage) for stage in recipe.stages)
 
+    @pytest.mark.parametrize("skip", [0, 1])
     @pytest.mark.parametrize("sampler", ["res2s", "gradient-estimation", "euler-ancestral"])
-    def test_of_other_samplers_too(self, pipeline, monkeypatch, sampler):
-        recipe = pipeline("x", dry_run=True, sampler=sampler, num_inference_steps=3, **SMALL)
+    def test_of_other_samplers_too(self, pipeline, monkeypatch, sampler, skip):
+        guider = MultiModalGuiderParams(cfg_scale=3.0, skip_step=skip)
+        asked = {"sampler": sampler, "num_inference_steps": 3, **SMALL}
+        asked |= {"video_guider_params": guider, "audio_guider_params": guider}
+        recipe = pipeline("x", dry_run=True, **asked)
         counts, finish = [], LTXModel.finish  # passes come one by one, or as a batch
 
         def counted(model, state):
@@ -315,7 +319,7 @@ class TestPlan:
             return finish(model, state)
 
         monkeypatch.setattr(LTXModel, "finish", counted)
-        pipeline("x", sampler=sampler, num_inference_steps=3, **SMALL)
+        pipeline("x", **asked)
         assert sum(counts) == sum(passes(stage) for stage in recipe.stages)
 
 
