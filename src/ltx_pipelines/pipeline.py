@@ -111,10 +111,12 @@ class Pipeline:
             raise InputError(
                 "With engine= the files, device, dtype and how it computes are the engine's; leave them out."
             )
+        paths = options.get("model_paths")
+        if paths is not None and (checkpoint_path is not None or gemma_root is not None):
+            raise InputError("model_paths names the model's files; leave checkpoint_path and gemma_root out.")
         self.loras: Loras = as_loras(loras)
         self.engine = shared or Engine.open(
-            options.get("model_paths")
-            or ModelPaths.from_arguments(checkpoint_path=checkpoint_path, gemma_root=gemma_root),
+            paths or ModelPaths.from_arguments(checkpoint_path=checkpoint_path, gemma_root=gemma_root),
             spatial_upsampler_path=spatial_upsampler_path,
             device=device,
             dtype=options.get("dtype"),

@@ -21,6 +21,7 @@ from ltx_pipelines.cli import app
 from ltx_pipelines.cli.run import default_params
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, LTX_2_3_PARAMS, LTX_2_PARAMS
 from ltx_pipelines.utils.loras import as_loras, reference_downscale_factor
+from ltx_pipelines.utils.model_paths import ModelPaths
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,11 @@ def test_no_images_may_be_none():
     assert TI2VidOneStagePipeline()("x", images=None, dry_run=True).stages[0].video.conditions[0].images == ()
 
 
+def test_pictures_are_for_whole_frames(picture):
+    with pytest.raises(InputError, match=r"The frame of .*picture\.png is 7\.5; give a whole number"):
+        DistilledPipeline()("x", images=[(str(picture), 7.5, 1.0)], dry_run=True)
+
+
 @pytest.mark.parametrize("given", [["a.mp4"], ("a.mp4", 1.0)])
 def test_control_clips_are_pairs(given):
     with pytest.raises(InputError, match=r"'a.mp4' is none"):
@@ -161,6 +167,13 @@ def test_a_misspelt_argument_is_guessed():
         DistilledPipeline()("x", heigth=64)
     with pytest.raises(TypeError, match="did you mean 'gemma_root'"):
         DistilledPipeline(gema_root="x")
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "gemma_root"])
+def test_files_are_given_in_one_way(name, model_folder):
+    paths = ModelPaths.from_monolith(model_folder / "model.safetensors", model_folder / "gemma")
+    with pytest.raises(InputError, match="leave checkpoint_path and gemma_root out"):
+        TI2VidOneStagePipeline(model_paths=paths, **{name: model_folder})
 
 
 def test_a_missing_text_encoder_is_named(model_folder):

@@ -159,7 +159,7 @@ def check_images(
     given = map(as_image, images or ())
     checked = tuple(image if image.crf is not None else image._replace(crf=crf) for image in given)
     for image in checked:
-        if not 0 <= image.frame_idx < num_frames:
+        if not 0 <= whole_number(f"The frame of {image.path}", image.frame_idx) < num_frames:
             raise InputError(
                 f"The image {image.path} is for frame {image.frame_idx}; the video has frames 0 to {num_frames - 1}."
             )
