@@ -33,7 +33,7 @@ def passes(stage: Stage) -> int:
     """Transformer passes of a whole stage, skipped steps counted as none."""
     sampler, steps = stage.sampler, list(enumerate(stage.sigmas.tolist()))
     each = [_passes_at(stage, step, sigma) for step, sigma in steps]
-    # Midpoints of a sampler are guided like the first step, which none skips.
+    # Midpoints of a sampler are guided like the first step, which is never skipped.
     midpoints = len(each[:-1]) * (sampler.evaluations_per_step - 1)
     return sum(each[:-1]) + midpoints * each[0] + each[-1] * sampler.last_evaluations
 

@@ -111,6 +111,12 @@ def test_window_keeps_what_it_does_not_touch(state):
     assert TemporalRegionMask(0, 0, 8.0).apply_to(state, TOOLS).denoise_mask.sum() == 0
 
 
+def test_the_window_counts_frames_at_its_own_rate(state):
+    """The second latent frame holds frames 1 to 8: up to 9/8 s at 8 a second, 9/16 s at 16."""
+    masks = [TemporalRegionMask(0.6, 1.1, fps).apply_to(state, TOOLS).denoise_mask for fps in (8.0, 16.0)]
+    assert [mask[0, ::4, 0].tolist() for mask in masks] == [[0, 1, 0], [0, 0, 1]]
+
+
 def test_window_must_come_first(state):
     more = VideoConditionByKeyframeIndex(FRAME, 8, 1.0).apply_to(state, TOOLS)
     with pytest.raises(ConditioningError, match="first item"):
