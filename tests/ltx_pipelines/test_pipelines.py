@@ -275,6 +275,13 @@ class TestRetake:
         assert torch.equal(audio.latent[:, :, :8], source.audio[:, :, :8])
         assert not torch.equal(audio.latent[:, :, 12:], source.audio[:, :, 12:])
 
+    def test_only_a_distilled_retake_asks_for_the_built_in_distillation(self, clip):
+        pipeline = RetakePipeline()
+        for distilled, loras in ((False, ()), (True, pipeline.engine.distillation)):
+            recipe = pipeline(clip, "x", 0.0, 0.3, distilled=distilled, dry_run=True)
+            assert recipe.stages[0].loras == loras
+        assert pipeline.engine.distillation
+
     def test_a_kept_stream_is_the_source(self, engine, clip):
         source = self.source(engine, clip)
         asked = {"num_inference_steps": 2}
