@@ -185,7 +185,7 @@ class TestSamplers:
         assert torch.isfinite(other).all()
         assert not torch.equal(euler, other)
 
-    def test_gamma_0_repeats_the_last_velocity_and_2_does_not(self, engine):
+    def test_gamma_changes_the_result(self, engine):
         pipeline = TI2VidOneStagePipeline(engine=engine)
         asked = {"num_inference_steps": 3, "sampler": "gradient-estimation"} | SMALL
         results = [final_latents(pipeline, "a ball", ge_gamma=g, **asked)[0].latent for g in (1.0, 2.0)]
@@ -381,11 +381,17 @@ class TestEnhancement:
         assert torch.equal(enhanced, plain)
         assert asked[0][:2] == ("a dog", None)
 
-    def test_it_looks_at_the_first_picture(self, engine, picture):
+    def test_it_looks_at_the_first_picture(self, engine, picture, monkeypatch):
+        seen = []
+        monkeypatch.setattr(
+            "ltx_pipelines.engine.generate_enhanced_prompt",
+            lambda encoder, prompt, image, seed: seen.append(image) or prompt,
+        )
         result = DistilledPipeline(engine=engine)(
             "a dog", enhance_prompt=True, images=[(str(picture), 0, 1.0)], **SMALL
         )
         assert frames(result).shape[0] == 9
+        assert len(seen) == 1 and seen[0] is not None
 
 
 class TestOfficialCalls:
