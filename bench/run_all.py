@@ -25,7 +25,7 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "weights, float32. Columns with × are the side's value over ours: above 1, ours is quicker or smaller. A "
         "cut has all of the 0.43 B parameters outside of the blocks, so their share is larger than in the full "
         "model. *TFLOP* are the matrix operations of a step, which take nine tenths of its time: ours leaves out "
-        "what is equal in several passes, the first blocks of the weakened pass and the keys and values of a "
+        "what is equal in several passes, the first blocks of the perturbed (STG) pass and the keys and values of a "
         "text. Required: 1.25× the quicker peer; aim: 1.6×.",
     ),
     "guided_step_image": (
@@ -40,7 +40,7 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "Columns with × are the official value over ours. *Import + first call* is from a process with torch loaded "
         "to the first result; *second call* is on the same object. Models this small measure what happens around "
         "the arithmetic: loading, imports, repeated work. Peak memory is that of the whole process, most of it "
-        "torch itself. Targets: first call 1.5×, second call of two stages 2×; aims: 3× and 5×.",
+        "torch itself. Required: first call 1.5×, second call of two stages 2×; aim: 3× and 5×.",
     ),
     "build_memory": (
         ["build_memory.py"],
@@ -102,7 +102,7 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
     "import_time": (
         ["import_time.py"],
         "Import",
-        "Fresh interpreters; the target for `import ltx_pipelines` is 0.5 s on top of torch.",
+        "Fresh interpreters; required of `import ltx_pipelines`: 0.5 s on top of torch.",
     ),
 }
 

@@ -140,7 +140,7 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> 
         action=QuantizationAction,
         nargs="+",
         metavar=("POLICY", "AMAX_PATH"),
-        help="fp8-cast (half the memory) or fp8-scaled-mm (faster; needs an fp8 checkpoint)",
+        help="fp8-cast (half the memory) or fp8-scaled-mm (faster; needs an fp8 checkpoint; a file after it is ignored)",
     )
 
 
@@ -199,15 +199,27 @@ def _guidance_flags(parser: argparse.ArgumentParser, params: PipelineParams) -> 
     for stream, guider in (("video", params.video_guider_params), ("audio", params.audio_guider_params)):
         cross, other = ("a2v", "sound") if stream == "video" else ("v2a", "picture")
         number(f"{stream}-cfg-guidance-scale", guider.cfg_scale, "towards the prompt, off at 1")
-        number(f"{stream}-stg-guidance-scale", guider.stg_scale, "spatio-temporal guidance (STG): away from a pass that skips self-attention in some blocks; 0 is off")
+        number(
+            f"{stream}-stg-guidance-scale",
+            guider.stg_scale,
+            "spatio-temporal guidance (STG): away from a pass that skips self-attention in some blocks; 0 is off",
+        )
         text = f"{stream}: blocks that skip self-attention in the STG pass"
         group.add_argument(
             f"--{stream}-stg-blocks", type=int, nargs="*", default=guider.stg_blocks, help=text
         )
         text = f"{stream}: how closely it follows the {other}, off at 1"
         group.add_argument(f"--{cross}-guidance-scale", type=float, default=guider.modality_scale, help=text)
-        number(f"{stream}-rescale-scale", guider.rescale_scale, "rescale towards the unguided contrast, 0 (off) to 1")
-        number(f"{stream}-skip-step", guider.skip_step, "steps that reuse the last estimate after each computed one")
+        number(
+            f"{stream}-rescale-scale",
+            guider.rescale_scale,
+            "rescale towards the unguided contrast, 0 (off) to 1",
+        )
+        number(
+            f"{stream}-skip-step",
+            guider.skip_step,
+            "steps that reuse the last estimate after each computed one",
+        )
 
 
 def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
@@ -238,7 +250,7 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         text = "seconds of it to use (default: the length of the video)"
         group.add_argument("--audio-max-duration", type=float, help=text)
     elif name == "retake":
-        text = "make a clip fit that does not: trim its end, crop (and trim) it, or pad it by its edges"
+        text = "adapt a clip of unsupported size: trim drops frames at the end; crop also cuts the edges; pad repeats the last frame and the edges"
         group.add_argument("--fit", choices=FITS, help=text)
         group.add_argument(
             "--video-path", required=True, help="the clip: 8k + 1 frames, sides multiples of 32"
