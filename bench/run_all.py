@@ -76,8 +76,8 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         ["video_decode.py"],
         "Decoding a video",
         "121 frames of 256x256 by the published 2.3 decoder with random weights, float32. Ours streams exact "
-        "pieces of at most 8 MiB, the official package decodes its default tiles. Required: 1.1× in time, 0.5× of the "
-        "memory; aim: 1.5×, 0.25×.",
+        "pieces of at most 8 MiB, the official package decodes its default tiles. Required: 1.1× in time, 0.5× of "
+        "the memory; aim: 1.5×, 0.25×.",
     ),
     "growth": (
         ["growth.py"],
@@ -102,7 +102,7 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
     "import_time": (
         ["import_time.py"],
         "Import",
-        "Fresh interpreters; required of `import ltx_pipelines`: 0.5 s on top of torch.",
+        "Fresh interpreters. Required of `import ltx_pipelines`: 0.5 s on top of torch.",
     ),
 }
 

@@ -383,7 +383,8 @@ class TestEnhancement:
             "a dog", enhance_prompt=True, images=[(str(picture), 0, 1.0)], **SMALL
         )
         assert frames(result).shape[0] == 9
-        assert len(seen) == 1 and seen[0] is not None
+        assert len(seen) == 1
+        assert seen[0] is not None
 
 
 class TestOfficialCalls:

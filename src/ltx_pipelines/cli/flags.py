@@ -140,7 +140,8 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> 
         action=QuantizationAction,
         nargs="+",
         metavar=("POLICY", "AMAX_PATH"),
-        help="fp8-cast (half the memory) or fp8-scaled-mm (faster; needs an fp8 checkpoint; a file after it is ignored)",
+        help="fp8-cast (half the memory) or fp8-scaled-mm (faster; needs an fp8 checkpoint); AMAX_PATH, of older "
+        "scripts, is accepted after fp8-scaled-mm and ignored",
     )
 
 
@@ -250,7 +251,10 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         text = "seconds of it to use (default: the length of the video)"
         group.add_argument("--audio-max-duration", type=float, help=text)
     elif name == "retake":
-        text = "adapt a clip of unsupported size: trim drops frames at the end; crop also cuts the edges; pad repeats the last frame and the edges"
+        text = (
+            "adapt a clip of unsupported size: trim drops frames at the end; crop also cuts the edges; "
+            "pad repeats the last frame and the edges"
+        )
         group.add_argument("--fit", choices=FITS, help=text)
         group.add_argument(
             "--video-path", required=True, help="the clip: 8k + 1 frames, sides multiples of 32"
