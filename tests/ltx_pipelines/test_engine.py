@@ -293,30 +293,16 @@ class TestPlan:
         assert "Fits" in text
         assert read_bytes == [0]
 
-    def test_passes_are_counted_as_they_are_run(self, pipeline, monkeypatch):
+    def test_passes_are_counted_as_they_are_run(self, pipeline, pass_counts):
         recipe = pipeline("x", dry_run=True, num_inference_steps=4, **SMALL)
-        counts, finish = [], LTXModel.finish  # passes come one by one, or as a batch
-
-        def counted(model, state):
-            counts.append(len(state.hidden["video"]))
-            return finish(model, state)
-
-        monkeypatch.setattr(LTXModel, "finish", counted)
         pipeline("x", num_inference_steps=4, **SMALL)
-        assert sum(counts) == sum(passes(stage) for stage in recipe.stages)
+        assert sum(pass_counts) == sum(passes(stage) for stage in recipe.stages)
 
     @pytest.mark.parametrize("sampler", ["res2s", "gradient-estimation", "euler-ancestral"])
-    def test_of_other_samplers_too(self, pipeline, monkeypatch, sampler):
+    def test_of_other_samplers_too(self, pipeline, pass_counts, sampler):
         recipe = pipeline("x", dry_run=True, sampler=sampler, num_inference_steps=3, **SMALL)
-        counts, finish = [], LTXModel.finish  # passes come one by one, or as a batch
-
-        def counted(model, state):
-            counts.append(len(state.hidden["video"]))
-            return finish(model, state)
-
-        monkeypatch.setattr(LTXModel, "finish", counted)
         pipeline("x", sampler=sampler, num_inference_steps=3, **SMALL)
-        assert sum(counts) == sum(passes(stage) for stage in recipe.stages)
+        assert sum(pass_counts) == sum(passes(stage) for stage in recipe.stages)
 
 
 class TestSafety:

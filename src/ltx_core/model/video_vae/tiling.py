@@ -256,7 +256,7 @@ def spatial_weights(
 def overlap_add(groups: Iterable[tuple[Interval, torch.Tensor]]) -> Iterator[torch.Tensor]:
     """Blend consecutive (frame interval, frames (B, C, f, H, W)) along time; yields frames once they are final.
 
-    One answer a group, an empty one where the next group begins at the same frame. Only the overlap with the
+    One result per group, an empty one where the next group begins at the same frame. Only the overlap with the
     next group is kept.
     """
     start = 0

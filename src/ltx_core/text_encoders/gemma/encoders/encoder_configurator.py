@@ -77,7 +77,7 @@ GEMMA_MODEL_OPS = ModuleOps("gemma_buffers", lambda module: isinstance(module, G
 class EmbeddingsProcessorConfigurator:
     """Builds the embeddings processor of an audio-video checkpoint.
 
-    How many values a token the text encoder gives is not in the configuration: the input width of the text
+    How many values per token the text encoder gives is not in the configuration: the input width of the text
     projections is that of the weights they are given.
     """
 
