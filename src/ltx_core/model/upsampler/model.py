@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ltx_core.config import parse_config
+from ltx_core.config import Configurator, parse_config
 from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.common.convolution import Conv3d
 from ltx_core.model.upsampler.config import RATIOS, UpsamplerConfig
@@ -145,16 +145,12 @@ def pixel_shuffle(x: torch.Tensor, factors: Factors) -> torch.Tensor:
     return x.reshape(b, c // (t * u * v), f * t, h * u, w * v)
 
 
-class LatentUpsamplerConfigurator:
+class LatentUpsamplerConfigurator(Configurator[LatentUpsampler]):
     """Makes a `LatentUpsampler` from its file's configuration."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LatentUpsampler:
         return LatentUpsampler(**vars(parse_config(UpsamplerConfig, config, "config")))
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> LatentUpsampler:
-        return cls.from_config(metadata["config"])
 
 
 def upsample_video(latent: torch.Tensor, video_encoder: Any, upsampler: LatentUpsampler) -> torch.Tensor:
