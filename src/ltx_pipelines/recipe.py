@@ -115,7 +115,7 @@ class AudioOutput(Enum):
 class Enhancement:
     """Rewriting of the prompt by the text encoder before it is encoded."""
 
-    seed: int = 42
+    seed: int
     image_path: str | None = None
 
 
