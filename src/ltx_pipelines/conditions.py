@@ -18,12 +18,11 @@ from ltx_core.conditioning import (
 from ltx_core.conditioning.pixel_mask import downsample_mask
 from ltx_core.errors import InputError
 from ltx_core.types import VideoPixelShape
-from ltx_pipelines.media.video import probe_video
+from ltx_pipelines.media.video import load_video_conditioning, probe_video
 from ltx_pipelines.utils.conditionings import (
     combined_image_conditionings,
     image_conditionings_by_adding_guiding_latent,
 )
-from ltx_pipelines.utils.media_io import load_video_conditioning
 
 if TYPE_CHECKING:
     from ltx_pipelines.utils.args import ImageConditioningInput

@@ -71,7 +71,7 @@ def generate_enhanced_prompt(
     if image_path is None:
         answer = text_encoder.enhance_t2v(prompt, seed=seed)
     else:
-        from ltx_pipelines.utils.media_io import decode_image, resize_aspect_ratio_preserving
+        from ltx_pipelines.media.images import decode_image, resize_aspect_ratio_preserving
 
         image = torch.as_tensor(decode_image(image_path))
         image = resize_aspect_ratio_preserving(image, image_long_side).to(torch.uint8)
