@@ -420,7 +420,13 @@ class TestLoras:
         self, pipeline, model_folder, tmp_path, caplog
     ):
         tensors = load_file(model_folder / "distilled-lora.safetensors")
-        tensors |= {f"diffusion_model.else.lora_{half}.weight": torch.zeros(4, 4) for half in "AB"}
+        checkpoint = Checkpoint(files(model_folder)["checkpoint_path"])
+        key = next(k for k in checkpoint if "embeddings_connector." in k and k.endswith("to_q.weight"))
+        connector, (rows, columns) = key.removesuffix(".weight"), checkpoint.info(key).shape
+        tensors |= {
+            f"{connector.removeprefix('model.')}.lora_A.weight": torch.zeros(2, columns),
+            f"{connector.removeprefix('model.')}.lora_B.weight": torch.zeros(rows, 2),
+        }
         path = tmp_path / "partly.safetensors"
         save_file(tensors, path)
         other = TI2VidOneStagePipeline(engine=pipeline.engine, loras=[str(path)])

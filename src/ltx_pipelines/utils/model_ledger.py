@@ -163,10 +163,10 @@ class ModelLedger:
         """
         checkpoint = self.checkpoint(*self.files_of("transformer"))
         stored = find_tensors(checkpoint, COMPONENTS["transformer"].key_map)
-        targets = {
+        targets = {  # without the connectors, which share the transformer's prefix and take no LoRA
             name.removesuffix(".weight"): tensor.shape
             for name, tensor in stored.items()
-            if name.endswith(".weight") and len(tensor.shape) == 2
+            if name.endswith(".weight") and len(tensor.shape) == 2 and "embeddings_connector." not in name
         }
         return LoraFile(lora.path, targets, lora.sd_ops)
 
