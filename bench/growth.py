@@ -41,7 +41,7 @@ def best(work: Callable[[], Any], times: int = 5) -> float:
 
 
 def rates(dtype: Any) -> tuple[float, float]:
-    """Operations and bytes a second of this machine."""
+    """Operations and bytes per second of this machine."""
     import torch
 
     one, other = torch.randn(2, 2048, 2048, dtype=dtype)

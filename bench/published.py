@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = Path(__file__).with_name("ltx-2.3.json")
-TEXT_WIDTH = 320  # values a token of the tiny Gemma
+TEXT_WIDTH = 320  # values per token of the tiny Gemma
 
 
 def cut(layers: int) -> dict[str, Any]:

@@ -25,13 +25,13 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "weights, float32. Columns with × are the side's value over ours: above 1, ours is quicker or smaller. A "
         "cut has all of the 0.43 B parameters outside of the blocks, so their share is larger than in the full "
         "model. *TFLOP* are the matrix operations of a step, which take nine tenths of its time: ours leaves out "
-        "what is equal in several passes, the first blocks of the weakened pass and the keys and values of a "
-        "text. Target: 1.25× the quicker peer; aim: 1.6×.",
+        "what is equal in several passes, the first blocks of the perturbed (STG) pass and the keys and values of a "
+        "text. Required: 1.25× the quicker peer; aim: 1.6×.",
     ),
     "guided_step_image": (
         ["guided_step.py", "--image"],
         "One guided step, image-conditioned",
-        "The same with a given first frame, whose tokens have noise level 0. Target: 1.3×; aim: 1.8×.",
+        "The same with a given first frame, whose tokens have noise level 0. Required: 1.3×; aim: 1.8×.",
     ),
     "pipelines": (
         ["pipelines.py"],
@@ -40,7 +40,7 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "Columns with × are the official value over ours. *Import + first call* is from a process with torch loaded "
         "to the first result; *second call* is on the same object. Models this small measure what happens around "
         "the arithmetic: loading, imports, repeated work. Peak memory is that of the whole process, most of it "
-        "torch itself. Targets: first call 1.5×, second call of two stages 2×; aims: 3× and 5×.",
+        "torch itself. Required: first call 1.5×, second call of two stages 2×; aim: 3× and 5×.",
     ),
     "build_memory": (
         ["build_memory.py"],
@@ -55,7 +55,7 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "Encoding a pair of prompts",
         "Two prompts of 71 tokens each, a Gemma of 12 layers with random weights, float32. *encode* has all weights "
         "loaded; *call* is what a call of a pipeline does: the official package builds the encoder anew. Columns "
-        "with × are the side's time over ours. Must: 4×; aim: 8×.",
+        "with × are the side's time over ours. Required: 4×; aim: 8×.",
     ),
     "stage_switch": (
         ["stage_switch.py"],
@@ -70,14 +70,14 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "weights of the layers that a LoRA touches, of which it keeps both. *Ours, beside* (`--no-fuse-loras`) "
         "computes the LoRA beside the weights, which takes time in every pass: *a pass* is one with the LoRA and "
         "512 video tokens. *Memory more* is what the process has taken since before the first switch, without "
-        "mapped files. Must: 5×, 0 bytes once the LoRA is known.",
+        "mapped files. Required: 5×, 0 bytes once the LoRA is known.",
     ),
     "video_decode": (
         ["video_decode.py"],
         "Decoding a video",
         "121 frames of 256x256 by the published 2.3 decoder with random weights, float32. Ours streams exact "
-        "pieces of at most 8 MiB, the official package decodes its default tiles. Must: 1.1× in time, 0.5× of the "
-        "memory; aim: 1.5×, 0.25×.",
+        "pieces of at most 8 MiB, the official package decodes its default tiles. Required: 1.1× in time, 0.5× of "
+        "the memory; aim: 1.5×, 0.25×.",
     ),
     "growth": (
         ["growth.py"],
@@ -102,7 +102,7 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
     "import_time": (
         ["import_time.py"],
         "Import",
-        "Fresh interpreters; the target for `import ltx_pipelines` is 0.5 s on top of torch.",
+        "Fresh interpreters. Required of `import ltx_pipelines`: 0.5 s on top of torch.",
     ),
 }
 
@@ -121,8 +121,7 @@ python bench/run_all.py       # everything; or one of the scripts below, each ha
 ```
 
 The peers are ltx-core and ltx-pipelines 1.0.0 (here "official"; transformers 4.57) and diffusers 0.42.1, all with
-the same torch; each side's environment holds what its package asks for. (Of ours that is so but for the
-tables of build memory and decoding, which were measured in the development environment.) To run the official
+the same torch; each side's environment holds what its package asks for. To run the official
 package on a CPU, `bench/official_runner.py` makes `torch.cuda.synchronize` do nothing, gives its text encoder the
 sizes of the tiny Gemma folder, and for float32 runs gives it float32 files and that type in place of its fixed
 bfloat16. It is run in inference mode, which it leaves to its caller.

@@ -58,7 +58,7 @@ def write(folder: Path, layers: int) -> dict[str, str]:
 
 
 def stages(task: dict[str, Any]) -> tuple[Any, Any]:
-    """Functions that answer the transformer of the first and of the second stage."""
+    """Functions that return the transformer of the first and of the second stage."""
     import torch
 
     from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps

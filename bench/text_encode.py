@@ -109,7 +109,7 @@ def main() -> None:
         found, failures = common.alternate(jobs, args.rounds, "text encoding")
         rows = [row(who, own, found[common.OURS], folder) for who, own in found.items()]
     rows += [[who, f"cannot be run: {why}", "–", "–", "–", "–"] for who, why in failures.items()]
-    header = ["side", "tokens a prompt", "encode", "×", "call", "×", "contexts"]
+    header = ["side", "tokens per prompt", "encode", "×", "call", "×", "contexts"]
     common.save("text_encode", args, header, rows, {"results": found, "failures": failures})
 
 

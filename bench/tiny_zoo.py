@@ -19,7 +19,7 @@ PATTERNS = {
 
 
 def prepare(source: Path | None, target: Path, dtype: str, version: str = "2.3") -> dict[str, str]:
-    """Write a zoo to `target` and answer {role: path}.
+    """Write a zoo to `target` and return {role: path}.
 
     source: a folder of checkpoints; None takes the project's own random model. dtype: "float32" widens every
     weight, so that a float32 run reads exactly the values of the bfloat16 files; "bfloat16" copies them.

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import importlib
 import io
-import json
 import logging
 import re
 import shlex
@@ -417,14 +416,5 @@ def test_every_pipeline_page_runs_it_from_python_and_from_the_command_line():
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_are_of_a_kind_that_is_checked(page):
-    unknown = {
-        block.place: block.tag for block in blocks(page) if block.tag not in TAGS | {"", "toml", "json"}
-    }
+    unknown = {block.place: block.tag for block in blocks(page) if block.tag not in TAGS | {"", "toml"}}
     assert not unknown
-
-
-def test_json_keeps_its_place():  # a settings example is valid JSON
-    for page in PAGES:
-        for block in blocks(page):
-            if block.tag == "json":
-                json.loads(block.text)

@@ -5,11 +5,27 @@ import types
 import typing
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ltx_core.errors import ConfigError, MissingKeyError
 
 T = TypeVar("T")
+
+
+class Configurator(Generic[T]):
+    """Makes a network from a checkpoint's configuration; how is each subclass's `from_config`."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> T:
+        """config: the parsed ``config`` metadata of a checkpoint."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> T:
+        """metadata: of a checkpoint, with the parsed ``config`` in it; without, `ConfigError` is raised."""
+        if "config" not in metadata:
+            raise ConfigError(f"The metadata holds {sorted(metadata)}; expected a parsed 'config'.")
+        return cls.from_config(metadata["config"])
 
 
 def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:

@@ -134,7 +134,7 @@ class AudioLatentShape(NamedTuple):
         hop_length: int = 160,
         audio_latent_downsample_factor: int = 4,
     ) -> AudioLatentShape:
-        """Latent shape of `duration` seconds: 25 latent frames a second by default, rounded half to even."""
+        """Latent shape of `duration` seconds: 25 latent frames per second by default, rounded half to even."""
         per_second = float(sample_rate) / float(hop_length) / float(audio_latent_downsample_factor)
         return AudioLatentShape(batch, channels, round(duration * per_second), mel_bins)
 

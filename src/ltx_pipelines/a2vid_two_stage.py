@@ -24,6 +24,7 @@ from ltx_pipelines.recipe import (
 from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.constants import LTX_2_3_PARAMS, PipelineParams
+from ltx_pipelines.utils.prompts import ENHANCEMENT_SEED
 
 
 class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
@@ -62,7 +63,7 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
         guided["guidance"] = replace(guided["guidance"], audio=None)
         size = (seed, height, width, num_frames, frame_rate)
         request = self.request(prompt, run, *size, images, tiling_config, **guided)
-        request = request.enhanced(enhance_prompt, seed=42)
+        request = request.enhanced(enhance_prompt, seed=ENHANCEMENT_SEED)
         source = Source(
             audio_path=str(audio_path),
             audio_start_time=audio_start_time,

@@ -17,13 +17,12 @@ from ltx_core.conditioning import (
 )
 from ltx_core.conditioning.pixel_mask import downsample_mask
 from ltx_core.errors import InputError
-from ltx_core.types import VideoPixelShape
-from ltx_pipelines.media.video import probe_video
+from ltx_core.types import VideoLatentShape, VideoPixelShape
+from ltx_pipelines.media.video import load_video_conditioning, probe_video
 from ltx_pipelines.utils.conditionings import (
     combined_image_conditionings,
     image_conditionings_by_adding_guiding_latent,
 )
-from ltx_pipelines.utils.media_io import load_video_conditioning
 
 if TYPE_CHECKING:
     from ltx_pipelines.utils.args import ImageConditioningInput
@@ -72,7 +71,7 @@ class Images:
 
     def tokens(self, shape: VideoPixelShape) -> int:
         appended = sum(self.guides or image.frame_idx != 0 for image in self.images)
-        return appended * (shape.height // 32) * (shape.width // 32)
+        return appended * VideoLatentShape.from_pixel_shape(shape._replace(frames=1)).token_count()
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class ReferenceVideo:
 
     def tokens(self, shape: VideoPixelShape) -> int:
         height, width = self.size(shape)
-        return ((shape.frames - 1) // 8 + 1) * (height // 32) * (width // 32)
+        return VideoLatentShape.from_pixel_shape(shape._replace(height=height, width=width)).token_count()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ltx_pipelines.pipeline import (
 )
 from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
 from ltx_pipelines.utils.args import ImageConditioningInput
+from ltx_pipelines.utils.prompts import ENHANCEMENT_SEED
 
 
 class DistilledPipeline(Pipeline):
@@ -60,7 +61,7 @@ class DistilledPipeline(Pipeline):
         """Generate a video with sound; the arguments are those of `GuidedPipeline.__call__`."""
         size = (seed, height, width, num_frames, frame_rate)
         request = self.request(prompt, run, *size, images, tiling_config)
-        return self.run(self.recipe(request.enhanced(enhance_prompt, seed=42)), run)
+        return self.run(self.recipe(request.enhanced(enhance_prompt, seed=ENHANCEMENT_SEED)), run)
 
     @property
     def default_sampler(self) -> str:

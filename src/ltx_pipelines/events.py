@@ -44,6 +44,6 @@ Callback = Callable[[Event], bool | None]
 
 
 def tell(callback: Callback | None, event: Event) -> None:
-    """Hand `event` to the callback. Raises `Cancelled` if it answers False."""
+    """Hand `event` to the callback. Raises `Cancelled` if it returns False."""
     if callback is not None and callback(event) is False:
         raise Cancelled(f"Cancelled by the callback in {event.stage}, step {event.step}.")

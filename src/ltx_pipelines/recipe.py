@@ -11,7 +11,7 @@ import torch
 
 from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx_core.components.schedulers import LTX2Scheduler
-from ltx_core.loader import LoraPathStrengthAndSDOps
+from ltx_core.loader.switch import Loras
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.types import VideoPixelShape
 from ltx_pipelines.conditions import Condition, Images
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from ltx_pipelines.utils.args import ImageConditioningInput
 
 GuiderArgument = MultiModalGuiderParams | MultiModalGuiderFactory
-Loras = tuple[LoraPathStrengthAndSDOps, ...]
 
 
 class Start(Enum):
@@ -116,7 +115,7 @@ class AudioOutput(Enum):
 class Enhancement:
     """Rewriting of the prompt by the text encoder before it is encoded."""
 
-    seed: int = 42
+    seed: int
     image_path: str | None = None
 
 

@@ -106,12 +106,13 @@ class RetakePipeline(Pipeline):
         return self.engine.embedded_params or replace(super().params, num_inference_steps=40)
 
     def recipe(self, request: Request, source: Source, video: Stream, audio: Stream) -> Recipe:
+        distilled = request.guidance is None
         stage = Stage(
             shape=request.first_shape,
-            sigmas=distilled_sigmas() if request.guidance is None else scheduled_sigmas(request.steps),
+            sigmas=distilled_sigmas() if distilled else scheduled_sigmas(request.steps),
             video=video,
             audio=audio,
-            loras=self.loras,
+            loras=(self.engine.distillation if distilled else ()) + self.loras,
             guidance=request.guidance,
             sampler=request.sampler,
         )

@@ -68,8 +68,8 @@ def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> 
 
 def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLatents:
     """A given sound, cut to the length of the video; one that is too short is continued with silence."""
+    from ltx_pipelines.media.audio import decode_audio_from_file
     from ltx_pipelines.media.writer import MOST_CHANNELS
-    from ltx_pipelines.utils.media_io import decode_audio_from_file
 
     assert source.audio_path is not None
     sound = decode_audio_from_file(

@@ -1,4 +1,4 @@
-"""Trains the audio VAE: log-mel spectrograms in and out, through a latent of 25 steps a second."""
+"""Trains the audio VAE: log-mel spectrograms in and out, through a latent of 25 steps per second."""
 
 from __future__ import annotations
 

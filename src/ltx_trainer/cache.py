@@ -25,7 +25,7 @@ FORMAT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """What is encoded: clips in one format, `shard` of them a file.
+    """What is encoded: clips in one format, `shard` of them per file.
 
     folder: of videos with captions; none takes clips of the world, in `style`, of `split` and `seed`, doing
     `motions`, each with so many `captions`. clips: how many, from the first on; 0 for all of the folder.

@@ -91,7 +91,7 @@ class WorldDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """accumulate: batches a step. average: decay of the moving average of weights, 0 for none."""
+    """accumulate: batches per step. average: decay of the moving average of weights, 0 for none."""
 
     method: Method = Method.ADAMW
     learning_rate: float = 5e-4

@@ -7,11 +7,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ltx_core.model.transformer.model import LTXModel
+
 
 @pytest.fixture(autouse=True)
 def _random_model(model_folder, monkeypatch):
     """The random model stands in for the built-in one: it is quicker."""
     monkeypatch.setenv("OPENLTX_MINIATURE", str(model_folder))
+
+
+@pytest.fixture
+def pass_counts(monkeypatch) -> list[int]:
+    """How many passes each call of the transformer's end holds: they come one by one, or as a batch."""
+    counts, finish = [], LTXModel.finish
+
+    def counted(model, state):
+        counts.append(len(state.hidden["video"]))
+        return finish(model, state)
+
+    monkeypatch.setattr(LTXModel, "finish", counted)
+    return counts
 
 
 @pytest.fixture(scope="session")

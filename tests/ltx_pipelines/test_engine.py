@@ -293,34 +293,20 @@ class TestPlan:
         assert "Fits" in text
         assert read_bytes == [0]
 
-    def test_passes_are_counted_as_they_are_run(self, pipeline, monkeypatch):
+    def test_passes_are_counted_as_they_are_run(self, pipeline, pass_counts):
         recipe = pipeline("x", dry_run=True, num_inference_steps=4, **SMALL)
-        counts, finish = [], LTXModel.finish  # passes come one by one, or as a batch
-
-        def counted(model, state):
-            counts.append(len(state.hidden["video"]))
-            return finish(model, state)
-
-        monkeypatch.setattr(LTXModel, "finish", counted)
         pipeline("x", num_inference_steps=4, **SMALL)
-        assert sum(counts) == sum(passes(stage) for stage in recipe.stages)
+        assert sum(pass_counts) == sum(passes(stage) for stage in recipe.stages)
 
     @pytest.mark.parametrize("skip", [0, 1])
     @pytest.mark.parametrize("sampler", ["res2s", "gradient-estimation", "euler-ancestral"])
-    def test_of_other_samplers_too(self, pipeline, monkeypatch, sampler, skip):
+    def test_of_other_samplers_too(self, pipeline, pass_counts, sampler, skip):
         guider = MultiModalGuiderParams(cfg_scale=3.0, skip_step=skip)
         asked = {"sampler": sampler, "num_inference_steps": 3, **SMALL}
         asked |= {"video_guider_params": guider, "audio_guider_params": guider}
         recipe = pipeline("x", dry_run=True, **asked)
-        counts, finish = [], LTXModel.finish  # passes come one by one, or as a batch
-
-        def counted(model, state):
-            counts.append(len(state.hidden["video"]))
-            return finish(model, state)
-
-        monkeypatch.setattr(LTXModel, "finish", counted)
         pipeline("x", **asked)
-        assert sum(counts) == sum(passes(stage) for stage in recipe.stages)
+        assert sum(pass_counts) == sum(passes(stage) for stage in recipe.stages)
 
 
 class TestSafety:
@@ -438,7 +424,13 @@ class TestLoras:
         self, pipeline, model_folder, tmp_path, caplog
     ):
         tensors = load_file(model_folder / "distilled-lora.safetensors")
-        tensors |= {f"diffusion_model.else.lora_{half}.weight": torch.zeros(4, 4) for half in "AB"}
+        checkpoint = Checkpoint(files(model_folder)["checkpoint_path"])
+        key = next(k for k in checkpoint if "embeddings_connector." in k and k.endswith("to_q.weight"))
+        connector, (rows, columns) = key.removesuffix(".weight"), checkpoint.info(key).shape
+        tensors |= {
+            f"{connector.removeprefix('model.')}.lora_A.weight": torch.zeros(2, columns),
+            f"{connector.removeprefix('model.')}.lora_B.weight": torch.zeros(rows, 2),
+        }
         path = tmp_path / "partly.safetensors"
         save_file(tensors, path)
         other = TI2VidOneStagePipeline(engine=pipeline.engine, loras=[str(path)])

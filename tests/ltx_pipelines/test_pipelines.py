@@ -7,7 +7,6 @@ import torch
 
 from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx_core.errors import InputError
-from ltx_core.model.transformer import LTXModel
 from ltx_core.types import Audio
 from ltx_pipelines import (
     A2VidPipelineTwoStage,
@@ -149,17 +148,10 @@ class TestGuidance:
         assert not torch.equal(video[0].latent, plain[0].latent)
         assert not torch.equal(audio[1].latent, plain[1].latent)
 
-    def test_skipped_steps_cost_no_pass(self, engine, monkeypatch):
-        counts, finish = [], LTXModel.finish  # passes come one by one, or as a batch
-
-        def counted(model, state):
-            counts.append(len(state.hidden["video"]))
-            return finish(model, state)
-
-        monkeypatch.setattr(LTXModel, "finish", counted)
+    def test_skipped_steps_cost_no_pass(self, engine, pass_counts):
         skipping = MultiModalGuiderParams(cfg_scale=3.0, skip_step=1)
         self.latents(engine, video=skipping, audio=skipping)
-        assert sum(counts) == 2 * 2  # of three steps the second is skipped
+        assert sum(pass_counts) == 2 * 2  # of three steps the second is skipped
 
     def test_a_factory_varies_the_parameters_with_sigma(self, engine):
         weak, strong = MultiModalGuiderParams(cfg_scale=2.0), MultiModalGuiderParams(cfg_scale=6.0)
@@ -187,7 +179,7 @@ class TestSamplers:
         assert torch.isfinite(other).all()
         assert not torch.equal(euler, other)
 
-    def test_gamma_0_repeats_the_last_velocity_and_2_does_not(self, engine):
+    def test_gamma_changes_the_result(self, engine):
         pipeline = TI2VidOneStagePipeline(engine=engine)
         asked = {"num_inference_steps": 3, "sampler": "gradient-estimation"} | SMALL
         results = [final_latents(pipeline, "a ball", ge_gamma=g, **asked)[0].latent for g in (1.0, 2.0)]
@@ -292,6 +284,13 @@ class TestRetake:
         assert not torch.equal(video.latent[:, :, 1:], source.video[:, :, 1:])
         assert torch.equal(audio.latent[:, :, :8], source.audio[:, :, :8])
         assert not torch.equal(audio.latent[:, :, 12:], source.audio[:, :, 12:])
+
+    def test_only_a_distilled_retake_asks_for_the_built_in_distillation(self, clip):
+        pipeline = RetakePipeline()
+        for distilled, loras in ((False, ()), (True, pipeline.engine.distillation)):
+            recipe = pipeline(clip, "x", 0.0, 0.3, distilled=distilled, dry_run=True)
+            assert recipe.stages[0].loras == loras
+        assert pipeline.engine.distillation
 
     def test_a_kept_stream_is_the_source(self, engine, clip):
         source = self.source(engine, clip)
@@ -399,11 +398,18 @@ class TestEnhancement:
         assert torch.equal(enhanced, plain)
         assert asked[0][:2] == ("a dog", None)
 
-    def test_it_looks_at_the_first_picture(self, engine, picture):
+    def test_it_looks_at_the_first_picture(self, engine, picture, monkeypatch):
+        seen = []
+        monkeypatch.setattr(
+            "ltx_pipelines.engine.generate_enhanced_prompt",
+            lambda encoder, prompt, image, seed: seen.append(image) or prompt,
+        )
         result = DistilledPipeline(engine=engine)(
             "a dog", enhance_prompt=True, images=[(str(picture), 0, 1.0)], **SMALL
         )
         assert frames(result).shape[0] == 9
+        assert len(seen) == 1
+        assert seen[0] is not None
 
 
 class TestOfficialCalls:

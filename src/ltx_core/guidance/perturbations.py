@@ -45,7 +45,7 @@ class PerturbationConfig:
 
 @dataclass(frozen=True)
 class BatchedPerturbationConfig:
-    """The perturbations of a batch, one entry a sample; a single entry holds for all of them."""
+    """The perturbations of a batch, one entry per sample; a single entry holds for all of them."""
 
     perturbations: Sequence[PerturbationConfig]
 

@@ -34,10 +34,11 @@ class TensorSource(Protocol):
 
 
 class Stored(NamedTuple):
-    """Where a tensor of a component comes from: its key in the file, and its shape after all operations."""
+    """Where a tensor of a component comes from: its key in the file; its shape and bytes after all operations."""
 
     key: str
     shape: tuple[int, ...]
+    nbytes: int
 
 
 def build_model(
@@ -172,21 +173,27 @@ class Filling:
             yield made, value.to(self.dtype) if cast and key not in self.kept else value
 
 
-def find_tensors(checkpoint: TensorSource, sd_ops: SDOps | None) -> dict[str, Stored]:
-    """Name inside the component -> where it is stored, for all keys that `sd_ops` keeps."""
+def find_tensors(
+    checkpoint: TensorSource, sd_ops: SDOps | None, dtype: torch.dtype | None = None
+) -> dict[str, Stored]:
+    """Name inside the component -> where it is stored, for all keys that `sd_ops` keeps.
+
+    dtype: of floating tensors before the operations, None for the file's.
+    """
     key_map, found = sd_ops or EVERYTHING, {}
     for key in checkpoint:
         renamed = key_map.apply_to_key(key)
         if renamed is not None:
-            outline = _outline(checkpoint.info(key))
+            outline = _outline(checkpoint.info(key), dtype)
             for name, value in key_map.apply_to_key_value(renamed, outline):
-                found[name] = Stored(key, tuple(value.shape))
+                found[name] = Stored(key, tuple(value.shape), value.nbytes)
     return found
 
 
-def _outline(info: TensorInfo) -> torch.Tensor:
+def _outline(info: TensorInfo, dtype: torch.dtype | None = None) -> torch.Tensor:
     """What key-value operations can be asked with before anything is read."""
-    return torch.empty(info.shape, dtype=info.dtype, device="meta")
+    dtype = dtype if dtype is not None and info.dtype.is_floating_point else info.dtype
+    return torch.empty(info.shape, dtype=dtype, device="meta")
 
 
 def weight_scales(checkpoint: TensorSource, found: Mapping[str, Stored]) -> dict[str, str]:
@@ -250,7 +257,7 @@ def check_tensors(
     for name, tensor in wanted.items():
         if name not in found or is_lazy(tensor):  # a lazy layer takes its shape from the file
             continue
-        key, shape = found[name]
+        key, shape, _ = found[name]
         if shape != tuple(tensor.shape):
             raise CheckpointError(
                 f"{checkpoint.path}: {key} has shape {shape}, "
@@ -259,11 +266,8 @@ def check_tensors(
 
 
 def component_bytes(checkpoint: Checkpoint, sd_ops: SDOps | None, dtype: torch.dtype | None) -> int:
-    """Memory of a component in `dtype` (None: as in the file), told from the header."""
-    infos = [checkpoint.info(stored.key) for stored in find_tensors(checkpoint, sd_ops).values()]
-    if dtype is None:
-        return sum(info.nbytes for info in infos)
-    return sum(info.numel for info in infos) * dtype.itemsize
+    """Memory of a component in `dtype` (None: as in the file) but for what `sd_ops` casts, told from the header."""
+    return sum(stored.nbytes for stored in find_tensors(checkpoint, sd_ops, dtype).values())
 
 
 def assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -140,7 +140,7 @@ class Checkpoint:
 
 def _read(key: str, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
     """The tensor in memory of its own; what is cast on the way is read through a small buffer."""
-    result = torch.empty(info.numel, dtype=dtype)
+    result = torch.empty(info.numel, dtype=dtype, device="cpu")
     buffer, step = result, info.numel
     if dtype is not info.dtype and info.numel:
         step = min(CAST_BYTES // info.dtype.itemsize, info.numel)

@@ -42,7 +42,8 @@ def stream_model(filling: Filling, device: torch.device | str, *, blocks: str, r
             assign(model, name, buffer.to(device))
     if rest == "cpu":
         for name, tensor in filling.tensors("cpu", (inside,)):
-            assign(model, name, tensor.pin_memory() if device.type == "cuda" else tensor)
+            with torch.inference_mode(False):  # a pinned copy takes other LoRAs outside of it, too
+                assign(model, name, tensor.pin_memory() if device.type == "cuda" else tensor)
 
     def load(index: int) -> Tensors:
         prefix = f"{inside}{index}."
@@ -72,6 +73,7 @@ class BlockStreamer:
         self._resting: dict[int, Tensors] = {}
         self._gpu = torch.get_device_module(device) if device.type == "cuda" else None
         self._copies: Any = self._gpu.Stream(device) if self._gpu else None
+        self._computed: Any = None  # event of a GPU: the last block that was taken away has been computed
         self.serve(blocks)
 
     def serve(self, blocks: nn.ModuleList) -> None:
@@ -80,14 +82,22 @@ class BlockStreamer:
             block.register_forward_pre_hook(partial(self._bring, index))
             block.register_forward_hook(partial(self._take_away, index), always_call=True)
 
-    def _fetch(self, index: int) -> tuple[Tensors, Any]:
-        """The block's tensors, and what tells when they have arrived. Runs in the worker."""
+    def _fetch(self, index: int, after: Any) -> tuple[Tensors, Any]:
+        """The block's tensors, and what tells when they have arrived. Runs in the worker.
+
+        after: an event to wait for, so that copies run no further ahead of the GPU than one block.
+        """
         with torch.inference_mode(False), torch.no_grad():
             if self._gpu is None:
                 return self._dressed(index), None
+            if after is not None:
+                after.synchronize()
             with self._gpu.stream(self._copies):
                 tensors = self._dressed(index)
                 return tensors, self._copies.record_event()
+
+    def _submit(self, index: int) -> Future[tuple[Tensors, Any]]:
+        return self._worker.submit(self._fetch, index, self._computed)
 
     def _dressed(self, index: int) -> Tensors:
         return self.dress(self._load(index), f"{self._prefix}{index}.")
@@ -95,10 +105,10 @@ class BlockStreamer:
     def _bring(self, index: int, block: nn.Module, arguments: Any) -> None:
         coming, self._coming = self._coming, None
         at_hand = coming is not None and coming[0] == index
-        future = coming[1] if coming and at_hand else self._worker.submit(self._fetch, index)
+        future = coming[1] if coming and at_hand else self._submit(index)
         # Not round to the first one: another LoRA set may be put in between two passes.
         if index + 1 < len(self._blocks):
-            self._coming = (index + 1, self._worker.submit(self._fetch, index + 1))
+            self._coming = (index + 1, self._submit(index + 1))
         tensors, arrived = future.result()
         if self._gpu is not None:
             stream = self._gpu.current_stream(self._device)
@@ -114,3 +124,5 @@ class BlockStreamer:
             path, _, leaf = name.rpartition(".")
             owner = block.get_submodule(path)
             (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor  # type: ignore
+        if self._gpu is not None:
+            self._computed = self._gpu.current_stream(self._device).record_event()

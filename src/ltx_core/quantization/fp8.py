@@ -89,7 +89,7 @@ def has_scaled_matmul(q: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype)
 
     Elsewhere the float32 product of the widened operands is exact but slow: there fp8-cast serves better.
     """
-    if q.device.type != "cuda" or dtype is torch.float32:
+    if q.device.type != "cuda" or torch.version.hip is not None or dtype is torch.float32:
         return False
     fits = q.shape[1] % 16 == 0 and weight.shape[0] % 16 == 0
     return fits and torch.cuda.get_device_capability(q.device) >= (8, 9)

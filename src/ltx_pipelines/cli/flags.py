@@ -140,7 +140,8 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> 
         action=QuantizationAction,
         nargs="+",
         metavar=("POLICY", "AMAX_PATH"),
-        help="fp8-cast (half the memory) or fp8-scaled-mm (faster; needs an fp8 checkpoint)",
+        help="fp8-cast (half the memory) or fp8-scaled-mm (faster; needs an fp8 checkpoint); AMAX_PATH, of older "
+        "scripts, is accepted after fp8-scaled-mm and ignored",
     )
 
 
@@ -153,7 +154,7 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
     seed = 42 if name == "retake" else params.seed
     group.add_argument("--seed", type=int, default=seed, help="same seed and settings, same video")
     group.add_argument(
-        "--enhance-prompt", action="store_true", help="let the text encoder write the prompt out"
+        "--enhance-prompt", action="store_true", help="have the text encoder expand the prompt first"
     )
     if name == "retake":
         group.add_argument("--num-inference-steps", type=int, default=40, help="denoising steps (full model)")
@@ -166,7 +167,7 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
     group.add_argument("--height", type=int, default=height, help=f"pixels, a multiple of {unit}")
     group.add_argument("--width", type=int, default=width, help=f"pixels, a multiple of {unit}")
     group.add_argument("--num-frames", type=int, default=params.num_frames, help="a multiple of 8, plus 1")
-    group.add_argument("--frame-rate", type=float, default=params.frame_rate, help="frames a second")
+    group.add_argument("--frame-rate", type=float, default=params.frame_rate, help="frames per second")
     unused = "; without effect: the distilled schedule is fixed" if name in DISTILLED else ""
     group.add_argument(
         "--num-inference-steps", type=int, default=params.num_inference_steps, help=f"denoising steps{unused}"
@@ -191,7 +192,7 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
 
 def _guidance_flags(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
     """How strongly to steer, for picture and sound apart."""
-    group = parser.add_argument_group("guidance (each kind in use costs one more pass a step)")
+    group = parser.add_argument_group("guidance (each kind in use adds one pass per step)")
 
     def number(flag: str, default: float, text: str) -> None:
         group.add_argument(f"--{flag}", type=type(default), default=default, help=f"{flag[:5]}: {text}")
@@ -199,20 +200,32 @@ def _guidance_flags(parser: argparse.ArgumentParser, params: PipelineParams) -> 
     for stream, guider in (("video", params.video_guider_params), ("audio", params.audio_guider_params)):
         cross, other = ("a2v", "sound") if stream == "video" else ("v2a", "picture")
         number(f"{stream}-cfg-guidance-scale", guider.cfg_scale, "towards the prompt, off at 1")
-        number(f"{stream}-stg-guidance-scale", guider.stg_scale, "away from a weakened model, off at 0")
-        text = f"{stream}: blocks whose self-attention is left out in the weakened model"
+        number(
+            f"{stream}-stg-guidance-scale",
+            guider.stg_scale,
+            "spatio-temporal guidance (STG): away from a pass that skips self-attention in some blocks; 0 is off",
+        )
+        text = f"{stream}: blocks that skip self-attention in the STG pass"
         group.add_argument(
             f"--{stream}-stg-blocks", type=int, nargs="*", default=guider.stg_blocks, help=text
         )
         text = f"{stream}: how closely it follows the {other}, off at 1"
         group.add_argument(f"--{cross}-guidance-scale", type=float, default=guider.modality_scale, help=text)
-        number(f"{stream}-rescale-scale", guider.rescale_scale, "back to the unguided contrast, 0 to 1")
-        number(f"{stream}-skip-step", guider.skip_step, "steps left out after each one computed")
+        number(
+            f"{stream}-rescale-scale",
+            guider.rescale_scale,
+            "rescale towards the unguided contrast, 0 (off) to 1",
+        )
+        number(
+            f"{stream}-skip-step",
+            guider.skip_step,
+            "steps that reuse the last estimate after each computed one",
+        )
 
 
 def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
     """What only one pipeline has."""
-    group = parser.add_argument_group("this pipeline")
+    group = parser.add_argument_group("options of this pipeline")
     if name == "ic_lora":
         group.add_argument(
             "--video-conditioning",
@@ -227,18 +240,21 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
             action=MaskAction,
             nargs=2,
             metavar=("MASK", "STRENGTH"),
-            help="a clip, white where the control counts, and how much",
+            help="mask clip (white: the control applies) and its attention strength, 0 to 1",
         )
         group.add_argument("--skip-stage-2", action="store_true", help="stop at half size")
     elif name == "a2vid_two_stage":
-        group.add_argument("--audio-path", required=True, help="the sound to film to")
+        group.add_argument("--audio-path", required=True, help="audio file that drives the video")
         group.add_argument(
             "--audio-start-time", type=float, default=0.0, help="seconds into the sound to start at"
         )
         text = "seconds of it to use (default: the length of the video)"
         group.add_argument("--audio-max-duration", type=float, help=text)
     elif name == "retake":
-        text = "make a clip fit that does not: trim its end, crop (and trim) it, or pad it by its edges"
+        text = (
+            "adapt a clip of unsupported size: trim drops frames at the end; crop also cuts the edges; "
+            "pad repeats the last frame and the edges"
+        )
         group.add_argument("--fit", choices=FITS, help=text)
         group.add_argument(
             "--video-path", required=True, help="the clip: 8k + 1 frames, sides multiples of 32"

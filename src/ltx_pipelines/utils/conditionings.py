@@ -11,8 +11,8 @@ from ltx_core.conditioning import (
     VideoConditionByKeyframeIndex,
     VideoConditionByLatentIndex,
 )
+from ltx_pipelines.media.images import load_image_conditioning
 from ltx_pipelines.utils.args import ImageConditioningInput, as_image
-from ltx_pipelines.utils.media_io import load_image_conditioning
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]
 

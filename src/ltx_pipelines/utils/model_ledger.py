@@ -163,10 +163,10 @@ class ModelLedger:
         """
         checkpoint = self.checkpoint(*self.files_of("transformer"))
         stored = find_tensors(checkpoint, COMPONENTS["transformer"].key_map)
-        targets = {
+        targets = {  # without the connectors, which share the transformer's prefix and take no LoRA
             name.removesuffix(".weight"): tensor.shape
             for name, tensor in stored.items()
-            if name.endswith(".weight") and len(tensor.shape) == 2
+            if name.endswith(".weight") and len(tensor.shape) == 2 and "embeddings_connector." not in name
         }
         return LoraFile(lora.path, targets, lora.sd_ops)
 
@@ -189,10 +189,13 @@ class ModelLedger:
 
             shards = self.checkpoint(*map(str, GemmaFolder(self.paths.text_encoder()).weights))
             return component_bytes(shards, sd_ops.GEMMA_LANGUAGE_MODEL_KEYS, self.dtype)
-        made = COMPONENTS[component]
-        stored = component == "transformer" and self.quantization is not None
+        key_map, dtype = COMPONENTS[component].key_map, self.dtype
         checkpoint = self.checkpoint(*self.files_of(component))
-        return component_bytes(checkpoint, made.key_map, None if stored else self.dtype)
+        if component == "transformer" and (policy := self.quantization) is not None:
+            if policy.sd_ops is not None and key_map is not None:
+                return component_bytes(checkpoint, key_map.chain(policy.sd_ops), dtype)
+            return component_bytes(checkpoint, key_map, None)
+        return component_bytes(checkpoint, key_map, dtype)
 
     def files_of(self, component: str) -> tuple[str, ...]:
         """The paths of the files that hold a component; the configuration is the first one's."""

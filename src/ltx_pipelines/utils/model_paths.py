@@ -15,7 +15,7 @@ PathLike = str | Path
 class ModelPaths:
     """The files of one model. Build it with `from_monolith` or `from_split`.
 
-    Each accessor answers the path of one component and raises `InputError` (a ValueError) that names the
+    Each accessor returns the path of one component and raises `InputError` (a ValueError) that names the
     missing slot where nothing was given for it.
     """
 

@@ -1,6 +1,8 @@
-"""Cleaning of what the language model answers."""
+"""Seed of the language model's answers, and their cleaning."""
 
 from __future__ import annotations
+
+ENHANCEMENT_SEED = 42  # where the generation's own is not used
 
 # Written as escapes: some of these look like what they become.
 _PLAIN = str.maketrans(

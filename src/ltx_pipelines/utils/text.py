@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ltx_pipelines.utils.prompts import clean_response
+from ltx_pipelines.utils.prompts import ENHANCEMENT_SEED, clean_response
 
 if TYPE_CHECKING:
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
@@ -24,7 +24,7 @@ def encode_prompts(
     model_ledger: Any,
     *,
     enhance_prompt_image: str | None = None,
-    enhance_prompt_seed: int = 42,
+    enhance_prompt_seed: int = ENHANCEMENT_SEED,
     enhance_first_prompt: bool = False,
 ) -> list[EmbeddingsProcessorOutput]:
     """Video and audio contexts of each prompt.
@@ -61,13 +61,17 @@ def _row(output: EmbeddingsProcessorOutput, index: int) -> EmbeddingsProcessorOu
 
 
 def generate_enhanced_prompt(
-    text_encoder: Any, prompt: str, image_path: str | None = None, image_long_side: int = 896, seed: int = 42
+    text_encoder: Any,
+    prompt: str,
+    image_path: str | None = None,
+    image_long_side: int = 896,
+    seed: int = ENHANCEMENT_SEED,
 ) -> str:
     """`prompt` rewritten in the detail the model was trained on; with an image, as its continuation."""
     if image_path is None:
         answer = text_encoder.enhance_t2v(prompt, seed=seed)
     else:
-        from ltx_pipelines.utils.media_io import decode_image, resize_aspect_ratio_preserving
+        from ltx_pipelines.media.images import decode_image, resize_aspect_ratio_preserving
 
         image = torch.as_tensor(decode_image(image_path))
         image = resize_aspect_ratio_preserving(image, image_long_side).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""What the rows generate: each function runs a pipeline as a user would and answers the file it wrote."""
+"""What the rows generate: each function runs a pipeline as a user would and returns the file it wrote."""
 
 from __future__ import annotations
 

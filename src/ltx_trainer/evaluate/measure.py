@@ -1,4 +1,4 @@
-"""What the rows measure: each function answers the scores of a file, from its pixels and waveform alone."""
+"""What the rows measure: each function returns the scores of a file, from its pixels and waveform alone."""
 
 from __future__ import annotations
 

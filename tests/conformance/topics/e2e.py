@@ -51,10 +51,16 @@ def _run(folder: Path, path: Path, tolerances: dict, context: Context) -> Iterat
     call = {key: _value(value, folder, want) for key, value in meta["call"].items()}
     video, audio = pipeline(**call, callback=watch)
     frames = torch.cat(list(video)).cpu()
-    for key, parts in seen.items():
-        if key in want:
-            got = torch.stack(parts) if key.endswith("eval_denoised") else parts[0]
-            yield near_norm(key, got, want[key], context.relax(limits["latent"]))
+    compared = (
+        key for key in want if key.startswith("stage") and key.endswith((".eval_denoised", ".latent"))
+    )
+    for key in sorted(compared):
+        if key not in seen:
+            yield Check(key, False, "not computed")
+            continue
+        parts = seen[key]
+        got = torch.stack(parts) if key.endswith("eval_denoised") else parts[0]
+        yield near_norm(key, got, want[key], context.relax(limits["latent"]))
     yield _video(frames, want["out.video"], limits["video"])
     yield near_norm("out.audio", audio.waveform, want["out.audio"], context.relax(limits["audio"]))
     yield equal("sampling_rate", audio.sampling_rate, meta["output"]["sampling_rate"])

@@ -161,8 +161,8 @@ def test_the_size_of_a_component_is_told_from_the_header(files):
     checkpoint = Checkpoint(files.model())
     stored = sum(tensor.nbytes for tensor in files.tensors().values())
     assert component_bytes(checkpoint, files.MAP, None) == stored
-    numbers = sum(tensor.numel() for tensor in files.tensors().values())
-    assert component_bytes(checkpoint, files.MAP, torch.float32) == 4 * numbers
+    cast = sum(t.numel() * (4 if t.is_floating_point() else 8) for t in files.tensors().values())
+    assert component_bytes(checkpoint, files.MAP, torch.float32) == cast
     assert checkpoint.bytes_read == 0
 
 
@@ -197,3 +197,11 @@ def test_the_configuration_is_the_first_files(files):
     ]
     model = build_model(files.Configurator, Checkpoint(paths), None, "cpu")
     assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
+
+
+def test_the_size_of_a_component_heeds_what_is_cast(files):
+    checkpoint, policy = Checkpoint(files.model()), QuantizationPolicy.fp8_cast()
+    model = build(files, dtype=torch.bfloat16, policy=policy)
+    taken = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert component_bytes(checkpoint, files.MAP.chain(policy.sd_ops), torch.bfloat16) == taken
+    assert taken < component_bytes(checkpoint, files.MAP, torch.bfloat16)

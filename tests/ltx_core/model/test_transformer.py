@@ -772,3 +772,17 @@ class TestOneStage:
             self.run(model, steps)
         told = model.velocity_model.bytes_of_texts(2 * 7, torch.float32)  # two texts of 7 tokens
         assert told == (sum(held) if self.ONCE[name] else 0)
+
+
+def test_cuda_graphs_keep_the_results_of_all_blocks_of_a_step(monkeypatch):
+    """PyTorch lets the graphs of one marked step alone; without a mark each call may overwrite the last one's."""
+    marks = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    model, given = build(V23), (video(), audio())
+    model.compile_blocks()
+    model(*given)
+    assert not marks
+    model.compile_blocks(mode="max-autotune")
+    model(*given)
+    assert len(marks) == 1

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -342,3 +342,30 @@ def test_perturbations_say_what_to_compute():
     assert some.keep(2, x)[SELF].flatten().tolist() == [0, 1]
     assert everyone.first_perturbed_block(8) == 2
     assert BatchedPerturbationConfig.empty(2).first_perturbed_block(8) == 8
+
+
+@pytest.mark.parametrize(
+    ("major", "best"),
+    [
+        (8, AttentionFunction.DEFAULT),
+        (9, AttentionFunction.FLASH_ATTENTION_3),
+        (10, AttentionFunction.FLASH_ATTENTION_4),
+        (12, AttentionFunction.DEFAULT),
+    ],
+)
+def test_the_best_kernel_follows_the_generation_of_the_gpu(major, best, monkeypatch):
+    for package, _ in KERNELS.values():
+        for name in (package.split(".")[0], package):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    gpu = SimpleNamespace(get_device_capability=lambda device: (major, 0))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: gpu)
+    assert best_attention(torch.device("cuda"), torch.bfloat16) is best
+
+
+def test_a_package_that_breaks_on_import_is_not_there(monkeypatch):
+    def broken(name):
+        raise AttributeError("made for another GPU")
+
+    monkeypatch.setattr("ltx_core.model.transformer.attention.import_module", broken)
+    with pytest.raises(InputError, match="made for another GPU"):
+        AttentionFunction.SAGE.check()

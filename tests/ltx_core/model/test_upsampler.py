@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, InputError
+from ltx_core.model.common.folding import depth_to_space
 from ltx_core.model.upsampler import LatentUpsampler, LatentUpsamplerConfigurator, upsample_video
-from ltx_core.model.upsampler.model import BlurDown, RationalResampler, pixel_shuffle
+from ltx_core.model.upsampler.model import BlurDown, RationalResampler
 from ltx_core.model.video_vae import VideoEncoderConfigurator
 
 SPATIAL = {"in_channels": 4, "mid_channels": 32, "num_blocks_per_stage": 1}
@@ -159,13 +160,13 @@ def test_stages_have_as_many_blocks_as_told():
 
 def test_shuffling_has_time_as_the_slowest_index():
     x = randn(1, 16, 2, 3, 3)
-    y = pixel_shuffle(x, (2, 2, 2))
+    y = depth_to_space(x, (2, 2, 2))
     assert y.shape == (1, 2, 4, 6, 6)
     for c, t, u, v in itertools.product(range(2), repeat=4):
         assert torch.equal(y[0, c, t::2, u::2, v::2], x[0, 8 * c + 4 * t + 2 * u + v])
     frames = x.transpose(1, 2).flatten(0, 1)
     expected = F.pixel_shuffle(frames, 2).unflatten(0, (1, 2)).transpose(1, 2)
-    assert torch.equal(pixel_shuffle(x, (1, 2, 2)), expected)
+    assert torch.equal(depth_to_space(x, (1, 2, 2)), expected)
 
 
 # Rational resampling

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, InputError, ShapeError, UnsupportedConfigError
 from ltx_core.model.common import convolution
+from ltx_core.model.common.folding import depth_to_space, space_to_depth
 from ltx_core.model.video_vae import (
     VideoDecoder,
     VideoDecoderConfigurator,
@@ -20,11 +21,9 @@ from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
 from ltx_core.model.video_vae.layers import (
     CausalConv3d,
     PerChannelStatistics,
-    depth_to_space,
     make_norm,
     patchify,
     sinusoid,
-    space_to_depth,
     unpatchify,
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ltx_core.config import parse_config
+from ltx_core.config import Configurator, parse_config
 from ltx_core.model.audio_vae.autoencoder import AudioDecoder, AudioEncoder
 from ltx_core.model.audio_vae.bandwidth_extension import MelSTFT, VocoderWithBWE
 from ltx_core.model.audio_vae.config import ExtensionConfig, parse_audio_vae, parse_generator
@@ -17,7 +17,7 @@ BIG_VGAN = {"resblock": "AMP1", "stereo": True, "activation": "snakebeta"}
 ENCODER_ONLY = ("double_z", "in_channels", "attn_type", "resamp_with_conv")
 
 
-class AudioEncoderConfigurator:
+class AudioEncoderConfigurator(Configurator[AudioEncoder]):
     """Makes an `AudioEncoder` from a checkpoint's whole configuration."""
 
     @classmethod
@@ -25,12 +25,8 @@ class AudioEncoderConfigurator:
         network, spectrogram = parse_audio_vae(config)
         return AudioEncoder(**vars(network), **vars(spectrogram))
 
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> AudioEncoder:
-        return cls.from_config(metadata["config"])
 
-
-class AudioDecoderConfigurator:
+class AudioDecoderConfigurator(Configurator[AudioDecoder]):
     """Makes an `AudioDecoder` from a checkpoint's whole configuration."""
 
     @classmethod
@@ -40,12 +36,8 @@ class AudioDecoderConfigurator:
         rates = {key: value for key, value in vars(spectrogram).items() if key != "n_fft"}
         return AudioDecoder(**given, **rates)
 
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> AudioDecoder:
-        return cls.from_config(metadata["config"])
 
-
-class VocoderConfigurator:
+class VocoderConfigurator(Configurator[Vocoder | VocoderWithBWE]):
     """Makes a `Vocoder`, or a `VocoderWithBWE` where the section has a ``bwe`` part."""
 
     @classmethod
@@ -65,7 +57,3 @@ class VocoderConfigurator:
             extension.output_sampling_rate,
             extension.hop_length,
         )
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> Vocoder | VocoderWithBWE:
-        return cls.from_config(metadata["config"])

@@ -41,11 +41,7 @@ class AttentionFunction(Enum):
     @property
     def takes_bias(self) -> bool:
         """Whether its kernel can add a bias."""
-        return self not in (
-            AttentionFunction.FLASH_ATTENTION_3,
-            AttentionFunction.FLASH_ATTENTION_4,
-            AttentionFunction.SAGE,
-        )
+        return self not in PACKAGES
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, bias: torch.Tensor | None = None
@@ -69,12 +65,12 @@ def attention_named(name: str) -> AttentionFunction:
 
 
 def best_attention(device: torch.device, dtype: torch.dtype) -> AttentionFunction:
-    """The quickest exact kernel that is installed for a device: FlashAttention 3 on Hopper GPUs, 4 on newer ones."""
+    """The quickest exact kernel that is installed for a device: see `BEST_BY_GENERATION`."""
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         major = torch.get_device_module(device).get_device_capability(device)[0]
-        newest = AttentionFunction.FLASH_ATTENTION_3 if major == 9 else AttentionFunction.FLASH_ATTENTION_4
-        if major >= 9 and not _missing(PACKAGES[newest]):
-            return newest
+        best = BEST_BY_GENERATION.get(major, AttentionFunction.DEFAULT)
+        if best in PACKAGES and not _missing(PACKAGES[best]):
+            return best
     return AttentionFunction.DEFAULT
 
 
@@ -82,8 +78,8 @@ def _missing(package: str) -> str:
     """Why a package cannot be imported; empty if it can."""
     try:
         import_module(package)
-    except ImportError as error:
-        return str(error)
+    except Exception as error:  # a package for another GPU or another PyTorch fails in ways of its own
+        return str(error) or type(error).__name__
     return ""
 
 
@@ -105,9 +101,7 @@ def _pytorch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tens
 def _xformers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     from xformers.ops import memory_efficient_attention
 
-    if bias is not None:  # it wants the bias at full size
-        bias = bias.expand(q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-    return memory_efficient_attention(q, k, v, attn_bias=bias)
+    return memory_efficient_attention(q, k, v)
 
 
 def _flash_3(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -146,6 +140,12 @@ PACKAGES = {
     AttentionFunction.FLASH_ATTENTION_3: "flash_attn_interface",
     AttentionFunction.FLASH_ATTENTION_4: "flash_attn.cute",
     AttentionFunction.SAGE: "sageattention",
+}
+# By the major number of the compute capability: Hopper, then data-centre Blackwell (not consumer cards, 12).
+BEST_BY_GENERATION = {
+    9: AttentionFunction.FLASH_ATTENTION_3,
+    10: AttentionFunction.FLASH_ATTENTION_4,
+    11: AttentionFunction.FLASH_ATTENTION_4,
 }
 
 

@@ -37,6 +37,7 @@ __all__ = ["LTXModel", "LTXModelType", "LegacyX0Model", "X0Model"]
 TokenPair = tuple[torch.Tensor | None, torch.Tensor | None]
 """(video, audio), each (B, T, C), None for a stream that was not passed."""
 
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of `torch.compile`
 COMPILED_GRAPHS = 64  # of one block: passes, sizes, and what is enabled make more than PyTorch expects
 
 STACKED_TOKENS = 128  # of a pass: up to here a batch of passes is quicker than sharing their first blocks
@@ -70,6 +71,7 @@ class LTXModel(nn.Module):
         self.model_type = model_type
         self.streams = self.config.streams(model_type)
         self.gradient_checkpointing = False
+        self.has_cuda_graphs = False  # of compiled blocks
         projections = {"video": caption_projection, "audio": audio_caption_projection}
         for stream in self.streams:
             self._add_stream(stream, projections[stream.name])
@@ -135,6 +137,7 @@ class LTXModel(nn.Module):
         """
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_GRAPHS)
         torch._dynamo.config.skip_nnmodule_hook_guards = False  # LoRAs may come and go as hooks
+        self.has_cuda_graphs = options.get("mode") in CUDA_GRAPH_MODES
         blocks: Any = self.transformer_blocks
         for block in blocks:
             # Not `read_text`: CUDA graphs would write over keys and values that are kept for the next step.
@@ -191,6 +194,8 @@ class LTXModel(nn.Module):
         So the weights of a block are needed once, passes that start from the same state are computed once until
         a perturbation parts them, and passes of the same inputs share the keys and values of their texts.
         """
+        if self.has_cuda_graphs:  # else each block's graph writes over what the one before it has answered
+            torch.compiler.cudagraph_mark_step_begin()
         configs = [BatchedPerturbationConfig.empty() if p is None else p for p in perturbations]
         for state, config in zip(states, configs):
             _check_perturbations(config, state)

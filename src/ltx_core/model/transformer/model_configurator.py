@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ltx_core.config import parse_config
-from ltx_core.errors import ConfigError
+from ltx_core.config import Configurator, parse_config
 from ltx_core.model.transformer.config import LTXModelType, TransformerConfig
 from ltx_core.model.transformer.feed_forward import CaptionProjection
 from ltx_core.model.transformer.model import LTXModel
@@ -56,7 +55,7 @@ class _Captions:
     caption_channels: int
 
 
-class LTXModelConfigurator:
+class LTXModelConfigurator(Configurator[LTXModel]):
     """Builds the audio-video model. Of the configuration only the object ``transformer`` is read.
 
     Raises `ConfigError` (a ValueError) for a value this model does not have, and for a missing one without
@@ -76,13 +75,6 @@ class LTXModelConfigurator:
         cls._check(section)
         architecture = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
         return LTXModel(model_type=cls.model_type, **projections, **architecture)
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> LTXModel:
-        """metadata: of a checkpoint, with the parsed ``config`` in it."""
-        if "config" not in metadata:
-            raise ConfigError(f"The metadata holds {sorted(metadata)}; expected a parsed 'config'.")
-        return cls.from_config(metadata["config"])
 
     @classmethod
     def _caption_projections(

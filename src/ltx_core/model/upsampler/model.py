@@ -9,12 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ltx_core.config import parse_config
+from ltx_core.config import Configurator, parse_config
 from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.common.convolution import Conv3d
+from ltx_core.model.common.folding import Stride, depth_to_space
 from ltx_core.model.upsampler.config import RATIOS, UpsamplerConfig
-
-Factors = tuple[int, int, int]
 
 
 class ResBlock(nn.Module):
@@ -82,7 +81,7 @@ class LatentUpsampler(nn.Module):
         )  # fmt: skip
         for name, value in vars(config).items():
             setattr(self, name, value)
-        self.factors: Factors = (1 + temporal_upsample, 1 + spatial_upsample, 1 + spatial_upsample)
+        self.factors: Stride = (1 + temporal_upsample, 1 + spatial_upsample, 1 + spatial_upsample)
         mid = mid_channels
         self.initial_conv = _conv(dims, in_channels, mid)
         self.initial_norm = nn.GroupNorm(32, mid)
@@ -123,7 +122,7 @@ class LatentUpsampler(nn.Module):
     def _upsample(self, x: torch.Tensor) -> torch.Tensor:
         if self.factors[0] == 2:
             # The first frame stands for itself alone: of its two copies one is dropped.
-            return pixel_shuffle(self.upsampler(x), self.factors)[:, :, 1:]
+            return depth_to_space(self.upsampler(x), self.factors)[:, :, 1:]
         if self.dims == 2:
             return F.pixel_shuffle(self.upsampler(x), 2)
         frames = x.transpose(1, 2).flatten(0, 1)
@@ -137,24 +136,12 @@ def _conv(dims: int, in_channels: int, out_channels: int) -> nn.Conv2d | Conv3d:
     return (nn.Conv2d if dims == 2 else Conv3d)(in_channels, out_channels, 3, padding=1)
 
 
-def pixel_shuffle(x: torch.Tensor, factors: Factors) -> torch.Tensor:
-    """(B, C t h w, F, H, W) -> (B, C, F t, H h, W w); time is the slowest of the folded indices."""
-    b, c, f, h, w = x.shape
-    t, u, v = factors
-    x = x.reshape(b, c // (t * u * v), t, u, v, f, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(b, c // (t * u * v), f * t, h * u, w * v)
-
-
-class LatentUpsamplerConfigurator:
+class LatentUpsamplerConfigurator(Configurator[LatentUpsampler]):
     """Makes a `LatentUpsampler` from its file's configuration."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LatentUpsampler:
         return LatentUpsampler(**vars(parse_config(UpsamplerConfig, config, "config")))
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> LatentUpsampler:
-        return cls.from_config(metadata["config"])
 
 
 def upsample_video(latent: torch.Tensor, video_encoder: Any, upsampler: LatentUpsampler) -> torch.Tensor:

@@ -9,16 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError
+from ltx_core.model.common.folding import Stride, depth_to_space, space_to_depth
 from ltx_core.model.video_vae.config import Block
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
-from ltx_core.model.video_vae.layers import (
-    CausalConv3d,
-    Stride,
-    TimestepEmbedding,
-    depth_to_space,
-    make_norm,
-    space_to_depth,
-)
+from ltx_core.model.video_vae.layers import CausalConv3d, TimestepEmbedding, make_norm
 
 STRIDES: dict[str, Stride] = {"time": (2, 1, 1), "space": (1, 2, 2), "all": (2, 2, 2)}
 

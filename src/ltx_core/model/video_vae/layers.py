@@ -1,4 +1,4 @@
-"""Primitive operations of the video VAE: causal convolution, norms, space-to-depth, statistics."""
+"""Primitive operations of the video VAE: causal convolution, norms, patches, statistics."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError
 from ltx_core.model.common.convolution import Conv3d
+from ltx_core.model.common.folding import Stride
 from ltx_core.model.common.normalization import PixelNorm
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
-
-Stride = tuple[int, int, int]
 
 
 class CausalConv3d(nn.Module):
@@ -88,22 +87,6 @@ def unpatchify(x: torch.Tensor, p: int) -> torch.Tensor:
     b, c, f, h, w = x.shape
     x = x.reshape(b, c // (p * p), p, p, f, h, w).permute(0, 1, 4, 5, 3, 6, 2)
     return x.reshape(b, c // (p * p), f, h * p, w * p)
-
-
-def space_to_depth(x: torch.Tensor, stride: Stride) -> torch.Tensor:
-    """(B, C, F st, H sh, W sw) -> (B, C st sh sw, F, H, W); time is the slowest of the new indices."""
-    b, c, f, h, w = x.shape
-    t, u, v = stride
-    x = x.reshape(b, c, f // t, t, h // u, u, w // v, v).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(b, c * t * u * v, f // t, h // u, w // v)
-
-
-def depth_to_space(x: torch.Tensor, stride: Stride) -> torch.Tensor:
-    """The inverse of `space_to_depth`."""
-    b, c, f, h, w = x.shape
-    t, u, v = stride
-    x = x.reshape(b, c // (t * u * v), t, u, v, f, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(b, c // (t * u * v), f * t, h * u, w * v)
 
 
 class TimestepEmbedding(nn.Module):

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ltx_core.model.common.folding import depth_to_space
 from ltx_core.model.video_vae.blocks import ResBlock, ResBlocks, Upsample
-from ltx_core.model.video_vae.layers import CausalConv3d, depth_to_space
+from ltx_core.model.video_vae.layers import CausalConv3d
 
 PIECE_BYTES = 8 * 2**20  # of what a layer takes or gives at once
 LEAST_FRAMES = 2  # of a piece, however large they are: as many as a layer keeps

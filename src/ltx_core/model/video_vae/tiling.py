@@ -158,8 +158,8 @@ def pixels_of(interval: Interval) -> Interval:
 
 
 @dataclass(frozen=True)
-class DecodeTile:
-    """A piece of one temporal group: its latents, and where its pixels go."""
+class Tile:
+    """A piece of a latent (B, C, F, H, W)."""
 
     time: Interval
     height: Interval
@@ -169,6 +169,10 @@ class DecodeTile:
     def latents(self) -> tuple[slice, ...]:
         axes = (self.time, self.height, self.width)
         return (slice(None), slice(None), *(slice(i.start, i.end) for i in axes))
+
+
+class DecodeTile(Tile):
+    """A piece of one temporal group: its latents, and where its pixels go."""
 
     @property
     def place(self) -> tuple[slice, slice]:
@@ -256,7 +260,7 @@ def spatial_weights(
 def overlap_add(groups: Iterable[tuple[Interval, torch.Tensor]]) -> Iterator[torch.Tensor]:
     """Blend consecutive (frame interval, frames (B, C, f, H, W)) along time; yields frames once they are final.
 
-    One answer a group, an empty one where the next group begins at the same frame. Only the overlap with the
+    One result per group, an empty one where the next group begins at the same frame. Only the overlap with the
     next group is kept.
     """
     start = 0
@@ -278,22 +282,12 @@ def overlap_add(groups: Iterable[tuple[Interval, torch.Tensor]]) -> Iterator[tor
         yield values / weights[:, None, None].clamp(min=1e-8)
 
 
-@dataclass(frozen=True)
-class EncodeTile:
+class EncodeTile(Tile):
     """A piece of a video to encode, and where its latents go."""
-
-    time: Interval
-    height: Interval
-    width: Interval
 
     @property
     def pixels(self) -> tuple[slice, ...]:
         axes = (frames_of(self.time), pixels_of(self.height), pixels_of(self.width))
-        return (slice(None), slice(None), *(slice(i.start, i.end) for i in axes))
-
-    @property
-    def place(self) -> tuple[slice, ...]:
-        axes = (self.time, self.height, self.width)
         return (slice(None), slice(None), *(slice(i.start, i.end) for i in axes))
 
     def mask(self, device: torch.device) -> torch.Tensor:
@@ -349,8 +343,8 @@ def blend(
     weights = torch.zeros(tuple(shape[2:]), device=device)
     for tile, latent in tiles:
         mask = tile.mask(device)
-        values[tile.place] += latent * mask
-        weights[tile.place[2:]] += mask
+        values[tile.latents] += latent * mask
+        weights[tile.latents[2:]] += mask
     return values / weights.clamp(min=1e-8)
 
 

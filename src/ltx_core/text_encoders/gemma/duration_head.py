@@ -13,10 +13,11 @@ from torch import nn
 from ltx_core.config import parse_config
 from ltx_core.errors import InputError
 from ltx_core.sd_ops import DURATION_HEAD_KEY_OPS
+from ltx_core.types import VIDEO_SCALE_FACTORS
 
 __all__ = ["DURATION_HEAD_KEY_OPS", "AutoDuration", "DurationHead", "DurationHeadConfigurator"]
 
-FRAME_STEP = 8  # a video has 8 k + 1 frames
+FRAME_STEP = VIDEO_SCALE_FACTORS.time  # a video has 8 k + 1 frames
 
 
 @dataclass(frozen=True)

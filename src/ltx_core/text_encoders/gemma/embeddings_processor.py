@@ -27,7 +27,7 @@ def convert_to_additive_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -
 
 
 class EmbeddingsProcessor(nn.Module):
-    """Feature extractor, then a connector a modality. Without an audio connector there is no audio."""
+    """Feature extractor, then one connector per modality. Without an audio connector there is no audio."""
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ def _special(tokenizer: Any, name: str) -> str:
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """An image to the vision tower's input: squashed to `size` (height, width), scaled, normalised a channel.
+    """An image to the vision tower's input: squashed to `size` (height, width), scaled, normalised per channel.
 
     Pillow's bilinear filter, as transformers without torchvision does it.
     """

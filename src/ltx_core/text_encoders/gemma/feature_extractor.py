@@ -1,4 +1,4 @@
-"""From the hidden states of all text encoder layers to one feature vector a token and modality."""
+"""From the hidden states of all text encoder layers to one feature vector per token and modality."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _concat(layers: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def size_projections(module: nn.Module, features: int) -> None:
-    """Give new text projections, which fit any Gemma, the number of values a token of one, hidden size x layers."""
+    """Give new text projections, which fit any Gemma, the number of values per token of one, hidden size x layers."""
     for part in module.modules():
         if isinstance(part, nn.LazyLinear) and is_lazy(part.weight):
             part.initialize_parameters(torch.empty(1, features, device="meta"))
@@ -84,7 +84,7 @@ def _project(features: torch.Tensor, projection: Any, hidden_states: HiddenState
         layers = _layers(hidden_states)
         raise InputError(
             f"The text encoder gives {len(layers)} hidden states of width {layers[0].shape[-1]}, "
-            f"{features.shape[-1]} values a token; the checkpoint's text projection takes "
+            f"{features.shape[-1]} values per token; the checkpoint's text projection takes "
             f"{weight.shape[-1]}. Use the Gemma model that the checkpoint was trained with."
         )
     return projection(features)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from ltx_core.config import parse_config
-from ltx_core.errors import ConfigError, UnsupportedConfigError
+from ltx_core.config import Configurator, parse_config
+from ltx_core.errors import UnsupportedConfigError
 from ltx_core.module_ops import ModuleOps
 from ltx_core.sd_ops import (
     EMBEDDINGS_PROCESSOR_KEY_OPS,
@@ -74,10 +74,10 @@ def _fill(encoder: nn.Module) -> nn.Module:
 GEMMA_MODEL_OPS = ModuleOps("gemma_buffers", lambda module: isinstance(module, GemmaTextEncoder), _fill)
 
 
-class EmbeddingsProcessorConfigurator:
+class EmbeddingsProcessorConfigurator(Configurator[EmbeddingsProcessor]):
     """Builds the embeddings processor of an audio-video checkpoint.
 
-    How many values a token the text encoder gives is not in the configuration: the input width of the text
+    How many values per token the text encoder gives is not in the configuration: the input width of the text
     projections is that of the weights they are given.
     """
 
@@ -94,13 +94,6 @@ class EmbeddingsProcessorConfigurator:
             video_connector=video.build(),
             audio_connector=video.for_audio().build(),
         )
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> EmbeddingsProcessor:
-        """metadata: of a checkpoint, with the parsed ``config`` in it."""
-        if "config" not in metadata:
-            raise ConfigError(f"The metadata holds {sorted(metadata)}; expected a parsed 'config'.")
-        return cls.from_config(metadata["config"])
 
 
 def _feature_extractor(section: Mapping[str, Any], connector: ConnectorConfig) -> nn.Module:
