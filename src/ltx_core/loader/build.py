@@ -111,8 +111,8 @@ def prepare(
     policy: QuantizationPolicy | None = None,
 ) -> Filling:
     """Change a module on the meta device as `policy` asks, and find and check its tensors, reading none."""
-    policy, key_map = policy or NO_POLICY, sd_ops or EVERYTHING
-    key_map = key_map if policy.sd_ops is None else key_map.chain(policy.sd_ops)
+    policy = policy or NO_POLICY
+    key_map = policy.chained(sd_ops or EVERYTHING)
     found = find_tensors(checkpoint, key_map)
     scales = weight_scales(checkpoint, found)
     for operation in policy.module_ops:

@@ -88,6 +88,10 @@ class QuantizationPolicy:
         """The policy's name on the command line."""
         return "fp8-scaled-mm" if self.scaled_mm else "fp8-cast" if self.sd_ops else "none"
 
+    def chained(self, key_map: SDOps) -> SDOps:
+        """The key map of a component with this policy's operations after it."""
+        return key_map if self.sd_ops is None else key_map.chain(self.sd_ops)
+
     @classmethod
     def fp8_cast(cls) -> QuantizationPolicy:
         """Block weights rest as e4m3 and are widened for each call. Scaled fp8 files are widened first."""

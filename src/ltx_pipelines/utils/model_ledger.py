@@ -189,13 +189,11 @@ class ModelLedger:
 
             shards = self.checkpoint(*map(str, GemmaFolder(self.paths.text_encoder()).weights))
             return component_bytes(shards, sd_ops.GEMMA_LANGUAGE_MODEL_KEYS, self.dtype)
-        key_map, dtype = COMPONENTS[component].key_map, self.dtype
+        key_map, policy = COMPONENTS[component].key_map, self.quantization
         checkpoint = self.checkpoint(*self.files_of(component))
-        if component == "transformer" and (policy := self.quantization) is not None:
-            if policy.sd_ops is not None and key_map is not None:
-                return component_bytes(checkpoint, key_map.chain(policy.sd_ops), dtype)
-            return component_bytes(checkpoint, key_map, None)
-        return component_bytes(checkpoint, key_map, dtype)
+        if component != "transformer" or policy is None or key_map is None:
+            return component_bytes(checkpoint, key_map, self.dtype)
+        return component_bytes(checkpoint, policy.chained(key_map), None if policy.scaled_mm else self.dtype)
 
     def files_of(self, component: str) -> tuple[str, ...]:
         """The paths of the files that hold a component; the configuration is the first one's."""
