@@ -124,6 +124,7 @@ def _tie_embedding(key: str, value: torch.Tensor) -> list[KeyValueOperationResul
     return [KeyValueOperationResult(key, value), KeyValueOperationResult("model.lm_head.weight", value)]
 
 
+CONNECTORS = "embeddings_connector."  # in keys that have the transformer's prefix and belong to the text side
 LTXV_MODEL_COMFY_RENAMING_MAP = _prefixes("LTXV_MODEL_COMFY_PREFIX_MAP", {"model.diffusion_model.": ""})
 
 _AUDIO_ONLY_WORDS = (

@@ -176,7 +176,7 @@ def _components(checkpoint: Checkpoint, kind: str) -> dict[str, Size]:
     for component, key_map in maps.items():
         keys = {stored.key for stored in find_tensors(checkpoint, key_map).values()}
         if component == "transformer":  # the connectors share its prefix
-            keys = {key for key in keys if "embeddings_connector." not in key}
+            keys = {key for key in keys if sd_ops.CONNECTORS not in key}
         if any(".per_channel_statistics." not in key for key in keys):  # encoder and decoder share these
             sizes[component] = Size.of(checkpoint.info(key) for key in keys)
     return sizes

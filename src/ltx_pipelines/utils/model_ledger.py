@@ -166,7 +166,7 @@ class ModelLedger:
         targets = {  # without the connectors, which share the transformer's prefix and take no LoRA
             name.removesuffix(".weight"): tensor.shape
             for name, tensor in stored.items()
-            if name.endswith(".weight") and len(tensor.shape) == 2 and "embeddings_connector." not in name
+            if name.endswith(".weight") and len(tensor.shape) == 2 and sd_ops.CONNECTORS not in name
         }
         return LoraFile(lora.path, targets, lora.sd_ops)
 
