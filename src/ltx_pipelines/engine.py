@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -35,10 +36,18 @@ if TYPE_CHECKING:
     from ltx_core.quantization import QuantizationPolicy
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
     from ltx_pipelines.recipe import Enhancement, Loras, Recipe
+    from ltx_pipelines.utils.types import DenoisingFunc
 
 log = logging.getLogger(__name__)
 
 REMEMBERED_PROMPTS = 16
+
+
+class Loaded(NamedTuple):
+    """A component, and where its blocks wait: "none", "cpu" or "disk"."""
+
+    module: nn.Module
+    offload: str
 
 
 class Engine:
@@ -62,7 +71,7 @@ class Engine:
         self.attention, self.compile, self.max_batch_size = attention, compile, max_batch_size
         self.fuse_loras = fuse_loras
         self.lock = threading.RLock()
-        self._loaded: OrderedDict[str, nn.Module] = OrderedDict()
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
         self._lora_files: dict[FileKey, LoraFile] = {}
 
@@ -269,11 +278,9 @@ class Engine:
 
     def memory_policy(self, names: Sequence[str]) -> memory.MemoryPolicy:
         """Where the components of these names would rest, if nothing else were loaded."""
-        free = memory.available_bytes(self.device)
-        if free is not None:
-            free += sum(self._held(name) for name in self._loaded)
         sizes = {name: self.size_of(name) for name in names}
-        return memory.choose_policy(sizes, self.device, free, self.offload)
+        free, main = map(self._available, (self.device, memory.MAIN))
+        return memory.choose_policy(sizes, self.device, free, main, self.offload)
 
     def size_of(self, name: str, streamed: bool = False) -> int:
         """Bytes that a component takes on the device, LoRAs beside a transformer's weights included.
@@ -284,25 +291,34 @@ class Engine:
         weights = self.ledger.size_of(name) // (memory.STREAMED_SHARE if streamed else 1)
         return weights + sum(file.bytes_in(self.dtype) for file in beside)
 
-    def _held(self, name: str) -> int:
-        """Bytes that a loaded component takes on the device."""
-        parts = self._loaded[name].modules()
-        return self.size_of(name, streamed=any(hasattr(part, "streamer") for part in parts))
+    def _available(self, device: torch.device) -> int | None:
+        """Bytes that there would be for components on `device` if none were loaded; None if it is not told."""
+        free = memory.available_bytes(device)
+        return None if free is None else free + sum(self._held(name, device) for name in self._loaded)
+
+    def _held(self, name: str, device: torch.device) -> int:
+        """Bytes that a loaded component takes on `device`: the engine's, or main memory."""
+        offload = self._loaded[name].offload
+        if device == self.device:
+            return self.size_of(name, streamed=offload != "none")
+        return self.ledger.size_of(name) if offload == "cpu" else 0
 
     def _component(self, name: str) -> Any:
         """The component, loaded if it is not."""
         if name not in self._loaded:
             size, offload = self.size_of(name), self.memory_policy([name]).offload[name]
-            self._make_room(int(self.size_of(name, streamed=offload != "none") * memory.HEADROOM))
+            self._make_room(self.device, self.size_of(name, streamed=offload != "none"))
+            if offload == "cpu":
+                self._make_room(memory.MAIN, self.ledger.size_of(name))
             if size >= memory.SLOW_TO_LOAD:
                 log.info("Loading the %s (%.1f GiB).", name.replace("_", " "), size / 2**30)
             options = {"offload": offload} if name in memory.STREAMABLE else {}
             component = getattr(self.ledger, name)(**options)
             if name == "transformer":
                 self._tune(component)
-            self._loaded[name] = component
+            self._loaded[name] = Loaded(component, offload)
         self._loaded.move_to_end(name)
-        return self._loaded[name]
+        return self._loaded[name].module
 
     def _tune(self, transformer: Any) -> None:
         """Choose how a new `X0Model` computes."""
@@ -315,14 +331,34 @@ class Engine:
         if self.compile is not None:
             model.compile_blocks(**self.compile)
 
-    def _make_room(self, needed: int) -> None:
-        """Let go of the least recently used components until `needed` bytes are free."""
-        while self._loaded:
-            free = memory.available_bytes(self.device)
-            if free is None or free >= needed:
+    def _make_room(self, device: torch.device, size: int) -> None:
+        """Let go of what was used least recently on `device`, until a component of `size` bytes fits there."""
+        for name in [name for name in self._loaded if self._held(name, device)]:
+            free = memory.available_bytes(device)
+            if free is None or free >= size * memory.HEADROOM:
                 return
-            self._loaded.popitem(last=False)
+            del self._loaded[name]
             memory.cleanup_memory()
+
+    def with_room(self, denoise: DenoisingFunc) -> DenoisingFunc:
+        """`denoise`, which lets go of all idle components and starts again where the device has no room for it."""
+
+        @functools.wraps(denoise)
+        def attempt(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                return denoise(*arguments, **keywords)
+            except torch.OutOfMemoryError:
+                idle = [name for name in self._loaded if name != "transformer"]
+                if not idle:
+                    raise
+            # Not in the except block: there the error still holds what was computed.
+            log.info("Out of memory: letting go of %s.", ", ".join(idle).replace("_", " "))
+            for name in idle:
+                del self._loaded[name]
+            memory.cleanup_memory()
+            return denoise(*arguments, **keywords)
+
+        return cast("DenoisingFunc", attempt)
 
     def release(self) -> None:
         """Let go of all weights; the next call loads them again."""

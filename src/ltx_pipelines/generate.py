@@ -13,6 +13,7 @@ from ltx_core.components.noisers import GaussianNoiser
 from ltx_core.errors import InputError
 from ltx_core.model.video_vae import get_video_chunks_number
 from ltx_core.types import Audio, LatentState
+from ltx_pipelines import memory
 from ltx_pipelines.conditions import Encoding
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Callback, Event, tell
@@ -80,7 +81,7 @@ class VideoStream(Iterator[torch.Tensor]):
 
     def __next__(self) -> torch.Tensor:
         try:
-            with self._engine.lock:
+            with self._engine.lock, memory.current(self._engine.device):
                 if self._running is None:
                     self._running = self._decode()
                 return next(self._running)
@@ -109,7 +110,7 @@ def generate(engine: Engine, recipe: Recipe, callback: Callback | None = None) -
     The random draws of a call come from one generator on the engine's device, in this order: each stage's
     video noise, then its audio noise, and last whatever the video decoder draws.
     """
-    with engine.lock:
+    with engine.lock, memory.current(engine.device):
         engine.check(recipe)
         run = _Run(engine, recipe, torch.Generator(engine.device).manual_seed(recipe.seed), callback)
         source = encode_source(engine, recipe)
@@ -159,7 +160,7 @@ def _denoise(
     options |= {"callback": run.callback, "stage": name}
     with engine.transformer_for_stage(stage.loras, contexts) as transformer:
         denoise = guided_denoising_func(transformer, contexts, stage.guidance)
-        states = sampler.loop(sigmas, video, audio, sampler.stepper, denoise, **options)
+        states = sampler.loop(sigmas, video, audio, sampler.stepper, engine.with_room(denoise), **options)
     video, audio = finished(states[0], video_tools), finished(states[1], audio_tools)
     _check_finite(name, video.latent, audio.latent)
     run.tell(name, step=len(sigmas) - 1, of=len(sigmas) - 1, result=(video, audio))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -55,8 +57,16 @@ def cleanup_memory() -> None:
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+        if hasattr(torch.accelerator, "empty_host_cache"):  # older versions of PyTorch keep pinned memory
+            torch.accelerator.empty_host_cache()
 
 
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which `device` is the current GPU, where kernels other than PyTorch's own are launched."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+MAIN = torch.device("cpu")  # main memory, where blocks of large models may wait
 HEADROOM = 1.15  # a component needs this multiple of its size: its activations want room too
 STREAMED_SHARE = 4  # a streamed component has at most about 1/4 of itself on the device
 ROOM_FOR_TEXTS = 8  # a stage keeps keys and values of texts that take 1/8 of what is free, or less
@@ -78,10 +88,17 @@ class MemoryPolicy:
 
 
 def choose_policy(
-    sizes: Mapping[str, int], device: torch.device, free: int | None, asked: str | None = None
+    sizes: Mapping[str, int],
+    device: torch.device,
+    free: int | None,
+    main: int | None = None,
+    asked: str | None = None,
 ) -> MemoryPolicy:
-    """The policy for components of `sizes` bytes: `asked` for, or what fits, the quickest first."""
-    offload = {name: _offload(name, size, device, free, asked) for name, size in sizes.items()}
+    """The policy for components of `sizes` bytes: `asked` for, or what fits, the quickest first.
+
+    free, main: bytes that they may take on the device and in main memory; None: unknown, so any number.
+    """
+    offload = {name: _offload(name, size, device, free, main, asked) for name, size in sizes.items()}
     streamed = [f"{name} from {where}" for name, where in offload.items() if where != "none"]
     total = sum(size // (1 if offload[name] == "none" else STREAMED_SHARE) for name, size in sizes.items())
     sentences = [f"Streamed block by block: {', '.join(streamed)}."] if streamed else []
@@ -95,7 +112,9 @@ def choose_policy(
     return MemoryPolicy(free, offload, " ".join(sentences))
 
 
-def _offload(name: str, size: int, device: torch.device, free: int | None, asked: str | None) -> str:
+def _offload(
+    name: str, size: int, device: torch.device, free: int | None, main: int | None, asked: str | None
+) -> str:
     if name not in STREAMABLE:
         return "none"
     if asked is not None:
@@ -103,6 +122,5 @@ def _offload(name: str, size: int, device: torch.device, free: int | None, asked
         return "none" if asked == "cpu" and device.type == "cpu" else asked
     if free is None or size * HEADROOM <= free:
         return "none"
-    host = available_bytes(torch.device("cpu"))
-    fits_host = device.type != "cpu" and (host is None or size * HEADROOM <= host)
-    return "cpu" if fits_host else "disk"
+    fits_main = device.type != "cpu" and (main is None or size * HEADROOM <= main)
+    return "cpu" if fits_main else "disk"

@@ -19,11 +19,13 @@ def describe_plan(engine: Engine, recipe: Recipe) -> str:
 
     Raises what the run itself would, before any work, for files that are missing, damaged or of another kind.
     """
-    engine.check(recipe)
+    with engine.lock:
+        engine.check(recipe)
+        policy = engine.memory_policy(recipe.components)
+        sizes = [f"{name:<28}{_bytes(engine.size_of(name))}" for name in recipe.components]
     lines = [f"device {engine.device}, {str(engine.dtype).removeprefix('torch.')}"]
     lines += [_stage_line(number, stage) for number, stage in enumerate(recipe.stages, start=1)]
-    lines += [f"{name:<28}{_bytes(engine.size_of(name))}" for name in recipe.components]
-    policy = engine.memory_policy(recipe.components)
+    lines += sizes
     if policy.free is not None:
         lines.append(f"{'free now':<28}{_bytes(policy.free)}")
     return "\n".join([*lines, policy.sentence])

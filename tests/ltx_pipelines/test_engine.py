@@ -97,7 +97,7 @@ class TestReading:
 
     def test_what_is_released_is_gone(self, pipeline):
         pipeline("x", **SMALL, **STEPS)  # leaves the distilled LoRA's clean weights behind as well
-        loaded = [weakref.ref(module) for module in pipeline.engine._loaded.values()]
+        loaded = [weakref.ref(loaded.module) for loaded in pipeline.engine._loaded.values()]
         weights = weakref.ref(pipeline.engine.transformer().velocity_model)
         pipeline.engine.release()
         assert [ref() for ref in [*loaded, weights]] == [None] * (len(loaded) + 1)
@@ -179,7 +179,7 @@ class TestMemory:
         del model, hooks
         assert pairs
         self.small_memory(monkeypatch, 0)
-        beside.engine._make_room(1)
+        beside.engine._make_room(beside.device, 1)
         assert not any(pair() is not None for pair in pairs)
 
     @pytest.mark.parametrize("quantization", [None, QuantizationPolicy.fp8_cast()], ids=["plain", "fp8-cast"])
@@ -211,18 +211,55 @@ class TestMemory:
         turns = memory.choose_policy(sizes, gpu, 50 * gib)
         assert set(turns.offload.values()) == {"none"}
         assert "take turns" in turns.sentence
-        asked = memory.choose_policy(sizes, gpu, 100 * gib, "disk")
+        asked = memory.choose_policy(sizes, gpu, 100 * gib, asked="disk")
         assert asked.offload == {"transformer": "disk", "text_encoder": "disk", "video_decoder": "none"}
-        assert memory.choose_policy(sizes, cpu, 100 * gib, "cpu").offload["transformer"] == "none"
+        assert memory.choose_policy(sizes, cpu, 100 * gib, asked="cpu").offload["transformer"] == "none"
         short = memory.choose_policy(sizes, cpu, 8 * gib)
         assert short.offload["transformer"] == "disk"
 
-    def test_a_gpu_too_small_streams_from_main_memory_or_disk(self, monkeypatch):
-        gib = 2**30
+    def test_a_gpu_too_small_streams_from_main_memory_or_disk(self):
+        gib, gpu = 2**30, torch.device("cuda")
         sizes = {"transformer": 40 * gib}
-        for host, where in ((64 * gib, "cpu"), (16 * gib, "disk")):
-            self.small_memory(monkeypatch, host)
-            assert memory.choose_policy(sizes, torch.device("cuda"), 16 * gib).offload["transformer"] == where
+        for main, where in ((None, "cpu"), (64 * gib, "cpu"), (16 * gib, "disk")):
+            assert memory.choose_policy(sizes, gpu, 16 * gib, main).offload["transformer"] == where
+
+    def test_components_take_turns_in_main_memory(self, pipeline, monkeypatch):
+        """What waits there for a GPU makes room for the next; what is on the GPU alone stays."""
+        engine, gpu = pipeline.engine, torch.device("cuda")
+        sizes = {"text_encoder": 24, "transformer": 40, "vocoder": 1}
+        monkeypatch.setattr(type(engine), "device", gpu)
+        monkeypatch.setattr(type(engine.ledger), "size_of", lambda ledger, name: sizes[name])
+        for name in sizes:
+            monkeypatch.setattr(engine.ledger, name, lambda **options: torch.nn.Identity())
+        monkeypatch.setattr(engine, "_tune", lambda transformer: None)
+
+        def free(device):
+            total = 20 if device == gpu else 60
+            return total - sum(engine._held(name, device) for name in engine._loaded)
+
+        monkeypatch.setattr(memory, "available_bytes", free)
+        for name in sizes:
+            engine._component(name)
+        assert {name: loaded.offload for name, loaded in engine._loaded.items()} == {
+            "transformer": "cpu",
+            "vocoder": "none",
+        }
+
+    def test_idle_components_go_where_a_step_finds_no_room(self, pipeline):
+        engine, seen = pipeline.engine, []
+        everything(pipeline("x", **SMALL, **STEPS))
+
+        def denoise(needed):
+            seen.append(set(engine._loaded))
+            if len(seen[-1]) > needed:
+                raise torch.OutOfMemoryError
+            return "done"
+
+        assert engine.with_room(denoise)(1) == "done"
+        assert len(seen[0]) > 1
+        assert seen[1] == {"transformer"}
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.with_room(denoise)(0)
 
     def test_an_unknown_mode_is_named(self, model_folder):
         with pytest.raises(InputError, match="offload is 'tape'; choose none, cpu or disk"):

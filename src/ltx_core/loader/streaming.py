@@ -60,7 +60,7 @@ class BlockStreamer:
     """Has the weights of the computing block on the device, and those of the next on their way meanwhile.
 
     load: index of a block -> its tensors on the device. `dress` may change a block's tensors, named within
-    the model, on arrival: so LoRAs get into blocks that rest on disk.
+    the model, on arrival: so LoRAs get into them.
     """
 
     def __init__(
@@ -75,6 +75,14 @@ class BlockStreamer:
         self._copies: Any = self._gpu.Stream(device) if self._gpu else None
         self._computed: Any = None  # event of a GPU: the last block that was taken away has been computed
         self.serve(blocks)
+
+    @property
+    def to_gpu(self) -> bool:
+        return self._gpu is not None
+
+    def brings(self, name: str) -> bool:
+        """Whether the module of this name within the model is in one of the blocks."""
+        return name.startswith(self._prefix)
 
     def serve(self, blocks: nn.ModuleList) -> None:
         """Bring the weights to these, too: others of the same number and names that rest where the first ones do."""

@@ -11,6 +11,7 @@ from torch import nn
 from ltx_core.loader.branch import Branch
 from ltx_core.loader.fuse import fuse
 from ltx_core.loader.lora import LoraFile, LoraMatch, LoraPathStrengthAndSDOps, Pair
+from ltx_core.loader.streaming import BlockStreamer
 from ltx_core.quantization.fp8 import ScaledLinear
 from ltx_core.sd_ops import SDOps
 
@@ -46,8 +47,9 @@ class LoraSwitcher:
     The clean weights of the layers that any set has touched are kept on the CPU, and the weights of a set are
     always fused from them: equal, bit for bit, to those of a fresh build with that set. Where the model itself
     is in main memory, the layer's last fused weight stays beside the clean one while the layer is clean: it takes
-    the place of a second clean one, and going there again moves no byte. What was read of the LoRA files of the
-    current and of the previous set stays in memory, so that going back and forth between two reads nothing.
+    the place of a second clean one, and going there again moves no byte. Blocks that wait elsewhere stay clean
+    there; each is fused whenever it comes to the device. What was read of the LoRA files of the current and of the
+    previous set stays in memory, so that going back and forth between two reads nothing.
 
     beside: device and dtype of the activations. If given, no weight is touched: each layer gets a `Branch`, which
     computes what the set adds to its output.
@@ -65,9 +67,9 @@ class LoraSwitcher:
         self._files: dict[FileKey, LoraFile] = {}
         self._pairs: dict[tuple[FileKey, str], Pair] = {}  # what was read of them, at strength 1, by layer
         self._current: set[FileKey] = set()
-        streamer = getattr(model, "streamer", None)
-        if streamer is not None and not self.is_beside:
-            streamer.dress = self._dress
+        self._streamer: BlockStreamer | None = getattr(model, "streamer", None)
+        if self._streamer is not None and not self.is_beside:
+            self._streamer.dress = self._dress
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -113,9 +115,11 @@ class LoraSwitcher:
         layer = self._layers[name]
         if self.is_beside:
             self._branch(name, layer, recipe)
+        elif self._streamer is not None and self._streamer.brings(name):
+            pass  # `_dress` fuses whenever its block arrives
         elif in_main_memory(layer.weight):
             self._swap(name, layer, recipe)
-        elif not layer.weight.is_meta:  # else a block that rests on disk: `_dress` fuses whenever it is read
+        else:
             self._write(name, layer, recipe)
         self._recipes[name] = recipe
 
@@ -158,16 +162,24 @@ class LoraSwitcher:
     def _pair(self, name: str, lora: LoraPathStrengthAndSDOps, device: torch.device) -> Pair:
         key = file_key(lora), name
         if key not in self._pairs:
-            read = self._open(lora).read(name)
-            self._pairs[key] = Pair(read.down.to(*self._place), read.up.to(*self._place), read.scale)
+            down, up, scale = self._open(lora).read(name)
+            self._pairs[key] = Pair(self._kept(down), self._kept(up), scale)
         down, up, scale = self._pairs[key]
-        return Pair(down.to(device), up.to(device), lora.strength * scale)
+        return Pair(
+            down.to(device, non_blocking=True), up.to(device, non_blocking=True), lora.strength * scale
+        )
+
+    def _kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of a LoRA where it stays; pinned where it travels with every block."""
+        kept = tensor.to(*self._place)
+        travels = self._streamer is not None and not self.is_beside and self._streamer.to_gpu
+        return kept.pin_memory() if travels else kept
 
     def _dress(self, tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors of a block that was just read from disk, with the current set fused in."""
+        """The tensors of a block that just arrived, with the current set fused in."""
         for name, recipe in self._recipes.items():
             weight, scale = (f"{name}.{part}".removeprefix(prefix) for part in ("weight", "weight_scale"))
-            if recipe and weight in tensors and self._layers[name].weight.is_meta:
+            if recipe and weight in tensors:
                 new = self._with(name, recipe, Weight(tensors[weight], tensors.get(scale)))
                 tensors |= {weight: new.value} | ({} if new.scale is None else {scale: new.scale})
         return tensors
@@ -178,5 +190,4 @@ def file_key(lora: LoraPathStrengthAndSDOps) -> FileKey:
 
 
 def in_main_memory(weight: torch.Tensor) -> bool:
-    """Whether a weight is computed with where it lies; a pinned one is copied to a GPU from a fixed place."""
-    return weight.device.type == "cpu" and not weight.is_pinned()
+    return weight.device.type == "cpu"

@@ -29,6 +29,9 @@ class Block(nn.Module):
         super().__init__()
         self.attn1 = Attention(width)
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
 
 class Network(nn.Module):
     """Linear layers inside and outside of blocks, a table, and a buffer that files hold."""

@@ -2,12 +2,19 @@
 
 import gc
 import itertools
+from functools import partial
 
 import pytest
 import torch
 
 from ltx_core.errors import CheckpointError
-from ltx_core.loader import Checkpoint, LoraPathStrengthAndSDOps, LoraSwitcher, build_model
+from ltx_core.loader import (
+    Checkpoint,
+    LoraPathStrengthAndSDOps,
+    LoraSwitcher,
+    build_model,
+    stream_model,
+)
 from ltx_core.loader import switch as switch_module
 from ltx_core.quantization import QuantizationPolicy
 
@@ -41,10 +48,10 @@ def place(request, monkeypatch):
     return request.param
 
 
-def build(files, kind="bfloat16"):
+def build(files, kind="bfloat16", fill=None):
     write, dtype, policy = KINDS[kind]
     return build_model(
-        files.Configurator, Checkpoint(getattr(files, write)()), files.MAP, "cpu", dtype, policy
+        files.Configurator, Checkpoint(getattr(files, write)()), files.MAP, "cpu", dtype, policy, fill
     )
 
 
@@ -74,6 +81,34 @@ def test_every_sequence_of_sets_gives_the_weights_of_a_fresh_build(files, loras,
     for i in (1, 0, 2, 4, 3, 1, 2, 0, 0, 3, 4, 0):
         switcher.apply(sets[i])
         assert same(bits(model), fresh[i])
+
+
+@pytest.mark.parametrize("rest", ["cpu", "disk"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_that_wait_elsewhere_are_fused_on_arrival(files, loras, kind, rest):
+    def computed(model):
+        """All tensors; those of the blocks as they are while the blocks compute."""
+        found = {name: value for name, value in bits(model).items() if "transformer_blocks" not in name}
+        for index, block in enumerate(model.transformer_blocks):
+            hook = block.register_forward_pre_hook(
+                lambda block, given, prefix=f"{index}.": found.update(
+                    {prefix + name: value for name, value in bits(block).items()}
+                )
+            )
+            block(torch.zeros(1))
+            hook.remove()
+        return found
+
+    resident = build(files, kind)
+    streamed = build(files, kind, partial(stream_model, blocks="transformer_blocks", rest=rest))
+    at_rest = streamed.transformer_blocks.state_dict()
+    switchers = [LoraSwitcher(model) for model in (resident, streamed)]
+    for wanted in (loras[:1], loras, [], loras[1:]):
+        for switcher in switchers:
+            switcher.apply(wanted)
+        assert same(computed(resident), computed(streamed))
+        for name, value in streamed.transformer_blocks.state_dict().items():
+            assert value.data_ptr() == at_rest[name].data_ptr()
 
 
 def test_the_parameters_stay_the_same_objects(files, loras):
