@@ -77,17 +77,23 @@ class BatchedPerturbationConfig:
         mask = self.mask(perturbation_type, block, values.device, values.dtype)
         return mask.view(-1, *[1] * (values.ndim - 1))
 
-    def keep(self, block: int, like: torch.Tensor) -> dict[PerturbationType, bool | torch.Tensor]:
-        """What block `block` keeps of each kind of attention.
+    def keeps(self, num_blocks: int, like: torch.Tensor) -> list[dict[PerturbationType, bool | torch.Tensor]]:
+        """What each block keeps of each kind of attention.
 
-        True if no sample is perturbed, False if all are (nothing to compute), else `mask_like` (n, 1, 1).
+        True if no sample is perturbed, False if all are (nothing to compute), else `mask_like` (n, 1, 1): one
+        tensor for all masks of the same values, since making one waits for the device.
         """
-        return {kind: self._keep(kind, block, like) for kind in PerturbationType}
+        masks: dict[tuple[bool, ...], torch.Tensor] = {}
 
-    def _keep(self, kind: PerturbationType, block: int, like: torch.Tensor) -> bool | torch.Tensor:
-        if not self.any_in_batch(kind, block):
-            return True
-        return False if self.all_in_batch(kind, block) else self.mask_like(kind, block, like)
+        def keep(kind: PerturbationType, block: int) -> bool | torch.Tensor:
+            kept = tuple(not sample.is_perturbed(kind, block) for sample in self.perturbations)
+            if all(kept) or not any(kept):
+                return all(kept)
+            if kept not in masks:
+                masks[kept] = self.mask_like(kind, block, like)
+            return masks[kept]
+
+        return [{kind: keep(kind, block) for kind in PerturbationType} for block in range(num_blocks)]
 
     def first_perturbed_block(self, num_blocks: int) -> int:
         """The first block in which any sample is perturbed, `num_blocks` if none is.

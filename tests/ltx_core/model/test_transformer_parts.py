@@ -337,11 +337,23 @@ def test_perturbations_say_what_to_compute():
     x = torch.ones(2, 3, 4)
     some = BatchedPerturbationConfig([PerturbationConfig([Perturbation(SELF, [2])]), PerturbationConfig([])])
     everyone = BatchedPerturbationConfig([PerturbationConfig([Perturbation(SELF, [2])])])
-    assert some.keep(1, x)[SELF] is True
-    assert everyone.keep(2, x)[SELF] is False
-    assert some.keep(2, x)[SELF].flatten().tolist() == [0, 1]
+    kept = some.keeps(4, x)
+    assert kept[1][SELF] is True
+    assert kept[2][SELF].flatten().tolist() == [0, 1]
+    assert everyone.keeps(4, x)[2][SELF] is False
     assert everyone.first_perturbed_block(8) == 2
     assert BatchedPerturbationConfig.empty(2).first_perturbed_block(8) == 8
+
+
+def test_masks_of_the_same_values_are_made_once():
+    """Each one that is made on a GPU waits for it."""
+    isolated = PerturbationConfig(
+        [Perturbation(A2V, None), Perturbation(PerturbationType.SKIP_V2A_CROSS_ATTN, None)]
+    )
+    kept = BatchedPerturbationConfig([PerturbationConfig.empty(), isolated]).keeps(48, torch.ones(2, 3, 4))
+    masks = [value for block in kept for value in block.values() if isinstance(value, torch.Tensor)]
+    assert len(masks) == 2 * 48
+    assert len({id(mask) for mask in masks}) == 1
 
 
 @pytest.mark.parametrize(

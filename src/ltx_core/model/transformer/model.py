@@ -201,11 +201,12 @@ class LTXModel(nn.Module):
             _check_perturbations(config, state)
         parted = [config.first_perturbed_block(self.num_blocks) for config in configs]
         hidden = [state.hidden for state in states]
+        keeps = [config.keeps(self.num_blocks, next(iter(x.values()))) for config, x in zip(configs, hidden)]
         for index, block in enumerate(self.transformer_blocks):
             keys = [(id(x), n if index >= parted[n] else None) for n, x in enumerate(hidden)]
             passes = {
-                key: BlockPass(x, state.inputs, config.keep(index, next(iter(x.values()))))
-                for key, x, state, config in zip(keys, hidden, states, configs)
+                key: BlockPass(x, state.inputs, keep[index])
+                for key, x, state, keep in zip(keys, hidden, states, keeps)
             }
             results = dict(zip(passes, self._run_block(block, list(passes.values()))))
             hidden = [results[key] for key in keys]
