@@ -47,6 +47,9 @@ class Placed(torch.Tensor):
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise AssertionError("A tensor of the stand-in device outlived it.")
 
+    def __repr__(self, **options: Any) -> str:
+        return f"{NAME}: {self.inner!r}"
+
 
 def fetched(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor on the CPU, from wherever it is."""
