@@ -148,13 +148,13 @@ LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP = _prefixes(
     "LTXV_AUDIO_ONLY_MODEL_COMFY_PREFIX_MAP", {"model.diffusion_model.": ""}
 ).with_kv_operation(_audio_only)
 
+# A file of its own may leave out the prefix of the whole checkpoint.
+_STATISTICS = {f"{prefix}per_channel_statistics.": "per_channel_statistics." for prefix in ("vae.", "")}
 VAE_ENCODER_COMFY_KEYS_FILTER = _prefixes(
-    "VAE_ENCODER_COMFY_KEYS_FILTER",
-    {"vae.encoder.": "", "vae.per_channel_statistics.": "per_channel_statistics."},
+    "VAE_ENCODER_COMFY_KEYS_FILTER", {"vae.encoder.": "", "encoder.": ""} | _STATISTICS
 )
 VAE_DECODER_COMFY_KEYS_FILTER = _prefixes(
-    "VAE_DECODER_COMFY_KEYS_FILTER",
-    {"vae.decoder.": "", "vae.per_channel_statistics.": "per_channel_statistics."},
+    "VAE_DECODER_COMFY_KEYS_FILTER", {"vae.decoder.": "", "decoder.": ""} | _STATISTICS
 )
 AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER = _prefixes(
     "AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER",

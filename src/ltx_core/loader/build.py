@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ltx_core.config import Configurator
 from ltx_core.errors import CheckpointError, ConfigError
 from ltx_core.loader.checkpoint import Checkpoint, TensorInfo
 from ltx_core.quantization.fp8 import FP8_DTYPES, ScaledLinear, dequantize
@@ -76,12 +77,23 @@ def prepare_model(
         if isinstance(configurator, nn.Module):
             model = configurator
         else:
+            config = completed(configurator, checkpoint.config, checkpoint, sd_ops)
             with torch.device("meta"):
-                model = configurator.from_config(checkpoint.config)
+                model = configurator.from_config(config)
         return prepare(model, checkpoint, sd_ops, dtype, policy)
     except ConfigError as error:
         bare = "" if checkpoint.config else "the file carries no model configuration, so it is no model; "
         raise type(error)(f"{checkpoint.path}: {bare}{error}") from None
+
+
+def completed(
+    configurator: Any, config: Mapping[str, Any], source: TensorSource, sd_ops: SDOps | None
+) -> Mapping[str, Any]:
+    """`config` with what `configurator` can tell from the file's tensors, if it is one of ours."""
+    if not (isinstance(configurator, type) and issubclass(configurator, Configurator)):
+        return config
+    shapes = {name: stored.shape for name, stored in find_tensors(source, sd_ops).items()}
+    return configurator.completed(config, shapes)
 
 
 def fill_model(

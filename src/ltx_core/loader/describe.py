@@ -177,7 +177,7 @@ def _components(checkpoint: Checkpoint, kind: str) -> dict[str, Size]:
         keys = {stored.key for stored in find_tensors(checkpoint, key_map).values()}
         if component == "transformer":  # the connectors share its prefix
             keys = {key for key in keys if sd_ops.CONNECTORS not in key}
-        if any(".per_channel_statistics." not in key for key in keys):  # encoder and decoder share these
+        if any("per_channel_statistics." not in key for key in keys):  # encoder and decoder share these
             sizes[component] = Size.of(checkpoint.info(key) for key in keys)
     return sizes
 

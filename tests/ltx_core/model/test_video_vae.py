@@ -8,9 +8,20 @@ import torch
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, InputError, ShapeError, UnsupportedConfigError
+from ltx_core.loader import (
+    Checkpoint,
+    DummyRegistry,
+    SingleGPUModelBuilder,
+    StateDictRegistry,
+    build_model,
+    save_checkpoint,
+    write_tensors,
+)
 from ltx_core.model.common import convolution
 from ltx_core.model.common.folding import depth_to_space, space_to_depth
 from ltx_core.model.video_vae import (
+    VAE_DECODER_COMFY_KEYS_FILTER,
+    VAE_ENCODER_COMFY_KEYS_FILTER,
     VideoDecoder,
     VideoDecoderConfigurator,
     VideoEncoder,
@@ -456,6 +467,39 @@ def test_conditioned_and_noisy_decoders_have_more_tensors():
     noisy = [key for key in plain.state_dict() if "per_channel_scale" in key]
     assert noisy == [f"up_blocks.2.res_blocks.0.per_channel_scale{i}" for i in (1, 2)]
     assert plain.state_dict()[noisy[0]].shape == (32, 1, 1)
+
+
+# Files
+
+HALVES = {
+    "video_encoder": (VideoEncoderConfigurator, VAE_ENCODER_COMFY_KEYS_FILTER),
+    "video_decoder": (VideoDecoderConfigurator, VAE_DECODER_COMFY_KEYS_FILTER),
+}
+
+
+@pytest.mark.parametrize("width", [16, 24])
+def test_the_first_width_of_a_decoder_is_the_files(tmp_path, width):
+    section = TIGHT | {"decoder_blocks": TIGHT["decoder_blocks"][:2]}
+    path, model = tmp_path / "x.safetensors", decoder(section, decoder_bottleneck_channels=width)
+    assert model.conv_in.conv.out_channels == width
+    save_checkpoint(path, {"video_decoder": model}, {"vae": section}, "2.3.0", torch.float32)
+    latent = randn(1, 4, 2, 2, 2)
+    configurator, key_map = HALVES["video_decoder"]
+    for registry in (DummyRegistry(), StateDictRegistry()):
+        builder = SingleGPUModelBuilder(configurator, str(path), key_map, registry=registry)
+        assert torch.equal(builder.build()(latent), model(latent))
+    assert torch.equal(build_model(configurator, Checkpoint(path), key_map)(latent), model(latent))
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_a_file_of_its_own_may_leave_out_the_prefix(tmp_path, name):
+    whole = {"video_encoder": encoder(TIGHT), "video_decoder": decoder(TIGHT)}
+    save_checkpoint(tmp_path / "x.safetensors", whole, {"vae": TIGHT}, "2.3.0", torch.float32)
+    stored = Checkpoint(tmp_path / "x.safetensors")
+    bare = {key.removeprefix("vae."): stored.read(key) for key in stored}
+    path = write_tensors(tmp_path / "vae.safetensors", bare, stored.metadata)
+    again = build_model(HALVES[name][0], Checkpoint(path), HALVES[name][1])
+    assert all(torch.equal(value, whole[name].state_dict()[key]) for key, value in again.state_dict().items())
 
 
 # Bad input

@@ -42,14 +42,14 @@ class VideoDecoder(nn.Module):
     decode_timestep = 0.05
     video_downscale_factors = SpatioTemporalScaleFactors.default()
 
-    def __init__(self, config: VideoVAEConfig, bottleneck_channels: int | None = None) -> None:
+    def __init__(self, config: VideoVAEConfig) -> None:
         super().__init__()
         self.patch_size, self.causal = config.patch_size, config.causal_decoder
         self.timestep_conditioning = config.timestep_conditioning
         self.latent_channels, self.out_channels = config.latent_channels, config.out_channels
         padding = config.spatial_padding_mode or PaddingModeType.REFLECT
         style = Style(config.norm_layer, padding, config.timestep_conditioning)
-        width = bottleneck_channels or 8 * config.decoder_base_channels
+        width = config.decoder_bottleneck_channels or 8 * config.decoder_base_channels
         self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
         self.conv_in = style.conv(config.latent_channels, width)
         self.up_blocks = nn.ModuleList()
