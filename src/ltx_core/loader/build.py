@@ -133,7 +133,9 @@ def prepare(
     wanted = model.state_dict(keep_vars=True)
     check_tensors(checkpoint, found, wanted)
     keys = {name: found[name].key for name in wanted if name in found}
-    widened = torch.bfloat16 if policy.sd_ops is not None else dtype or torch.bfloat16
+    scales = {weight: scale for weight, scale in scales.items() if weight not in kept}
+    is_cast = policy.sd_ops is not None and not policy.scaled_mm
+    widened = torch.bfloat16 if is_cast else dtype or torch.bfloat16
     return Filling(model, checkpoint, key_map, keys, scales, kept, dtype, widened)
 
 
@@ -141,9 +143,9 @@ def prepare(
 class Filling:
     """A module on the meta device, and how each of its tensors is made from a file.
 
-    keys: name in the module -> key in the file. scales: key of an fp8 weight -> key of its scale. kept: keys
-    that stay as they are in the file. dtype: of floating tensors, None as in the file; key-value operations
-    see the file's dtype, and what they return in another one keeps that. widened: dtype of widened fp8.
+    keys: name in the module -> key in the file. scales: key of an fp8 weight that is widened -> key of its scale.
+    kept: keys that stay as they are in the file. dtype: of floating tensors, None as in the file; where a key-value
+    operation gives them another one they have that, and it sees the file's. widened: dtype of widened fp8.
     """
 
     model: nn.Module
@@ -170,19 +172,19 @@ class Filling:
             yield from made
 
     def _made_from(self, key: str, device: torch.device | str) -> Iterator[tuple[str, torch.Tensor]]:
-        name = self.key_map.apply_to_key(key) or key
-        if isinstance(self.source, Checkpoint) and key not in self.scales and key not in self.kept:
-            outline = _outline(self.source.info(key))
-            results = self.key_map.apply_to_key_value(name, outline)
-            if len(results) == 1 and results[0][1] is outline:  # only renamed
-                yield results[0][0], self.source.read(key, device, self.dtype)
-                return
+        name, scale = self.key_map.apply_to_key(key) or key, self.scales.get(key)
+        dtype = None if key in self.kept else self.dtype or (self.widened if scale else None)
+        outline = _outline(self.source.info(key), dtype)
+        planned = self.key_map.apply_to_key_value(name, outline)
+        is_renamed = len(planned) == 1 and planned[0][1] is outline
+        if is_renamed and not scale and isinstance(self.source, Checkpoint):
+            yield planned[0][0], self.source.read(key, device, dtype)
+            return
         tensor = self.source.read(key, device)
-        if key in self.scales and key not in self.kept:
-            tensor = dequantize(tensor, self.source.read(self.scales[key], device), self.widened)
-        for made, value in self.key_map.apply_to_key_value(name, tensor):
-            cast = self.dtype is not None and value.is_floating_point() and value.dtype is tensor.dtype
-            yield made, value.to(self.dtype) if cast and key not in self.kept else value
+        if scale:
+            tensor = dequantize(tensor, self.source.read(scale, device), self.widened)
+        for (made, value), (_, like) in zip(self.key_map.apply_to_key_value(name, tensor), planned):
+            yield made, value.to(like.dtype)
 
 
 def find_tensors(
