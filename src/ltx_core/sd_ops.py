@@ -124,8 +124,17 @@ def _tie_embedding(key: str, value: torch.Tensor) -> list[KeyValueOperationResul
     return [KeyValueOperationResult(key, value), KeyValueOperationResult("model.lm_head.weight", value)]
 
 
-CONNECTORS = "embeddings_connector."  # in keys that have the transformer's prefix and belong to the text side
 LTXV_MODEL_COMFY_RENAMING_MAP = _prefixes("LTXV_MODEL_COMFY_PREFIX_MAP", {"model.diffusion_model.": ""})
+
+
+def _dropped(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
+    return []
+
+
+# The same without the connectors, which have the transformer's prefix and belong to the text side.
+TRANSFORMER_KEYS = replace(LTXV_MODEL_COMFY_RENAMING_MAP, name="TRANSFORMER_KEYS")
+for _stream in ("video_", "audio_", ""):
+    TRANSFORMER_KEYS = TRANSFORMER_KEYS.with_kv_operation(_dropped, f"{_stream}embeddings_connector.")
 
 _AUDIO_ONLY_WORDS = (
     "audio_attn1",
