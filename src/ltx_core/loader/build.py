@@ -130,6 +130,8 @@ def prepare(
     for operation in policy.module_ops:
         model = operation.mutator(model) if operation.matcher(model) else model
     kept = _keep_scaled(model, checkpoint, found, scales) if policy.scaled_mm else set()
+    for name in set(getattr(model, "optional_parameters", ())) - found.keys():
+        model._parameters.pop(name, None)
     wanted = model.state_dict(keep_vars=True)
     check_tensors(checkpoint, found, wanted)
     keys = {name: found[name].key for name in wanted if name in found}

@@ -8,9 +8,11 @@ import torch
 from ltx_core.errors import ConfigError, InputError
 from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
 from ltx_core.guidance.plan import TransformerCall
+from ltx_core.loader import Checkpoint, build_model, save_checkpoint
 from ltx_core.loader.branch import Branch
 from ltx_core.loader.lora import Pair
 from ltx_core.model.transformer import (
+    LTXV_MODEL_COMFY_RENAMING_MAP,
     LTXAudioOnlyModelConfigurator,
     LTXModel,
     LTXModelConfigurator,
@@ -314,6 +316,18 @@ def test_keyframe_marker():
     older.enable_keyframes_abs_pos_embedding()
     assert older.supports_keyframes_abs_pos_embedding
     assert torch.equal(older(marked, None)[0], before)
+
+
+def test_a_file_may_lack_the_keyframe_marker(tmp_path):
+    model, path = build(V25), tmp_path / "x.safetensors"
+    del model.keyframes_abs_pos_embedding
+    save_checkpoint(path, {"transformer": model}, {"transformer": V25}, "2.5.0", torch.float32)
+    again = build_model(LTXModelConfigurator, Checkpoint(path), LTXV_MODEL_COMFY_RENAMING_MAP)
+    assert not again.supports_keyframes_abs_pos_embedding
+    v = video(keyframes_mask=torch.ones(1, VIDEO_TOKENS, 1))
+    assert torch.equal(again(v, None)[0], model(v, None)[0])
+    again.enable_keyframes_abs_pos_embedding()
+    assert again.supports_keyframes_abs_pos_embedding
 
 
 # Denoised results
