@@ -22,6 +22,8 @@ from ltx_core.model.common.folding import depth_to_space, space_to_depth
 from ltx_core.model.video_vae import (
     VAE_DECODER_COMFY_KEYS_FILTER,
     VAE_ENCODER_COMFY_KEYS_FILTER,
+    TemporalTilingConfig,
+    TilingConfig,
     VideoDecoder,
     VideoDecoderConfigurator,
     VideoEncoder,
@@ -172,6 +174,23 @@ def test_bfloat16_is_near_float32():
         rough = model.bfloat16()(x.bfloat16())
         assert rough.dtype == torch.bfloat16
         assert 0 < (rough.float() - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("is_conditioned", [False, True])
+def test_a_decoder_converts_the_latent_and_its_result_back(is_conditioned):
+    model = decoder(TIGHT, timestep_conditioning=is_conditioned).bfloat16()
+    latent = randn(1, 4, 3, 2, 2).bfloat16()
+    tiles = TilingConfig(None, TemporalTilingConfig(16, 8))
+    decodes = [
+        lambda x: model(x, generator=torch.Generator().manual_seed(0)),
+        lambda x: torch.cat(list(model.tiled_decode(x, tiles, None, torch.Generator().manual_seed(0))), 2),
+    ]
+    if model.can_stream:
+        decodes.append(lambda x: torch.cat(list(model.streamed_decode(x)), 2))
+    for decode in decodes:
+        result, expected = decode(latent.float()), decode(latent)
+        assert (result.dtype, expected.dtype) == (torch.float32, torch.bfloat16)
+        assert torch.equal(result.bfloat16(), expected)
 
 
 def test_a_decoder_takes_a_latent_without_batch():
@@ -553,7 +572,7 @@ def test_an_encoder_that_reflects_needs_two_latents_a_side():
         ((1, 4, 0, 2, 2), torch.float32, LATENTS + r"\(1, 4, 0, 2, 2\); no size may be 0"),
         ((1, 4, 2, 0, 2), torch.float32, LATENTS + r"\(1, 4, 2, 0, 2\); no size may be 0"),
         ((1, 4, 2, 1, 2), torch.float32, "reflects edges, .* a side of 1 latent .* of 64 pixels or more"),
-        ((1, 4, 2, 2, 2), torch.bfloat16, "does not take torch.bfloat16 latents"),
+        ((1, 4, 2, 2, 2), torch.int32, "takes floating-point latents, not torch.int32"),
     ],
 )
 def test_latents_that_a_decoder_cannot_take(shape, dtype, message):
