@@ -50,7 +50,14 @@ V23 = TINY | {
     "apply_gated_attention": True,
 }
 V25 = V23 | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
-FULL_SIZE = FIXED | {"av_ca_timestep_scale_multiplier": 1000.0, "caption_channels": 3840}
+FULL_SIZE = FIXED | {
+    "num_attention_heads": 32,
+    "attention_head_dim": 128,
+    "audio_num_attention_heads": 32,
+    "audio_attention_head_dim": 64,
+    "av_ca_timestep_scale_multiplier": 1000.0,
+    "caption_channels": 3840,
+}
 FULL_23 = FULL_SIZE | {k: V23[k] for k in set(V23) - set(TINY)}
 FULL_25 = FULL_SIZE | {k: V25[k] for k in set(V25) - set(TINY)}
 
@@ -495,6 +502,14 @@ def test_empty_configuration():
         assert str(caught.value).startswith("config.transformer.caption_channels is missing")
     with pytest.raises(ConfigError, match="expected a parsed 'config'"):
         LTXModelConfigurator.from_metadata({"format": "pt"})
+
+
+def test_caption_projections_have_no_default_width():
+    sizes = ("num_attention_heads", "attention_head_dim")
+    for key in (*sizes, *(f"audio_{size}" for size in sizes)):
+        section = {name: value for name, value in FULL_SIZE.items() if name != key}
+        with torch.device("meta"), pytest.raises(KeyError, match=f"config.transformer.{key} is missing"):
+            LTXModelConfigurator.from_config({"transformer": section})
 
 
 def test_video_only_reads_no_audio_keys():
