@@ -176,9 +176,11 @@ class Filling:
     def _made_from(self, key: str, device: torch.device | str) -> Iterator[tuple[str, torch.Tensor]]:
         name, scale = self.key_map.apply_to_key(key) or key, self.scales.get(key)
         dtype = None if key in self.kept else self.dtype or (self.widened if scale else None)
-        outline = _outline(self.source.info(key), dtype)
-        planned = self.key_map.apply_to_key_value(name, outline)
-        is_renamed = len(planned) == 1 and planned[0][1] is outline
+        # In the file's dtype, which operations see, and in the one that is planned.
+        outlines = [_outline(self.source.info(key), kind) for kind in (None, dtype)]
+        results = [self.key_map.apply_to_key_value(name, outline) for outline in outlines]
+        planned = results[1]
+        is_renamed = all(len(made) == 1 and made[0][1] is given for made, given in zip(results, outlines))
         if is_renamed and not scale and isinstance(self.source, Checkpoint):
             yield planned[0][0], self.source.read(key, device, dtype)
             return
