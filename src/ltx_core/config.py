@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +19,11 @@ class Configurator(Generic[T]):
     def from_config(cls, config: Mapping[str, Any]) -> T:
         """config: the parsed ``config`` metadata of a checkpoint."""
         raise NotImplementedError
+
+    @classmethod
+    def completed(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Mapping[str, Any]:
+        """`config` with what only the file's tensors tell; shapes: theirs, by their names in the network."""
+        return config
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> T:

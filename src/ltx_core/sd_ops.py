@@ -124,8 +124,17 @@ def _tie_embedding(key: str, value: torch.Tensor) -> list[KeyValueOperationResul
     return [KeyValueOperationResult(key, value), KeyValueOperationResult("model.lm_head.weight", value)]
 
 
-CONNECTORS = "embeddings_connector."  # in keys that have the transformer's prefix and belong to the text side
 LTXV_MODEL_COMFY_RENAMING_MAP = _prefixes("LTXV_MODEL_COMFY_PREFIX_MAP", {"model.diffusion_model.": ""})
+
+
+def _dropped(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
+    return []
+
+
+# The same without the connectors, which have the transformer's prefix and belong to the text side.
+TRANSFORMER_KEYS = replace(LTXV_MODEL_COMFY_RENAMING_MAP, name="TRANSFORMER_KEYS")
+for _stream in ("video_", "audio_", ""):
+    TRANSFORMER_KEYS = TRANSFORMER_KEYS.with_kv_operation(_dropped, f"{_stream}embeddings_connector.")
 
 _AUDIO_ONLY_WORDS = (
     "audio_attn1",
@@ -148,13 +157,13 @@ LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP = _prefixes(
     "LTXV_AUDIO_ONLY_MODEL_COMFY_PREFIX_MAP", {"model.diffusion_model.": ""}
 ).with_kv_operation(_audio_only)
 
+# A file of its own may leave out the prefix of the whole checkpoint.
+_STATISTICS = {f"{prefix}per_channel_statistics.": "per_channel_statistics." for prefix in ("vae.", "")}
 VAE_ENCODER_COMFY_KEYS_FILTER = _prefixes(
-    "VAE_ENCODER_COMFY_KEYS_FILTER",
-    {"vae.encoder.": "", "vae.per_channel_statistics.": "per_channel_statistics."},
+    "VAE_ENCODER_COMFY_KEYS_FILTER", {"vae.encoder.": "", "encoder.": ""} | _STATISTICS
 )
 VAE_DECODER_COMFY_KEYS_FILTER = _prefixes(
-    "VAE_DECODER_COMFY_KEYS_FILTER",
-    {"vae.decoder.": "", "vae.per_channel_statistics.": "per_channel_statistics."},
+    "VAE_DECODER_COMFY_KEYS_FILTER", {"vae.decoder.": "", "decoder.": ""} | _STATISTICS
 )
 AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER = _prefixes(
     "AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER",

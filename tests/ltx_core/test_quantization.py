@@ -9,7 +9,13 @@ from torch import nn
 
 from ltx_core import quantization
 from ltx_core.errors import ConfigError
-from ltx_core.loader import Checkpoint, LoraPathStrengthAndSDOps, LoraSwitcher, build_model
+from ltx_core.loader import (
+    Checkpoint,
+    LoraPathStrengthAndSDOps,
+    LoraSwitcher,
+    build_model,
+    component_bytes,
+)
 from ltx_core.model.transformer import LTXModelConfigurator, model_configurator
 from ltx_core.quantization import QuantizationPolicy, UpcastWithStochasticRounding
 from ltx_core.quantization import fp8 as fp8_module
@@ -247,9 +253,15 @@ def test_fp8_cast_rounds_once_from_the_files_dtype(tmp_path, tensors):
 
 def test_a_file_that_is_cast_already_serves_under_fp8_cast(tmp_path, tensors):
     name = "transformer_blocks.0.attn1.to_q.weight"
-    path = write(tmp_path / "cast.safetensors", tensors | {name: to_fp8(tensors[name])})
-    model = build(path, QuantizationPolicy.fp8_cast())
-    assert torch.equal(model.state_dict()[name].float(), to_fp8(tensors[name]).float())
+    stored = write(tmp_path / "cast.safetensors", tensors | {name: to_fp8(tensors[name])})
+    policy = QuantizationPolicy.fp8_cast()
+    for dtype in (torch.bfloat16, None):
+        model = build(stored, policy, dtype)
+        assert model.state_dict()[name].dtype is E4M3
+        assert torch.equal(model.state_dict()[name].float(), to_fp8(tensors[name]).float())
+        taken = sum(tensor.nbytes for tensor in model.state_dict().values())
+        assert component_bytes(stored, policy.chained(MAP), dtype) == taken
+    assert build(stored).state_dict()[name].dtype is torch.bfloat16
 
 
 def test_a_scaled_file_without_policy_is_widened(scaled, tensors):
@@ -282,6 +294,17 @@ def test_fp8_scaled_mm_takes_its_layers_from_the_file(scaled, tensors, dtype):
         kept = expected[name].dtype if is_stored or dtype is None else dtype
         assert value.dtype is kept
         assert torch.equal(value.float(), expected[name].to(kept).float())
+
+
+@pytest.mark.parametrize("policy", [QuantizationPolicy.fp8_cast(), QuantizationPolicy.fp8_scaled_mm(), None])
+def test_a_scale_may_be_stored_as_a_list_of_one(tmp_path, tensors, scaled, policy):
+    values = with_scales(tensors)
+    listed = {name: value.reshape(1) for name, value in values.items() if name.endswith("_scale")}
+    model, expected = build(write(tmp_path / "x.safetensors", values | listed), policy), build(scaled, policy)
+    x = randn(3, 16, dtype=torch.bfloat16)
+    for name, value in expected.state_dict().items():
+        assert model.state_dict()[name].shape == value.shape
+    assert torch.equal(model.get_submodule(SCALED[0])(x), expected.get_submodule(SCALED[0])(x))
 
 
 def test_fp8_scaled_mm_of_a_plain_file_is_refused_with_advice(plain):

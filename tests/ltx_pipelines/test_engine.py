@@ -162,6 +162,13 @@ class TestMemory:
         assert same(expected, everything(pipeline("x", **SMALL, **STEPS)))
         assert len(held) < 6
 
+    @pytest.mark.parametrize("quantization", [None, QuantizationPolicy.fp8_cast()], ids=["plain", "fp8-cast"])
+    def test_a_component_takes_what_is_told_of_it(self, model_folder, quantization):
+        ledger = TI2VidTwoStagesPipeline(**files(model_folder), quantization=quantization).engine.ledger
+        for name in ("transformer", "gemma_embeddings_processor", "video_decoder", "spatial_upsampler"):
+            tensors = getattr(ledger, name)().state_dict().values()
+            assert ledger.size_of(name) == sum(tensor.nbytes for tensor in tensors)
+
     def test_loras_beside_a_transformer_are_counted_and_go_with_it(self, model_folder, monkeypatch):
         fused, beside = (TI2VidTwoStagesPipeline(**files(model_folder), fuse_loras=f) for f in (True, False))
         for pipeline in (fused, beside):

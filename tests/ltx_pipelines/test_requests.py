@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx_core.errors import InputError
-from ltx_core.loader import LoraPathStrengthAndSDOps
+from ltx_core.loader import LoraPathStrengthAndSDOps, SDOps
 from ltx_pipelines import (
     DistilledPipeline,
     ICLoraPipeline,
@@ -140,6 +140,14 @@ def test_a_reference_of_no_size_counts_as_full(stated, tmp_path, caplog):
     save_file({"a": torch.zeros(1)}, path, metadata={"reference_downscale_factor": stated})
     assert reference_downscale_factor(as_loras([str(path)])) == 1
     assert f"reference_downscale_factor is {stated!r}" in caplog.text
+
+
+def test_a_lora_is_a_path_with_its_strength_and_key_map_or_less():
+    odd = SDOps("odd").with_matching().with_replacement("odd/", "")
+    path, pair, triple = as_loras(["a.safetensors", ("a.safetensors", 0.5), ("a.safetensors", 0.5, odd)])
+    assert path == LoraPathStrengthAndSDOps("a.safetensors")
+    assert pair == LoraPathStrengthAndSDOps("a.safetensors", 0.5)
+    assert triple == LoraPathStrengthAndSDOps("a.safetensors", 0.5, odd)
 
 
 def test_a_single_lora_is_a_list_of_one(model_folder):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ltx_core.config import Configurator
 from ltx_core.errors import CheckpointError, ConfigError
 from ltx_core.loader.checkpoint import Checkpoint, TensorInfo
 from ltx_core.quantization.fp8 import FP8_DTYPES, ScaledLinear, dequantize
@@ -76,12 +77,23 @@ def prepare_model(
         if isinstance(configurator, nn.Module):
             model = configurator
         else:
+            config = completed(configurator, checkpoint.config, checkpoint, sd_ops)
             with torch.device("meta"):
-                model = configurator.from_config(checkpoint.config)
+                model = configurator.from_config(config)
         return prepare(model, checkpoint, sd_ops, dtype, policy)
     except ConfigError as error:
         bare = "" if checkpoint.config else "the file carries no model configuration, so it is no model; "
         raise type(error)(f"{checkpoint.path}: {bare}{error}") from None
+
+
+def completed(
+    configurator: Any, config: Mapping[str, Any], source: TensorSource, sd_ops: SDOps | None
+) -> Mapping[str, Any]:
+    """`config` with what `configurator` can tell from the file's tensors, if it is one of ours."""
+    if not (isinstance(configurator, type) and issubclass(configurator, Configurator)):
+        return config
+    shapes = {name: stored.shape for name, stored in find_tensors(source, sd_ops).items()}
+    return configurator.completed(config, shapes)
 
 
 def fill_model(
@@ -118,10 +130,14 @@ def prepare(
     for operation in policy.module_ops:
         model = operation.mutator(model) if operation.matcher(model) else model
     kept = _keep_scaled(model, checkpoint, found, scales) if policy.scaled_mm else set()
+    for name in set(getattr(model, "optional_parameters", ())) - found.keys():
+        model._parameters.pop(name, None)
     wanted = model.state_dict(keep_vars=True)
     check_tensors(checkpoint, found, wanted)
     keys = {name: found[name].key for name in wanted if name in found}
-    widened = torch.bfloat16 if policy.sd_ops is not None else dtype or torch.bfloat16
+    scales = {weight: scale for weight, scale in scales.items() if weight not in kept}
+    is_cast = policy.sd_ops is not None and not policy.scaled_mm
+    widened = torch.bfloat16 if is_cast else dtype or torch.bfloat16
     return Filling(model, checkpoint, key_map, keys, scales, kept, dtype, widened)
 
 
@@ -129,9 +145,9 @@ def prepare(
 class Filling:
     """A module on the meta device, and how each of its tensors is made from a file.
 
-    keys: name in the module -> key in the file. scales: key of an fp8 weight -> key of its scale. kept: keys
-    that stay as they are in the file. dtype: of floating tensors, None as in the file; key-value operations
-    see the file's dtype, and what they return in another one keeps that. widened: dtype of widened fp8.
+    keys: name in the module -> key in the file. scales: key of an fp8 weight that is widened -> key of its scale.
+    kept: keys that stay as they are in the file. dtype: of floating tensors, None as in the file; where a key-value
+    operation gives them another one they have that, and it sees the file's. widened: dtype of widened fp8.
     """
 
     model: nn.Module
@@ -158,19 +174,21 @@ class Filling:
             yield from made
 
     def _made_from(self, key: str, device: torch.device | str) -> Iterator[tuple[str, torch.Tensor]]:
-        name = self.key_map.apply_to_key(key) or key
-        if isinstance(self.source, Checkpoint) and key not in self.scales and key not in self.kept:
-            outline = _outline(self.source.info(key))
-            results = self.key_map.apply_to_key_value(name, outline)
-            if len(results) == 1 and results[0][1] is outline:  # only renamed
-                yield results[0][0], self.source.read(key, device, self.dtype)
-                return
+        name, scale = self.key_map.apply_to_key(key) or key, self.scales.get(key)
+        dtype = None if key in self.kept else self.dtype or (self.widened if scale else None)
+        # In the file's dtype, which operations see, and in the one that is planned.
+        outlines = [_outline(self.source.info(key), kind) for kind in (None, dtype)]
+        results = [self.key_map.apply_to_key_value(name, outline) for outline in outlines]
+        planned = results[1]
+        is_renamed = all(len(made) == 1 and made[0][1] is given for made, given in zip(results, outlines))
+        if is_renamed and not scale and isinstance(self.source, Checkpoint):
+            yield planned[0][0], self.source.read(key, device, dtype)
+            return
         tensor = self.source.read(key, device)
-        if key in self.scales and key not in self.kept:
-            tensor = dequantize(tensor, self.source.read(self.scales[key], device), self.widened)
-        for made, value in self.key_map.apply_to_key_value(name, tensor):
-            cast = self.dtype is not None and value.is_floating_point() and value.dtype is tensor.dtype
-            yield made, value.to(self.dtype) if cast and key not in self.kept else value
+        if scale:
+            tensor = dequantize(tensor, self.source.read(scale, device), self.widened)
+        for (made, value), (_, like) in zip(self.key_map.apply_to_key_value(name, tensor), planned):
+            yield made, value.to(like.dtype)
 
 
 def find_tensors(

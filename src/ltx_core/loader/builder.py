@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ltx_core.loader.build import TensorSource, fill_model
+from ltx_core.loader.build import TensorSource, completed, fill_model
 from ltx_core.loader.checkpoint import Checkpoint, TensorInfo
 from ltx_core.loader.lora import LoraPathStrengthAndSDOps
 from ltx_core.loader.module_ops import ModuleOps
@@ -84,7 +84,7 @@ class SingleGPUModelBuilder:
         """The configuration in the first file's metadata."""
         return self.model_loader.metadata(self.first_path)
 
-    def meta_model(self, config: dict[str, Any], module_ops: tuple[ModuleOps, ...]) -> nn.Module:
+    def meta_model(self, config: Mapping[str, Any], module_ops: tuple[ModuleOps, ...]) -> nn.Module:
         """The module without weights, changed by every operation that matches it."""
         with torch.device("meta"):
             model = self.model_class_configurator.from_config(config)
@@ -109,14 +109,16 @@ class SingleGPUModelBuilder:
         With a registry that keeps nothing each tensor goes from the file straight into its place; otherwise
         the registry's state dict is filled first, and copied from.
         """
-        model = self.meta_model(self.model_config(), self.module_ops)
         direct = isinstance(self.registry, DummyRegistry)
         if direct and type(self.model_loader) is SafetensorsModelStateDictLoader:
             source: TensorSource = Checkpoint(self.model_path)
-            model = fill_model(model, source, self.model_sd_ops, device or CPU, dtype)
+            key_map = self.model_sd_ops
         else:
             state = self.load_sd(self.model_path, self.registry, CPU, self.model_sd_ops)
-            model = fill_model(model, _InMemory(self.first_path, state.sd), None, device or CPU, dtype)
+            source, key_map = _InMemory(self.first_path, state.sd), None
+        config = completed(self.model_class_configurator, self.model_config(), source, key_map)
+        model = self.meta_model(config, self.module_ops)
+        model = fill_model(model, source, key_map, device or CPU, dtype)
         if any(lora.strength for lora in self.loras):
             LoraSwitcher(model).apply(self.loras)
         return model

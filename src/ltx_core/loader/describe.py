@@ -24,7 +24,7 @@ MODEL, LORA, IC_LORA, UPSAMPLER, GEMMA, UNKNOWN = (
     "unknown",
 )
 MODEL_COMPONENTS = {
-    "transformer": sd_ops.LTXV_MODEL_COMFY_RENAMING_MAP,
+    "transformer": sd_ops.TRANSFORMER_KEYS,
     "text projection and connectors": sd_ops.EMBEDDINGS_PROCESSOR_KEY_OPS,
     "video encoder": sd_ops.VAE_ENCODER_COMFY_KEYS_FILTER,
     "video decoder": sd_ops.VAE_DECODER_COMFY_KEYS_FILTER,
@@ -175,9 +175,7 @@ def _components(checkpoint: Checkpoint, kind: str) -> dict[str, Size]:
     sizes = {}
     for component, key_map in maps.items():
         keys = {stored.key for stored in find_tensors(checkpoint, key_map).values()}
-        if component == "transformer":  # the connectors share its prefix
-            keys = {key for key in keys if sd_ops.CONNECTORS not in key}
-        if any(".per_channel_statistics." not in key for key in keys):  # encoder and decoder share these
+        if any("per_channel_statistics." not in key for key in keys):  # encoder and decoder share these
             sizes[component] = Size.of(checkpoint.info(key) for key in keys)
     return sizes
 

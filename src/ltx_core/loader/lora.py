@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ltx_core.errors import CheckpointError
+from ltx_core.loader.build import EVERYTHING, find_tensors
 from ltx_core.loader.checkpoint import Checkpoint
 from ltx_core.sd_ops import LTXV_LORA_COMFY_RENAMING_MAP, SDOps
 
@@ -45,7 +47,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class LoraKeys:
-    """Where the parts of one module's LoRA are in a file.
+    """The tensors of one module's LoRA, by their names after the file's key map.
 
     alpha: alpha / rank multiplies the strength; the key of a tensor with one number, the number, or None.
     """
@@ -65,8 +67,8 @@ class LoraKeys:
 class LoraMatch:
     """How a LoRA file fits a model.
 
-    modules: module name -> keys in the file. unmatched: names in the file that are no module of the model, or
-    have half a pair only. ignored: keys that are no part of a pair (DoRA scales, full differences).
+    modules: module name -> keys of its pair. unmatched: names that are no module of the model, or have half a
+    pair only. ignored: keys that are no part of a pair (DoRA scales, full differences).
     """
 
     path: str
@@ -100,10 +102,9 @@ def match_lora(
     path: str,
     shapes: Mapping[str, Shape],
     targets: Mapping[str, Shape],
-    sd_ops: SDOps | None = None,
     alpha: float | None = None,
 ) -> LoraMatch:
-    """Sort the keys of a LoRA, given with their shapes, by the modules it touches.
+    """Sort the keys of a LoRA, after its key map and given with their shapes, by the modules it touches.
 
     targets: module name (without ``.weight``) -> weight shape (out, in).
 
@@ -119,14 +120,11 @@ def match_lora(
     found: dict[str, dict[str, str]] = {}
     ignored = []
     for key in shapes:
-        renamed = key if sd_ops is None else sd_ops.apply_to_key(key)
-        if renamed is None:
-            continue
-        ending = next((ending for ending in PARTS if renamed.endswith(ending)), None)
+        ending = next((ending for ending in PARTS if key.endswith(ending)), None)
         if ending is None:
             ignored.append(key)
         else:
-            found.setdefault(renamed.removesuffix(ending), {})[PARTS[ending]] = key
+            found.setdefault(key.removesuffix(ending), {})[PARTS[ending]] = key
     modules, unmatched = {}, []
     for name, parts in found.items():
         module, is_official = _module(name, targets, flat)
@@ -169,19 +167,25 @@ class LoraFile:
     """A LoRA opened against a model; it keeps nothing of what is read."""
 
     def __init__(self, path: str, targets: Mapping[str, Shape], sd_ops: SDOps | None = None) -> None:
-        self.checkpoint = checkpoint = Checkpoint(path)
-        shapes = {key: checkpoint.info(key).shape for key in checkpoint}
-        self.match = match_lora(str(path), shapes, targets, sd_ops, adapter_alpha(checkpoint))
+        self.checkpoint, self._key_map = Checkpoint(path), sd_ops or EVERYTHING
+        self._stored = find_tensors(self.checkpoint, self._key_map)
+        shapes = {name: stored.shape for name, stored in self._stored.items()}
+        self.match = match_lora(str(path), shapes, targets, adapter_alpha(self.checkpoint))
         self.match.check(targets)
 
     def bytes_in(self, dtype: torch.dtype) -> int:
         """What all its pairs take in `dtype`, from the header."""
-        keys = [key for pair in self.match.modules.values() for key in (pair.down, pair.up)]
-        return sum(self.checkpoint.info(key).numel for key in keys) * dtype.itemsize
+        names = [name for pair in self.match.modules.values() for name in (pair.down, pair.up)]
+        return sum(math.prod(self._stored[name].shape) for name in names) * dtype.itemsize
 
     def read(self, module: str) -> Pair:
         """The update of one of the modules in `match` at strength 1, on the CPU."""
-        return self.match.modules[module].pair(self.checkpoint.read, 1.0)
+        return self.match.modules[module].pair(self._read, 1.0)
+
+    def _read(self, name: str) -> torch.Tensor:
+        key = self._stored[name].key
+        renamed = self._key_map.apply_to_key(key) or key
+        return dict(self._key_map.apply_to_key_value(renamed, self.checkpoint.read(key)))[name]
 
 
 def adapter_alpha(checkpoint: Checkpoint) -> float | None:

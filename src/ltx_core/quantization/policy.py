@@ -21,6 +21,10 @@ def _downcast(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
     return [KeyValueOperationResult(key, to_fp8(value))]
 
 
+def _as_number(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
+    return [KeyValueOperationResult(key, value.reshape(()) if value.numel() == 1 else value)]
+
+
 def _cast_map() -> SDOps:
     ops = SDOps("TRANSFORMER_LINEAR_DOWNCAST_MAP")
     for layer in CAST_LAYERS:
@@ -51,8 +55,9 @@ def _has_linears(model: nn.Module) -> bool:
     return any(type(module) is nn.Linear for module in model.modules())
 
 
-# To be chained after the transformer's key map; alone it keeps no key.
+# To be chained after the transformer's key map; alone they keep no key.
 TRANSFORMER_LINEAR_DOWNCAST_MAP = _cast_map()
+SCALES_AS_NUMBERS = SDOps("SCALES_AS_NUMBERS").with_kv_operation(_as_number, key_suffix="_scale")
 UPCAST_DURING_INFERENCE = ModuleOps("upcast_fp8_during_linear_forward", _has_linears, upcast_linears)
 
 # Imports that official callers know and that have nothing to do here: scaled weights rest as (out, in), and
@@ -100,7 +105,7 @@ class QuantizationPolicy:
     @classmethod
     def fp8_scaled_mm(cls) -> QuantizationPolicy:
         """Layers that the file stores as e4m3 with a ``weight_scale`` multiply in 8 bits."""
-        return cls(scaled_mm=True)
+        return cls(SCALES_AS_NUMBERS, scaled_mm=True)
 
 
 NO_POLICY = QuantizationPolicy()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import InputError
-from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, Checkpoint, LoraPathStrengthAndSDOps
+from ltx_core.loader import Checkpoint, LoraPathStrengthAndSDOps
 from ltx_pipelines.utils.constants import DEFAULT_LORA_STRENGTH
 from ltx_pipelines.utils.validation import finite
 
@@ -27,8 +27,8 @@ def _as_lora(item: Any) -> LoraPathStrengthAndSDOps:
         parts = item if isinstance(item, tuple | list) else (item,)
         if not 1 <= len(parts) <= 3:
             raise InputError(f"{item!r} is not a LoRA; give a path, or (path, strength).")
-        strength = float(parts[1]) if len(parts) > 1 else DEFAULT_LORA_STRENGTH
-        item = LoraPathStrengthAndSDOps(str(parts[0]), strength, LTXV_LORA_COMFY_RENAMING_MAP)
+        path, strength, *key_map = parts if len(parts) > 1 else (*parts, DEFAULT_LORA_STRENGTH)
+        item = LoraPathStrengthAndSDOps(str(path), float(strength), *key_map)
     finite(f"The strength of {item.path}", item.strength)
     return item
 

@@ -43,7 +43,7 @@ class _Recipe:
 
 
 COMPONENTS = {
-    "transformer": _Recipe(LTXModelConfigurator, "transformer", sd_ops.LTXV_MODEL_COMFY_RENAMING_MAP),
+    "transformer": _Recipe(LTXModelConfigurator, "transformer", sd_ops.TRANSFORMER_KEYS),
     "video_encoder": _Recipe(VideoEncoderConfigurator, "video_vae", sd_ops.VAE_ENCODER_COMFY_KEYS_FILTER),
     "video_decoder": _Recipe(VideoDecoderConfigurator, "video_vae", sd_ops.VAE_DECODER_COMFY_KEYS_FILTER),
     "audio_encoder": _Recipe(
@@ -163,10 +163,10 @@ class ModelLedger:
         """
         checkpoint = self.checkpoint(*self.files_of("transformer"))
         stored = find_tensors(checkpoint, COMPONENTS["transformer"].key_map)
-        targets = {  # without the connectors, which share the transformer's prefix and take no LoRA
+        targets = {
             name.removesuffix(".weight"): tensor.shape
             for name, tensor in stored.items()
-            if name.endswith(".weight") and len(tensor.shape) == 2 and sd_ops.CONNECTORS not in name
+            if name.endswith(".weight") and len(tensor.shape) == 2
         }
         return LoraFile(lora.path, targets, lora.sd_ops)
 

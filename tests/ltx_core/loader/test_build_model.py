@@ -129,6 +129,18 @@ def test_key_value_operations_change_values_names_and_shapes(files):
     assert checkpoint.bytes_read == stored.nbytes
 
 
+def test_key_value_operations_see_the_dtype_of_the_file(files):
+    def turn(key, value):
+        turned = value.t() if value.dtype is torch.bfloat16 else value
+        return [KeyValueOperationResult(key, turned)]
+
+    ops = SDOps("x").with_matching().with_kv_operation(turn, key_prefix="weight")
+    stored = {"weight": torch.randn(5, 3, dtype=torch.bfloat16), "bias": torch.randn(3)}
+    checkpoint = Checkpoint(files.write("x.safetensors", stored))
+    model = fill_model(nn.Linear(5, 3, device="meta"), checkpoint, ops, "cpu", torch.float32)
+    assert torch.equal(model.weight, stored["weight"].t().float())
+
+
 def test_a_dropped_tensor_is_a_missing_one(files):
     ops = files.MAP.with_kv_operation(lambda key, value: [], key_prefix="patchify_proj.bias")
     with pytest.raises(CheckpointError, match=r"lacks 1 .*patchify_proj\.bias"):

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from ltx_core.errors import CheckpointError
-from ltx_core.loader import Checkpoint, LoraPathStrengthAndSDOps, LoraSwitcher, SDOps, build_model
+from ltx_core.loader import (
+    Checkpoint,
+    KeyValueOperationResult,
+    LoraPathStrengthAndSDOps,
+    LoraSwitcher,
+    SDOps,
+    build_model,
+)
 from ltx_core.loader.lora import LoraFile, match_lora
 
 MODULES = ("patchify_proj", "transformer_blocks.1.attn1.to_q", "transformer_blocks.0.attn1.to_gate_logits")
@@ -58,6 +65,18 @@ def test_a_files_own_key_map_is_used(files, targets):
     with pytest.raises(CheckpointError):
         LoraFile(path, targets, SDOps("all").with_matching())
     assert LoraFile(path, targets, SDOps("odd").with_matching().with_replacement("odd/", "")).match.modules
+
+
+def test_a_files_own_key_map_may_change_its_tensors(files, targets):
+    plain = files.lora()
+    stored = Checkpoint(plain)
+    turned = files.write("turned.safetensors", {key: stored.read(key).t().contiguous() for key in stored})
+    key_map = LoraPathStrengthAndSDOps("").sd_ops.with_kv_operation(
+        lambda key, value: [KeyValueOperationResult(key, value.t())]
+    )
+    for module in MODULES[:2]:
+        one, other = LoraFile(turned, targets, key_map).read(module), LoraFile(plain, targets).read(module)
+        assert all(torch.equal(a, b) for a, b in zip(one[:2], other[:2]))
 
 
 @pytest.mark.parametrize(("form", "halves"), OFFICIAL.values(), ids=OFFICIAL)

@@ -47,6 +47,36 @@ def test_pieces_sound_like_the_whole(vocoder: dict, piece: int, signal_bytes: in
     torch.testing.assert_close(got, whole, rtol=0, atol=3e-6 * float(whole.abs().max()))
 
 
+def test_pieces_end_where_the_whole_does() -> None:
+    """Some samples later, with kernels of such sizes."""
+    decoder, voice = parts(PLAIN | {"upsample_kernel_sizes": [15, 14, 8, 4, 4]})
+    latent = latents(90)
+    whole = voice(decoder(latent))
+    assert whole.shape[-1] > 240 * 357
+    for signal_bytes in (2**16, 2**30):
+        got = decode_in_pieces(latent, decoder, voice, 90, signal_bytes)
+        torch.testing.assert_close(got, whole, rtol=0, atol=3e-6 * float(whole.abs().max()))
+
+
+@pytest.mark.parametrize("vocoder", VOCODERS.values(), ids=VOCODERS)
+def test_networks_of_other_classes_take_the_whole(vocoder: dict) -> None:
+    """As compiled ones are."""
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner, self.output_sampling_rate = inner, getattr(inner, "output_sampling_rate", None)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x)
+
+    decoder, voice = parts(vocoder)
+    latent = latents(3)
+    sound = decode_audio(latent, Wrapped(decoder), Wrapped(voice))
+    assert torch.equal(sound.waveform, voice(decoder(latent))[0])
+    assert sound.sampling_rate == voice.output_sampling_rate
+
+
 def generators(voice) -> list[Vocoder]:
     return [part for part in voice.modules() if isinstance(part, Vocoder)]
 

@@ -353,6 +353,14 @@ def test_rates_are_read_from_their_sections():
     assert plain.conv_in.conv.weight.shape == (128, 2, 3, 3)
 
 
+def test_without_bands_the_width_tells_how_many_an_encoder_takes():
+    told, untold = encoder(), encoder(mel_bins=None)
+    spectrogram, sound = randn(1, 2, 13, 16), Audio(randn(1, 2, 4000), 16000)
+    assert untold.mel_bins is None
+    assert torch.equal(untold(spectrogram), told(spectrogram))
+    assert torch.equal(encode_audio(sound, untold), encode_audio(sound, told))
+
+
 @pytest.mark.parametrize("place", ["ddconfig", "mel", "variables"])
 def test_bands_may_stand_in_three_places(place):
     given = config(TINY | {"mel_bins": 32 if place == "ddconfig" else None})

@@ -8,9 +8,11 @@ import torch
 from ltx_core.errors import ConfigError, InputError
 from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
 from ltx_core.guidance.plan import TransformerCall
+from ltx_core.loader import Checkpoint, build_model, save_checkpoint
 from ltx_core.loader.branch import Branch
 from ltx_core.loader.lora import Pair
 from ltx_core.model.transformer import (
+    LTXV_MODEL_COMFY_RENAMING_MAP,
     LTXAudioOnlyModelConfigurator,
     LTXModel,
     LTXModelConfigurator,
@@ -48,7 +50,14 @@ V23 = TINY | {
     "apply_gated_attention": True,
 }
 V25 = V23 | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
-FULL_SIZE = FIXED | {"av_ca_timestep_scale_multiplier": 1000.0, "caption_channels": 3840}
+FULL_SIZE = FIXED | {
+    "num_attention_heads": 32,
+    "attention_head_dim": 128,
+    "audio_num_attention_heads": 32,
+    "audio_attention_head_dim": 64,
+    "av_ca_timestep_scale_multiplier": 1000.0,
+    "caption_channels": 3840,
+}
 FULL_23 = FULL_SIZE | {k: V23[k] for k in set(V23) - set(TINY)}
 FULL_25 = FULL_SIZE | {k: V25[k] for k in set(V25) - set(TINY)}
 
@@ -316,6 +325,18 @@ def test_keyframe_marker():
     assert torch.equal(older(marked, None)[0], before)
 
 
+def test_a_file_may_lack_the_keyframe_marker(tmp_path):
+    model, path = build(V25), tmp_path / "x.safetensors"
+    del model.keyframes_abs_pos_embedding
+    save_checkpoint(path, {"transformer": model}, {"transformer": V25}, "2.5.0", torch.float32)
+    again = build_model(LTXModelConfigurator, Checkpoint(path), LTXV_MODEL_COMFY_RENAMING_MAP)
+    assert not again.supports_keyframes_abs_pos_embedding
+    v = video(keyframes_mask=torch.ones(1, VIDEO_TOKENS, 1))
+    assert torch.equal(again(v, None)[0], model(v, None)[0])
+    again.enable_keyframes_abs_pos_embedding()
+    assert again.supports_keyframes_abs_pos_embedding
+
+
 # Denoised results
 
 
@@ -481,6 +502,14 @@ def test_empty_configuration():
         assert str(caught.value).startswith("config.transformer.caption_channels is missing")
     with pytest.raises(ConfigError, match="expected a parsed 'config'"):
         LTXModelConfigurator.from_metadata({"format": "pt"})
+
+
+def test_caption_projections_have_no_default_width():
+    sizes = ("num_attention_heads", "attention_head_dim")
+    for key in (*sizes, *(f"audio_{size}" for size in sizes)):
+        section = {name: value for name, value in FULL_SIZE.items() if name != key}
+        with torch.device("meta"), pytest.raises(KeyError, match=f"config.transformer.{key} is missing"):
+            LTXModelConfigurator.from_config({"transformer": section})
 
 
 def test_video_only_reads_no_audio_keys():

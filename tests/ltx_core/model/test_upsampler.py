@@ -218,6 +218,7 @@ def test_the_network_sees_un_normalised_latents():
     got = upsample_video(latent, encoder, model)
     near(got, (model(latent * std + mean) - mean) / std)
     assert not torch.allclose(got, model(latent), atol=1e-2)
+    assert torch.equal(upsample_video(latent, encoder, lambda x: model(x)), got)
 
 
 # Configurations

@@ -8,9 +8,22 @@ import torch
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, InputError, ShapeError, UnsupportedConfigError
+from ltx_core.loader import (
+    Checkpoint,
+    DummyRegistry,
+    SingleGPUModelBuilder,
+    StateDictRegistry,
+    build_model,
+    save_checkpoint,
+    write_tensors,
+)
 from ltx_core.model.common import convolution
 from ltx_core.model.common.folding import depth_to_space, space_to_depth
 from ltx_core.model.video_vae import (
+    VAE_DECODER_COMFY_KEYS_FILTER,
+    VAE_ENCODER_COMFY_KEYS_FILTER,
+    TemporalTilingConfig,
+    TilingConfig,
     VideoDecoder,
     VideoDecoderConfigurator,
     VideoEncoder,
@@ -161,6 +174,23 @@ def test_bfloat16_is_near_float32():
         rough = model.bfloat16()(x.bfloat16())
         assert rough.dtype == torch.bfloat16
         assert 0 < (rough.float() - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("is_conditioned", [False, True])
+def test_a_decoder_converts_the_latent_and_its_result_back(is_conditioned):
+    model = decoder(TIGHT, timestep_conditioning=is_conditioned).bfloat16()
+    latent = randn(1, 4, 3, 2, 2).bfloat16()
+    tiles = TilingConfig(None, TemporalTilingConfig(16, 8))
+    decodes = [
+        lambda x: model(x, generator=torch.Generator().manual_seed(0)),
+        lambda x: torch.cat(list(model.tiled_decode(x, tiles, None, torch.Generator().manual_seed(0))), 2),
+    ]
+    if model.can_stream:
+        decodes.append(lambda x: torch.cat(list(model.streamed_decode(x)), 2))
+    for decode in decodes:
+        result, expected = decode(latent.float()), decode(latent)
+        assert (result.dtype, expected.dtype) == (torch.float32, torch.bfloat16)
+        assert torch.equal(result.bfloat16(), expected)
 
 
 def test_a_decoder_takes_a_latent_without_batch():
@@ -458,6 +488,39 @@ def test_conditioned_and_noisy_decoders_have_more_tensors():
     assert plain.state_dict()[noisy[0]].shape == (32, 1, 1)
 
 
+# Files
+
+HALVES = {
+    "video_encoder": (VideoEncoderConfigurator, VAE_ENCODER_COMFY_KEYS_FILTER),
+    "video_decoder": (VideoDecoderConfigurator, VAE_DECODER_COMFY_KEYS_FILTER),
+}
+
+
+@pytest.mark.parametrize("width", [16, 24])
+def test_the_first_width_of_a_decoder_is_the_files(tmp_path, width):
+    section = TIGHT | {"decoder_blocks": TIGHT["decoder_blocks"][:2]}
+    path, model = tmp_path / "x.safetensors", decoder(section, decoder_bottleneck_channels=width)
+    assert model.conv_in.conv.out_channels == width
+    save_checkpoint(path, {"video_decoder": model}, {"vae": section}, "2.3.0", torch.float32)
+    latent = randn(1, 4, 2, 2, 2)
+    configurator, key_map = HALVES["video_decoder"]
+    for registry in (DummyRegistry(), StateDictRegistry()):
+        builder = SingleGPUModelBuilder(configurator, str(path), key_map, registry=registry)
+        assert torch.equal(builder.build()(latent), model(latent))
+    assert torch.equal(build_model(configurator, Checkpoint(path), key_map)(latent), model(latent))
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_a_file_of_its_own_may_leave_out_the_prefix(tmp_path, name):
+    whole = {"video_encoder": encoder(TIGHT), "video_decoder": decoder(TIGHT)}
+    save_checkpoint(tmp_path / "x.safetensors", whole, {"vae": TIGHT}, "2.3.0", torch.float32)
+    stored = Checkpoint(tmp_path / "x.safetensors")
+    bare = {key.removeprefix("vae."): stored.read(key) for key in stored}
+    path = write_tensors(tmp_path / "vae.safetensors", bare, stored.metadata)
+    again = build_model(HALVES[name][0], Checkpoint(path), HALVES[name][1])
+    assert all(torch.equal(value, whole[name].state_dict()[key]) for key, value in again.state_dict().items())
+
+
 # Bad input
 
 PIXELS = r"video encoder takes \(batch, 3, frames, height, width\) pixels, not "
@@ -509,7 +572,7 @@ def test_an_encoder_that_reflects_needs_two_latents_a_side():
         ((1, 4, 0, 2, 2), torch.float32, LATENTS + r"\(1, 4, 0, 2, 2\); no size may be 0"),
         ((1, 4, 2, 0, 2), torch.float32, LATENTS + r"\(1, 4, 2, 0, 2\); no size may be 0"),
         ((1, 4, 2, 1, 2), torch.float32, "reflects edges, .* a side of 1 latent .* of 64 pixels or more"),
-        ((1, 4, 2, 2, 2), torch.bfloat16, "does not take torch.bfloat16 latents"),
+        ((1, 4, 2, 2, 2), torch.int32, "takes floating-point latents, not torch.int32"),
     ],
 )
 def test_latents_that_a_decoder_cannot_take(shape, dtype, message):

@@ -24,7 +24,6 @@ from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.common.normalization import NormType
 
 TIME_FACTOR = 4  # mel frames per latent frame; fixed, whatever the number of levels
-DEFAULT_BINS = 64
 
 
 class Level(nn.Module):
@@ -110,15 +109,17 @@ class AudioEncoder(_Half):
         common = (norm_type, causality_axis)
         outputs = 2 * z_channels if double_z else z_channels
         self.latent_channels = outputs // 2  # the second half is log variance, whatever double_z says
-        bins = (mel_bins or DEFAULT_BINS) >> (len(ch_mult) - 1)
-        self.per_channel_statistics = PerFeatureStatistics(self.latent_channels * bins)
+        last = len(ch_mult) - 1
+        features = self.latent_channels * (mel_bins >> last) if mel_bins else ch
+        self.per_channel_statistics = PerFeatureStatistics(features)
+        self.bands = mel_bins or features // self.latent_channels << last
         self.conv_in = CausalConv2d(in_channels, ch, 3, causality_axis)
         self.down = nn.ModuleList()
         width, attended = ch, set(attn_resolutions)
         for i, multiple in enumerate(ch_mult):
             widths = [(width, ch * multiple)] + [(ch * multiple, ch * multiple)] * (num_res_blocks - 1)
             level = Level(widths, *common, attn_type if resolution >> i in attended else None)
-            if i < len(ch_mult) - 1:
+            if i < last:
                 level.downsample = Downsample(ch * multiple, causality_axis, with_conv=resamp_with_conv)
             self.down.append(level)
             width = ch * multiple
@@ -133,7 +134,7 @@ class AudioEncoder(_Half):
 
     def encode_moments(self, spectrogram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(means, log variances) before normalisation."""
-        sizes = ("batch", self.in_channels, "frames", self.mel_bins or DEFAULT_BINS)
+        sizes = ("batch", self.in_channels, "frames", self.bands)
         check_tensor(spectrogram, "The audio encoder", "log-mel", sizes, self.conv_in.conv.weight.dtype)
         x = self.conv_in(spectrogram)
         for level in self.down:

@@ -24,7 +24,7 @@ def encode_audio(
     if audio_processor is None:
         audio_processor = AudioProcessor(
             audio_encoder.sample_rate,
-            audio_encoder.mel_bins or 64,
+            audio_encoder.bands,
             audio_encoder.mel_hop_length,
             audio_encoder.n_fft,
         ).to(weight.device)

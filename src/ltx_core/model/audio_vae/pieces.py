@@ -38,10 +38,13 @@ def decode_in_pieces(
     """``vocoder(decoder(latent))`` of (B, z, L, F).
 
     The decoder takes about `piece` latent frames at once, vocoders what makes signals of about `signal_bytes`.
+    Networks of another class, as compiled ones are, take all at once.
     """
-    mel = _draw_in_pieces(latent, decoder, piece)
+    mel = _draw_in_pieces(latent, decoder, piece) if isinstance(decoder, AudioDecoder) else decoder(latent)
     run = partial(_generate_in_pieces, signal_bytes=signal_bytes)
-    return vocoder(mel, run) if isinstance(vocoder, VocoderWithBWE) else run(vocoder, mel)
+    if isinstance(vocoder, VocoderWithBWE):
+        return vocoder(mel, run)
+    return run(vocoder, mel) if isinstance(vocoder, Vocoder) else vocoder(mel)
 
 
 def equal_pieces(length: int, piece: int) -> Iterator[tuple[int, int]]:
@@ -106,7 +109,9 @@ def _generate_in_pieces(vocoder: Vocoder, mel: torch.Tensor, signal_bytes: int) 
     for start, stop in equal_pieces(mel.shape[2], piece):
         first = max(0, start - reach)
         wave = vocoder(mel[:, :, first : stop + reach])
-        waves.append(wave[..., (start - first) * samples : (stop - first) * samples])
+        # Odd kernels at even rates, and even ones at odd rates, make a sample more at the very end.
+        end = None if stop == mel.shape[2] else (stop - first) * samples
+        waves.append(wave[..., (start - first) * samples : end])
     return torch.cat(waves, dim=-1)
 
 

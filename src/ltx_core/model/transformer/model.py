@@ -57,6 +57,8 @@ class LTXModel(nn.Module):
     Raises `ConfigError` for an architecture that cannot be built.
     """
 
+    optional_parameters = ("keyframes_abs_pos_embedding",)  # a file without them makes a model without them
+
     def __init__(
         self,
         *,

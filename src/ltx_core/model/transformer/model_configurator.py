@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ltx_core.config import Configurator, parse_config
+from ltx_core.errors import MissingKeyError
 from ltx_core.model.transformer.config import LTXModelType, TransformerConfig
 from ltx_core.model.transformer.feed_forward import CaptionProjection
 from ltx_core.model.transformer.model import LTXModel
@@ -46,6 +47,8 @@ EXPECTED_AUDIO_VIDEO = {
     "share_ff": False,
     "av_cross_ada_norm": True,
 }
+# Of a stream with a caption projection the configuration must state these.
+PROJECTED_SIZES = ("num_attention_heads", "attention_head_dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,9 @@ class LTXModelConfigurator(Configurator[LTXModel]):
             return {}
         channels = parse_config(_Captions, section, SECTION).caption_channels
         streams = parsed.streams(cls.model_type)
+        for key in (f"{s.prefix}{size}" for s in streams for size in PROJECTED_SIZES):
+            if key not in section:
+                raise MissingKeyError(f"{SECTION}.{key} is missing; expected int.")
         return {f"{s.prefix}caption_projection": CaptionProjection(channels, s.dim) for s in streams}
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -144,11 +144,15 @@ class LatentUpsamplerConfigurator(Configurator[LatentUpsampler]):
         return LatentUpsampler(**vars(parse_config(UpsamplerConfig, config, "config")))
 
 
-def upsample_video(latent: torch.Tensor, video_encoder: Any, upsampler: LatentUpsampler) -> torch.Tensor:
+def upsample_video(
+    latent: torch.Tensor, video_encoder: Any, upsampler: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
     """Upsample a normalised latent: the network works on un-normalised ones.
 
-    video_encoder: whatever has ``per_channel_statistics``, those of the latent's VAE.
+    video_encoder: whatever has ``per_channel_statistics``, those of the latent's VAE. upsampler: a
+    `LatentUpsampler`, or what is called like one.
     """
-    upsampler.check(latent)
+    if isinstance(upsampler, LatentUpsampler):
+        upsampler.check(latent)
     statistics = video_encoder.per_channel_statistics
     return statistics.normalize(upsampler(statistics.un_normalize(latent)))

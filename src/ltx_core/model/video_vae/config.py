@@ -43,7 +43,10 @@ class Block:
 
 @dataclass(frozen=True)
 class VideoVAEConfig:
-    """What encoder and decoder share. Keys without a field are not read by either."""
+    """What encoder and decoder share. Keys without a field are not read by either.
+
+    decoder_bottleneck_channels: the decoder's first width; None: 8 x base, as in all published files.
+    """
 
     dims: Any = 3
     in_channels: int = 3
@@ -58,6 +61,7 @@ class VideoVAEConfig:
     causal_decoder: bool = False
     timestep_conditioning: bool = True
     decoder_base_channels: int = 128
+    decoder_bottleneck_channels: int | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> VideoVAEConfig:

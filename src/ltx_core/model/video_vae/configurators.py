@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ltx_core.config import Configurator
@@ -23,6 +23,11 @@ class VideoDecoderConfigurator(Configurator[VideoDecoder]):
     """Makes a `VideoDecoder` from a checkpoint's whole configuration."""
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], bottleneck_channels: int | None = None) -> VideoDecoder:
-        """bottleneck_channels: the first width, where the file is known to have another than 8 x base."""
-        return VideoDecoder(VideoVAEConfig.from_config(config), bottleneck_channels)
+    def from_config(cls, config: Mapping[str, Any]) -> VideoDecoder:
+        return VideoDecoder(VideoVAEConfig.from_config(config))
+
+    @classmethod
+    def completed(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Mapping[str, Any]:
+        """The first width is the file's: no key of the configuration states it."""
+        width, *_ = shapes.get("conv_in.conv.weight") or (None,)
+        return {**config, "vae": {**config.get("vae", {}), "decoder_bottleneck_channels": width}}

@@ -42,14 +42,14 @@ class VideoDecoder(nn.Module):
     decode_timestep = 0.05
     video_downscale_factors = SpatioTemporalScaleFactors.default()
 
-    def __init__(self, config: VideoVAEConfig, bottleneck_channels: int | None = None) -> None:
+    def __init__(self, config: VideoVAEConfig) -> None:
         super().__init__()
         self.patch_size, self.causal = config.patch_size, config.causal_decoder
         self.timestep_conditioning = config.timestep_conditioning
         self.latent_channels, self.out_channels = config.latent_channels, config.out_channels
         padding = config.spatial_padding_mode or PaddingModeType.REFLECT
         style = Style(config.norm_layer, padding, config.timestep_conditioning)
-        width = bottleneck_channels or 8 * config.decoder_base_channels
+        width = config.decoder_bottleneck_channels or 8 * config.decoder_base_channels
         self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
         self.conv_in = style.conv(config.latent_channels, width)
         self.up_blocks = nn.ModuleList()
@@ -72,10 +72,10 @@ class VideoDecoder(nn.Module):
         """Decode in one piece.
 
         timestep: (B,), only for decoders conditioned on it; default 0.05. generator: source of the noise that
-        such decoders, and those with noise injection, draw. A latent (C, F, H, W) is a batch of one. Raises
-        `ShapeError`, or `InputError` for another dtype than the network's.
+        such decoders, and those with noise injection, draw. A latent (C, F, H, W) is a batch of one. The result
+        has the latent's dtype, whatever the network's is. Raises `ShapeError`, or `InputError` for integers.
         """
-        sample = self._batched(sample)
+        dtype, sample = sample.dtype, self._batched(sample)
         self._check_sides(sample.shape[3:])
         if self.timestep_conditioning:
             noise = torch.randn(sample.shape, dtype=sample.dtype, device=sample.device, generator=generator)
@@ -86,14 +86,14 @@ class VideoDecoder(nn.Module):
         for block in self.up_blocks:
             x = block(x, flow)
         x = self._last_modulation(self.conv_norm_out(x), flow.timestep)
-        return unpatchify(self.conv_out(F.silu(x), self.causal), self.patch_size)
+        return unpatchify(self.conv_out(F.silu(x), self.causal), self.patch_size).to(dtype)
 
     def _batched(self, latent: torch.Tensor) -> torch.Tensor:
-        """`latent` with its batch axis."""
+        """`latent` with its batch axis, in the network's dtype."""
         latent = latent[None] if latent.dim() == 4 else latent
         sizes = ("batch", self.latent_channels, "frames", "height", "width")
-        check_tensor(latent, "The video decoder", "latents", sizes, self.conv_in.conv.weight.dtype)
-        return latent
+        check_tensor(latent, "The video decoder", "latents", sizes)
+        return latent.to(self.conv_in.conv.weight.dtype)
 
     def _check_sides(self, sides: Iterable[int]) -> None:
         """Refuse a video or tile whose edge has nothing to reflect."""
@@ -135,7 +135,7 @@ class VideoDecoder(nn.Module):
             raise InputError(
                 "This video decoder looks at the whole clip at once; decode it in one piece or in tiles."
             )
-        latent = self._batched(latent)
+        dtype, latent = latent.dtype, self._batched(latent)
         self._check_sides(latent.shape[3:])
         layers = [
             Convolution(self.conv_in, self.causal),
@@ -143,7 +143,7 @@ class VideoDecoder(nn.Module):
             Convolution(self.conv_out, self.causal, partial(activated, self.conv_norm_out)),
         ]
         pieces = flow(layers, self.per_channel_statistics.un_normalize(latent), piece_bytes)
-        yield from regrouped((unpatchify(x, self.patch_size) for x in pieces), FRAMES_AT_A_TIME)
+        yield from regrouped((unpatchify(x, self.patch_size).to(dtype) for x in pieces), FRAMES_AT_A_TIME)
 
     def tiled_decode(
         self,
@@ -156,7 +156,7 @@ class VideoDecoder(nn.Module):
         tile of it. Tiles are decoded in the order time, height, width, and blended where they overlap.
 
         Raises what `forward` raises, and `InputError` for sizes that leave no tile, at the first chunk."""
-        latent = self._batched(latent)
+        dtype, latent = latent.dtype, self._batched(latent)
         factors = self.video_downscale_factors
         groups = decode_groups(tiling_config, tuple(latent.shape[2:]))
         self._check_sides([side.length for tile in groups[0].tiles for side in (tile.height, tile.width)])
@@ -175,7 +175,7 @@ class VideoDecoder(nn.Module):
                 yield group.time, frames / weights
 
         for frames in overlap_add(decoded()):
-            yield frames.to(latent.dtype)
+            yield frames.to(dtype)
 
 
 @torch.no_grad()
