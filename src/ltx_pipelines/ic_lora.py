@@ -82,7 +82,7 @@ class ICLoraPipeline(Pipeline):
         size = (seed, height, width, num_frames, frame_rate)
         request = self.request(prompt, run, *size, images, tiling_config).enhanced(enhance_prompt)
         for pair in video_conditioning:
-            if isinstance(pair, str) or len(pair) != 2:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(f"video_conditioning is a list of (path, strength); {pair!r} is none.")
             path, strength = pair
             clip = probe_video(path)

@@ -156,9 +156,31 @@ def test_pictures_are_for_whole_frames(picture):
         DistilledPipeline()("x", images=[(str(picture), 7.5, 1.0)], dry_run=True)
 
 
-@pytest.mark.parametrize("given", [["a.mp4"], ("a.mp4", 1.0)])
+@pytest.mark.parametrize("crf", [20.5, "20"])
+def test_compressions_are_whole_numbers(crf, picture):
+    with pytest.raises(InputError, match=rf"The crf of .*picture\.png is {crf!r}; give a whole number"):
+        DistilledPipeline()("x", images=[(str(picture), 0, 1.0, crf)], dry_run=True)
+
+
+@pytest.mark.parametrize("given", [3, "a.png", ("a.png", 0)])
+def test_pictures_are_tuples(given):
+    with pytest.raises(InputError, match=r"An image is \(path, frame_idx, strength\)"):
+        DistilledPipeline()("x", images=[given], dry_run=True)
+
+
+def test_guidance_has_a_class_of_its_own():
+    with pytest.raises(InputError, match=r"Guidance is \{'cfg_scale': 3\}; give MultiModalGuiderParams"):
+        TI2VidOneStagePipeline()("x", audio_guider_params={"cfg_scale": 3}, dry_run=True)
+
+
+def test_times_are_numbers(clip):
+    with pytest.raises(InputError, match=r"end_time is '0\.5'; give a number"):
+        RetakePipeline()(clip, "x", 0, "0.5", dry_run=True)
+
+
+@pytest.mark.parametrize("given", [["a.mp4"], ("a.mp4", 1.0), [3]])
 def test_control_clips_are_pairs(given):
-    with pytest.raises(InputError, match=r"'a.mp4' is none"):
+    with pytest.raises(InputError, match=r"('a.mp4'|3) is none"):
         ICLoraPipeline()("x", video_conditioning=given, dry_run=True)
 
 

@@ -85,6 +85,10 @@ def check_prompt(name: str, text: str) -> None:
 
 def check_guider(params: MultiModalGuiderParams) -> None:
     """Raise `InputError` for guidance that is no number, or skips less than no step."""
+    if not isinstance(params, MultiModalGuiderParams):
+        raise InputError(
+            f"Guidance is {params!r}; give MultiModalGuiderParams, or a MultiModalGuiderFactory of them."
+        )
     for name in ("cfg_scale", "stg_scale", "rescale_scale", "modality_scale"):
         finite(name, getattr(params, name))
     if finite("skip_step", params.skip_step) < 0:
@@ -164,7 +168,7 @@ def check_images(
                 f"The image {image.path} is for frame {image.frame_idx}; the video has frames 0 to {num_frames - 1}."
             )
         check_strength(f"The strength of {image.path}", image.strength)
-        if not 0 <= (image.crf or 0) <= 51:
+        if not 0 <= whole_number(f"The crf of {image.path}", image.crf) <= 51:
             raise InputError(f"The crf of {image.path} is {image.crf}; it must lie between 0 and 51.")
         check_file(image.path)
         decode_image(image.path)
