@@ -1,5 +1,6 @@
 """What a request is made of: defaults by version and pipeline, and the checks before any work."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -29,8 +30,10 @@ from ltx_pipelines.utils.model_paths import ModelPaths
     [
         ("ti2vid_two_stages", "2.0.0", LTX_2_PARAMS),
         ("ti2vid_two_stages", "2.3.1", LTX_2_3_PARAMS),
+        ("ti2vid_two_stages", "2.3rc1", LTX_2_3_PARAMS),
         ("ti2vid_two_stages", None, LTX_2_PARAMS),
         ("ti2vid_two_stages_hq", "2.0.0", LTX_2_3_HQ_PARAMS),
+        ("ti2vid_two_stages_hq", "2.4.0", replace(LTX_2_3_HQ_PARAMS, default_image_crf=18)),
         ("a2vid_two_stage", "2.0.0", LTX_2_3_PARAMS),
         ("a2vid_two_stage", "2.3.1", LTX_2_3_PARAMS),
     ],
