@@ -159,6 +159,22 @@ def test_pictures_are_for_whole_frames(picture):
         DistilledPipeline()("x", images=[(str(picture), 7.5, 1.0)], dry_run=True)
 
 
+@pytest.mark.parametrize("half", [np.float32(0.5), Fraction(1, 2)])
+def test_strengths_are_any_kind_of_number(half, picture, clip):
+    images = [(str(picture), np.int64(8), half)]
+    clips = [(str(clip), half)]
+    recipe = ICLoraPipeline()(
+        "x",
+        images=images,
+        video_conditioning=clips,
+        conditioning_attention_strength=half,
+        dry_run=True,
+    )
+    pictures, reference = recipe.stages[0].video.conditions
+    given = (pictures.images[0].strength, reference.strength, reference.attention)
+    assert [(type(value), value) for value in given] == [(float, 0.5)] * 3
+
+
 @pytest.mark.parametrize("crf", [20.5, "20"])
 def test_compressions_are_whole_numbers(crf, picture):
     with pytest.raises(InputError, match=rf"The crf of .*picture\.png is {crf!r}; give a whole number"):
