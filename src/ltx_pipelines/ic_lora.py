@@ -78,28 +78,26 @@ class ICLoraPipeline(Pipeline):
         conditioning_attention_mask: (1, 1, F, H, W) in [0, 1], the same varied over time and picture.
         skip_stage_2: stop at half size. The other arguments are those of `GuidedPipeline.__call__`.
         """
-        check_strength("conditioning_attention_strength", conditioning_attention_strength)
+        attention = check_strength("conditioning_attention_strength", conditioning_attention_strength)
         size = (seed, height, width, num_frames, frame_rate)
         request = self.request(prompt, run, *size, images, tiling_config).enhanced(enhance_prompt)
+        references = []
         for pair in video_conditioning:
-            if isinstance(pair, str) or len(pair) != 2:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(f"video_conditioning is a list of (path, strength); {pair!r} is none.")
             path, strength = pair
             clip = probe_video(path)
-            check_strength(f"The strength of {path}", strength)
             if conditioning_attention_mask is not None:
                 check_mask(conditioning_attention_mask, min(clip.frames, request.num_frames))
-        references = tuple(
-            ReferenceVideo(
+            reference = ReferenceVideo(
                 str(path),
-                strength=strength,
+                strength=check_strength(f"The strength of {path}", strength),
                 downscale=self.reference_downscale_factor,
-                attention=conditioning_attention_strength,
+                attention=attention,
                 mask=conditioning_attention_mask,
             )
-            for path, strength in video_conditioning
-        )
-        return self.run(self.recipe(request, references, skip_stage_2), run)
+            references.append(reference)
+        return self.run(self.recipe(request, tuple(references), skip_stage_2), run)
 
     def recipe(self, request: Request, references: tuple[ReferenceVideo, ...], skip_stage_2: bool) -> Recipe:
         images = Images(request.images)

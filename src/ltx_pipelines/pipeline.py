@@ -173,7 +173,7 @@ class Pipeline:
             num_frames=params.num_frames if num_frames is None else num_frames,
             frame_rate=params.frame_rate if frame_rate is None else frame_rate,
             images=images,
-            image_crf=params.default_image_crf,
+            image_crf=self.engine.params.default_image_crf,
             stages=self.stages,
             stage_2_sigmas=params.stage_2_sigmas,
             tiling=tiling,

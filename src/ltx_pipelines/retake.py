@@ -31,7 +31,7 @@ from ltx_pipelines.recipe import (
     scheduled_sigmas,
 )
 from ltx_pipelines.utils.constants import PipelineParams
-from ltx_pipelines.utils.validation import check_window, random_seed
+from ltx_pipelines.utils.validation import check_window, number, random_seed
 
 __all__ = ["RetakePipeline", "TemporalRegionMask"]
 
@@ -88,14 +88,15 @@ class RetakePipeline(Pipeline):
         """
         distilled = self.distilled if distilled is None else distilled
         clip = fitted_clip(video_path, fit)
-        check_window(start_time, end_time, clip.duration)
+        start, end = number("start_time", start_time), number("end_time", end_time)
+        check_window(start, end, clip.duration)
         guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, audio_guider_params)
         drawn = random_seed() if seed is not None and seed < 0 else seed
         size = (drawn, clip.height, clip.width, clip.frames, clip.fps)
         request = self.request(prompt, run, *size, tiling=tiling_config, **({} if distilled else guided))
         request = request.enhanced(enhance_prompt)
         source = Source(video_path=str(video_path), clip=clip, fit=fit)
-        window = (Window(start_time, end_time),)
+        window = (Window(start, end),)
         video = Stream(Start.SOURCE, window, frozen=not regenerate_video)
         audio = Stream(Start.SOURCE, window, frozen=not regenerate_audio)
         return self.run(self.recipe(request, source, video, audio), run)

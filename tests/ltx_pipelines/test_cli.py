@@ -94,7 +94,7 @@ class TestHelp:
         ("distilled --image PICTURE 0 1.5", "is 1.5; it must lie between 0 and 1."),
         (
             "distilled --image PICTURE 0 x",
-            "--image takes PATH FRAME_IDX STRENGTH [CRF]; STRENGTH must be a number, not 'x'",
+            "--image takes PATH FRAME_IDX STRENGTH [CRF]; STRENGTH must be a finite number, not 'x'",
         ),
         ("distilled --image PICTURE 0.5 1", "FRAME_IDX must be a whole number, not '0.5'"),
         ("distilled --image PICTURE 0 1 x", "CRF must be a whole number, not 'x'"),
@@ -108,9 +108,10 @@ class TestHelp:
         ("distilled --lora a b c", "--lora takes PATH [STRENGTH]; got 3 values: 'a b c'"),
         (
             "distilled --lora LORA strong",
-            "--lora takes PATH [STRENGTH]; STRENGTH must be a number, not 'strong'",
+            "--lora takes PATH [STRENGTH]; STRENGTH must be a finite number, not 'strong'",
         ),
-        ("distilled --lora LORA nan", "STRENGTH must be a number, not 'nan'"),
+        ("distilled --lora LORA nan", "STRENGTH must be a finite number, not 'nan'"),
+        ("distilled --lora LORA inf", "STRENGTH must be a finite number, not 'inf'"),
         ("distilled --quantization int4", "takes fp8-cast or fp8-scaled-mm; got 'int4'"),
         ("distilled --quantization fp8-cast x", "got 'fp8-cast x'"),
         ("distilled --quantization fp8-scaled-mm", "no layer is stored as fp8"),
@@ -147,7 +148,10 @@ class TestHelp:
         ("retake --video-path FOREIGN --start-time 0 --end-time 1", "cannot be decoded"),
         ("ic-lora --video-conditioning none.mp4 1", "none.mp4 does not exist"),
         ("ic-lora --video-conditioning CLIP 2", "must lie between 0 and 1"),
-        ("ic-lora --video-conditioning CLIP x", "takes PATH STRENGTH; STRENGTH must be a number, not 'x'"),
+        (
+            "ic-lora --video-conditioning CLIP x",
+            "takes PATH STRENGTH; STRENGTH must be a finite number, not 'x'",
+        ),
         ("distilled --sampler ddim", "invalid choice: 'ddim'"),
         ("distilled --offload tape", "invalid choice: 'tape'"),
         ("distilled --max-batch-size 0", "max_batch_size is 0; it must be 1 or more"),

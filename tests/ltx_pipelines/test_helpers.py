@@ -2,6 +2,7 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +50,30 @@ def test_plain_tuples_are_images_too(function, picture):
             map(torch.equal, tensors, (t for t in vars(other).values() if isinstance(t, torch.Tensor)))
         )
         assert one.strength == other.strength
+
+
+class WholePrompts:
+    """A ledger whose encoder and processor have the official methods alone."""
+
+    def __init__(self, ledger):
+        self.ledger = ledger
+
+    def text_encoder(self):
+        encoder = self.ledger.text_encoder()
+        return SimpleNamespace(encode=encoder.encode, enhance_t2v=lambda prompt, seed: f"1. {prompt} {seed}")
+
+    def gemma_embeddings_processor(self):
+        processor = self.ledger.gemma_embeddings_processor()
+        return SimpleNamespace(process_hidden_states=processor.process_hidden_states)
+
+
+def test_text_encoders_of_ones_own_need_the_official_methods_alone(model_folder):
+    files = [str(model_folder / name) for name in ("model.safetensors", "gemma")]
+    ledger = ModelLedger(torch.float32, "cpu", *files)
+    with torch.no_grad():
+        got = helpers.encode_prompts(["a ball", ""], WholePrompts(ledger), enhance_first_prompt=True)
+    for one, other in zip(got, helpers.encode_prompts(["a ball 42", ""], ledger), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(("terminal", "notebook", "shown"), [(1, 0, 1), (0, 0, 0), (0, 1, 1)])

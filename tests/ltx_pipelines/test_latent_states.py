@@ -83,10 +83,11 @@ def test_initial_latent_of_another_length():
         noise_audio_state(SHAPE, noiser(), [], *COMMON, 1.0, torch.zeros(1, 8, 5, 16))
 
 
-def test_timesteps_take_one_sigma_or_one_per_item():
+def test_timesteps_take_one_sigma_or_one_per_item_or_token():
     mask = torch.tensor([1.0, 0.5]).view(1, 2, 1).expand(2, 2, 1)
     assert timesteps_from_mask(mask, 0.5)[0, :, 0].tolist() == [0.5, 0.25]
     assert timesteps_from_mask(mask, torch.tensor([1.0, 2.0]))[:, 1, 0].tolist() == [0.5, 1.0]
+    assert timesteps_from_mask(mask, torch.tensor([[[0.5], [1.0]]]))[:, :, 0].tolist() == [[0.5, 0.5]] * 2
 
 
 def test_post_process_blends_in_float32():

@@ -533,5 +533,6 @@ class TestVersions:
             ImageConditioningInput(str(picture), 0, 1.0, None),
             *((str(picture), 0, 1.0, *c) for c in ((), (5,))),
         ]
-        recipe = pipeline("x", images=images, dry_run=True, **SMALL)
-        assert [image.crf for image in recipe.stages[0].video.conditions[0].images] == [crf, crf, 5]
+        for either in (pipeline, TI2VidTwoStagesHQPipeline(engine=pipeline.engine)):
+            recipe = either("x", images=images, dry_run=True, **SMALL)
+            assert [image.crf for image in recipe.stages[0].video.conditions[0].images] == [crf, crf, 5]

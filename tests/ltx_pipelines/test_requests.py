@@ -1,5 +1,6 @@
 """What a request is made of: defaults by version and pipeline, and the checks before any work."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -29,8 +30,10 @@ from ltx_pipelines.utils.model_paths import ModelPaths
     [
         ("ti2vid_two_stages", "2.0.0", LTX_2_PARAMS),
         ("ti2vid_two_stages", "2.3.1", LTX_2_3_PARAMS),
+        ("ti2vid_two_stages", "2.3rc1", LTX_2_3_PARAMS),
         ("ti2vid_two_stages", None, LTX_2_PARAMS),
         ("ti2vid_two_stages_hq", "2.0.0", LTX_2_3_HQ_PARAMS),
+        ("ti2vid_two_stages_hq", "2.4.0", replace(LTX_2_3_HQ_PARAMS, default_image_crf=18)),
         ("a2vid_two_stage", "2.0.0", LTX_2_3_PARAMS),
         ("a2vid_two_stage", "2.3.1", LTX_2_3_PARAMS),
     ],
@@ -164,9 +167,47 @@ def test_pictures_are_for_whole_frames(picture):
         DistilledPipeline()("x", images=[(str(picture), 7.5, 1.0)], dry_run=True)
 
 
-@pytest.mark.parametrize("given", [["a.mp4"], ("a.mp4", 1.0)])
+@pytest.mark.parametrize("half", [np.float32(0.5), Fraction(1, 2)])
+def test_strengths_are_any_kind_of_number(half, picture, clip):
+    images = [(str(picture), np.int64(8), half)]
+    clips = [(str(clip), half)]
+    recipe = ICLoraPipeline()(
+        "x",
+        images=images,
+        video_conditioning=clips,
+        conditioning_attention_strength=half,
+        dry_run=True,
+    )
+    pictures, reference = recipe.stages[0].video.conditions
+    given = (pictures.images[0].strength, reference.strength, reference.attention)
+    assert [(type(value), value) for value in given] == [(float, 0.5)] * 3
+
+
+@pytest.mark.parametrize("crf", [20.5, "20"])
+def test_compressions_are_whole_numbers(crf, picture):
+    with pytest.raises(InputError, match=rf"The crf of .*picture\.png is {crf!r}; give a whole number"):
+        DistilledPipeline()("x", images=[(str(picture), 0, 1.0, crf)], dry_run=True)
+
+
+@pytest.mark.parametrize("given", [3, "a.png", ("a.png", 0)])
+def test_pictures_are_tuples(given):
+    with pytest.raises(InputError, match=r"An image is \(path, frame_idx, strength\)"):
+        DistilledPipeline()("x", images=[given], dry_run=True)
+
+
+def test_guidance_has_a_class_of_its_own():
+    with pytest.raises(InputError, match=r"Guidance is \{'cfg_scale': 3\}; give MultiModalGuiderParams"):
+        TI2VidOneStagePipeline()("x", audio_guider_params={"cfg_scale": 3}, dry_run=True)
+
+
+def test_times_are_numbers(clip):
+    with pytest.raises(InputError, match=r"end_time is '0\.5'; give a number"):
+        RetakePipeline()(clip, "x", 0, "0.5", dry_run=True)
+
+
+@pytest.mark.parametrize("given", [["a.mp4"], ("a.mp4", 1.0), [3]])
 def test_control_clips_are_pairs(given):
-    with pytest.raises(InputError, match=r"'a.mp4' is none"):
+    with pytest.raises(InputError, match=r"('a.mp4'|3) is none"):
         ICLoraPipeline()("x", video_conditioning=given, dry_run=True)
 
 

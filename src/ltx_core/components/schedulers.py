@@ -67,12 +67,12 @@ class LinearQuadraticScheduler:
         """(steps + 1,) noise levels from 1 to 0.
 
         threshold_noise: how far the `linear_steps` (default: half of the steps) go down in all.
-        Raises `InputError` for fewer than 1 step.
+        Raises `InputError` for fewer than 1 step, ZeroDivisionError for 0 linear steps.
         """
         _check_steps(steps)
         if steps == 1:
             return torch.tensor([1.0, 0.0])
-        linear = linear_steps or steps // 2
+        linear = steps // 2 if linear_steps is None else linear_steps
         quadratic = steps - linear
         times = [i * threshold_noise / linear for i in range(linear)]
         if quadratic > 0:

@@ -91,7 +91,7 @@ def _number(name: str, text: str) -> float:
     try:
         return finite(name, float(text))
     except ValueError:
-        raise _Wrong(f"{name} must be a number, not {text!r}") from None
+        raise _Wrong(f"{name} must be a finite number, not {text!r}") from None
 
 
 def _whole(name: str, text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,9 @@ def model_paths(namespace: argparse.Namespace) -> ModelPaths:
 def default_params(name: str, checkpoint: str | None) -> PipelineParams:
     """Defaults of a run: those that the model brings, else the pipeline's own, else the version's."""
     opened = Checkpoint(checkpoint or miniature().paths.transformer())
-    return embedded_params(opened) or FIXED_PARAMS.get(name) or params_for_version(opened.model_version)
+    versions = params_for_version(opened.model_version)
+    fixed = replace(FIXED_PARAMS.get(name, versions), default_image_crf=versions.default_image_crf)
+    return embedded_params(opened) or fixed
 
 
 def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any], typed: list[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ltx_core.errors import InputError
@@ -27,7 +26,7 @@ def as_image(given: Any) -> ImageConditioningInput:
 
     Raises `InputError` for anything else.
     """
-    if isinstance(given, str | Path) or not 3 <= len(given) <= 4:
+    if not isinstance(given, tuple | list) or not 3 <= len(given) <= 4:
         raise InputError(f"An image is (path, frame_idx, strength) with an optional crf, not {given!r}.")
     path, frame_idx, strength, *crf = given
     return ImageConditioningInput(path, frame_idx, strength, crf[0] if crf else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -110,13 +111,9 @@ FIXED_PARAMS = {"ti2vid_two_stages_hq": LTX_2_3_HQ_PARAMS, "a2vid_two_stage": LT
 
 
 def parse_version(text: str | None) -> tuple[int, ...]:
-    """The leading whole numbers of a version: "2.3.rc1" is (2, 3); nothing readable is ()."""
-    numbers: list[int] = []
-    for part in (text or "").replace("-", ".").split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
+    """The leading whole numbers of a version: "2.3rc1" and "2.3.rc1" are (2, 3); nothing readable is ()."""
+    found = re.match(r"\d+(\.\d+)*", text or "")
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def params_for_version(version: str | None) -> PipelineParams:

@@ -16,9 +16,9 @@ from ltx_pipelines.utils.types import DenoisingLoopFunc, PipelineComponents
 
 
 def timesteps_from_mask(denoise_mask: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-    """Per-token noise levels (B, T, 1): mask x sigma, one sigma for all or one per batch item (B,)."""
+    """Per-token noise levels (B, T, 1): mask x sigma: one for all, one per batch item (B,), or (B, T, 1)."""
     if isinstance(sigma, torch.Tensor):  # with three axes a float64 level (a res_2s midpoint) stays float64
-        sigma = sigma.view(-1, 1, 1)
+        sigma = sigma[(..., *[None] * (denoise_mask.ndim - sigma.ndim))]
     return denoise_mask * sigma
 
 

@@ -40,7 +40,12 @@ def encode_prompts(
 
 
 def encode_texts(texts: Iterable[str], encoder: Any, processor: Any) -> list[EmbeddingsProcessorOutput]:
-    """Contexts of each text; a prompt and its negative are encoded together, without most of their padding."""
+    """Contexts of each text; a prompt and its negative are encoded together, without most of their padding.
+
+    An encoder or a processor that can only do whole prompts, as the official ones, gets one at a time.
+    """
+    if not (hasattr(encoder, "encode_valid") and hasattr(processor, "process_valid")):
+        return [processor.process_hidden_states(*encoder.encode(text)) for text in texts]
     waiting, found = list(texts), []
     while waiting:
         together, waiting = waiting[:TOGETHER], waiting[TOGETHER:]

@@ -85,6 +85,10 @@ def check_prompt(name: str, text: str) -> None:
 
 def check_guider(params: MultiModalGuiderParams) -> None:
     """Raise `InputError` for guidance that is no number, or skips less than no step."""
+    if not isinstance(params, MultiModalGuiderParams):
+        raise InputError(
+            f"Guidance is {params!r}; give MultiModalGuiderParams, or a MultiModalGuiderFactory of them."
+        )
     for name in ("cfg_scale", "stg_scale", "rescale_scale", "modality_scale"):
         finite(name, getattr(params, name))
     if finite("skip_step", params.skip_step) < 0:
@@ -116,9 +120,12 @@ def check_steps(steps: int) -> None:
         raise InputError(f"num_inference_steps is {steps}; use at least 1.")
 
 
-def check_strength(name: str, strength: float) -> None:
-    if not 0 <= number(name, strength) <= 1:
-        raise InputError(f"{name} is {strength:g}; it must lie between 0 and 1.")
+def check_strength(name: str, strength: Any) -> float:
+    """A float in [0, 1] from any kind of number. Raises `InputError` for other things."""
+    given = number(name, strength)
+    if not 0 <= given <= 1:
+        raise InputError(f"{name} is {given:g}; it must lie between 0 and 1.")
+    return given
 
 
 def check_mask(mask: torch.Tensor, frames: int) -> None:
@@ -156,19 +163,23 @@ def check_images(
 
     crf: of images that say None.
     """
-    given = map(as_image, images or ())
-    checked = tuple(image if image.crf is not None else image._replace(crf=crf) for image in given)
-    for image in checked:
-        if not 0 <= whole_number(f"The frame of {image.path}", image.frame_idx) < num_frames:
-            raise InputError(
-                f"The image {image.path} is for frame {image.frame_idx}; the video has frames 0 to {num_frames - 1}."
-            )
-        check_strength(f"The strength of {image.path}", image.strength)
-        if not 0 <= (image.crf or 0) <= 51:
-            raise InputError(f"The crf of {image.path} is {image.crf}; it must lie between 0 and 51.")
-        check_file(image.path)
-        decode_image(image.path)
-    return checked
+    return tuple(_check_image(as_image(image), num_frames, crf) for image in images or ())
+
+
+def _check_image(image: ImageConditioningInput, num_frames: int, crf: int) -> ImageConditioningInput:
+    path = image.path
+    frame = whole_number(f"The frame of {path}", image.frame_idx)
+    if not 0 <= frame < num_frames:
+        raise InputError(
+            f"The image {path} is for frame {frame}; the video has frames 0 to {num_frames - 1}."
+        )
+    strength = check_strength(f"The strength of {path}", image.strength)
+    crf = whole_number(f"The crf of {path}", crf if image.crf is None else image.crf)
+    if not 0 <= crf <= 51:
+        raise InputError(f"The crf of {path} is {crf}; it must lie between 0 and 51.")
+    check_file(path)
+    decode_image(path)
+    return ImageConditioningInput(path, frame, strength, crf)
 
 
 def check_file(path: str | Path) -> None:

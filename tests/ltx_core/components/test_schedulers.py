@@ -53,6 +53,11 @@ def test_unknown_keywords_are_ignored_where_schedulers_are_exchangeable():
         scheduler().execute(steps=3, latent=torch.empty(1, 8, 2, 2, 2), something=1)
 
 
+def test_no_linear_steps_are_not_half_of_them():
+    with pytest.raises(ZeroDivisionError):
+        LinearQuadraticScheduler().execute(steps=4, linear_steps=0)
+
+
 def test_linear_quadratic_begins_with_equal_steps():
     differences = LinearQuadraticScheduler().execute(steps=10, threshold_noise=0.1, linear_steps=4).diff()
     assert torch.allclose(differences[:4], torch.full((4,), -0.025), atol=1e-6)

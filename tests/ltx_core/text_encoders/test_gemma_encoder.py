@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,6 +74,14 @@ def test_tokenizer_without_bos_is_refused(gemma_root, tmp_path):
         LTXVGemmaTokenizer(folder)
 
 
+def test_a_tokenizer_model_that_is_taken_for_another_is_refused(gemma_root, tmp_path, monkeypatch):
+    (tmp_path / "tokenizer.model").touch()
+    guessed = SimpleNamespace(bos_token="<s>", bos_token_id=1021, pad_token_id=1023)
+    monkeypatch.setattr(LTXVGemmaTokenizer, "tokenizer", guessed)
+    with pytest.raises(InputError, match=r"no <bos> token; .* lacks its tokenizer_config\.json"):
+        LTXVGemmaTokenizer(tmp_path)
+
+
 # Hidden states
 
 
@@ -97,6 +106,18 @@ def test_states_are_those_of_the_padded_prompt(gemma_root, encoder, text):
     assert [state.shape for state in states] == [(1, 1024, 64)] * 5
     for got, want in zip(states, expected):
         torch.testing.assert_close(got[mask == 1], want[mask == 1], rtol=1e-5, atol=1e-5)
+
+
+def test_transformers_own_model_encodes_and_writes_the_same(gemma_root, encoder):
+    from transformers import Gemma3ForConditionalGeneration
+
+    model = Gemma3ForConditionalGeneration.from_pretrained(gemma_root, dtype=torch.float32)
+    other = GemmaTextEncoder(model, encoder.tokenizer, None, torch.float32)
+    (states, mask), (expected, _) = other.encode(TEXT), encoder.encode(TEXT)
+    assert all(torch.equal(a[mask == 1], b[mask == 1]) for a, b in zip(states, expected))
+    assert other.enhance_t2v(TEXT, max_new_tokens=4) == encoder.enhance_t2v(TEXT, max_new_tokens=4)
+    ours, theirs = (m.model.language_model.embed_tokens.weight for m in (other.model, model))
+    assert ours.data_ptr() == theirs.data_ptr()
 
 
 def test_valid_states_are_the_end_of_the_padded_ones(encoder):

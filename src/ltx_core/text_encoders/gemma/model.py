@@ -37,6 +37,16 @@ class Gemma(nn.Module):
         self.model: Any = inner
         self.lm_head = nn.Linear(sizes.hidden_size, sizes.vocab_size, bias=False)
 
+    @classmethod
+    def from_transformers(cls, model: Any) -> Gemma:
+        """The same on the weights of transformers' ``Gemma3ForConditionalGeneration``, its vision tower included."""
+        with torch.device("meta"):
+            gemma = cls(model.config.to_dict())
+        _share(model.model.language_model, gemma.model.language_model)
+        gemma.tie()
+        gemma.add_vision(model.model.vision_tower, model.model.multi_modal_projector)
+        return gemma
+
     @property
     def device(self) -> torch.device:
         """Where it computes."""
@@ -57,19 +67,24 @@ class Gemma(nn.Module):
 
     def as_transformers(self) -> Any:
         """transformers' model on these very weights, for what it can do beside encoding; made anew at each call."""
-        from ltx_core.loader.build import assign
-
         whole, own = _transformers(self.config), self.model.language_model
         inner = whole.model.language_model
         fill_buffers(inner, self.device)
-        for name, parameter in own.named_parameters():
-            assign(inner, name, parameter)
+        _share(own, inner)
         if hasattr(own, "streamer"):
             own.streamer.serve(inner.layers)
         whole.lm_head.weight = inner.embed_tokens.weight
         whole.model.vision_tower = self.model.vision_tower
         whole.model.multi_modal_projector = self.model.multi_modal_projector
         return whole.eval()
+
+
+def _share(source: nn.Module, target: nn.Module) -> None:
+    """Give `target` the parameters of `source`."""
+    from ltx_core.loader.build import assign
+
+    for name, parameter in source.named_parameters():
+        assign(target, name, parameter)
 
 
 def _transformers(config: Mapping[str, Any]) -> Any:

@@ -96,13 +96,18 @@ class LTXVGemmaTokenizer:
     def _special_ids(self) -> tuple[int, int]:
         """Of <bos> and of what pads, which is <eos> where nothing else is meant for it."""
         if self._ids is None:
-            bos, pad = self.tokenizer.bos_token_id, self.tokenizer.pad_token_id
+            # Not knowing whose a tokenizer.model is, transformers adds a <s> to it.
+            bos = self.tokenizer.bos_token_id if self.tokenizer.bos_token == "<bos>" else None
+            pad = self.tokenizer.pad_token_id
         else:
             bos = self._special_id("bos_token", "<bos>")
             pad = self._special_id("pad_token", "<pad>")
             pad = self._special_id("eos_token", "<eos>") if pad is None else pad
         if bos is None:
-            raise InputError(f"The tokenizer in {self.folder} has no <bos> token; it is not Gemma's.")
+            raise InputError(
+                f"The tokenizer in {self.folder} has no <bos> token; it is not Gemma's, or lacks its "
+                "tokenizer_config.json."
+            )
         return bos, pad
 
     def _special_id(self, name: str, usual: str) -> int | None:

@@ -28,20 +28,22 @@ BLOCK = 64
 class GemmaTextEncoder(nn.Module):
     """A Gemma 3 and its tokenizer.
 
-    model: a `Gemma`; its vision tower may be absent (None), encoding never needs it.
+    model: a `Gemma`, whose vision tower may be absent (None), as encoding never needs it; or transformers'
+    ``Gemma3ForConditionalGeneration``, whose weights are used as they are.
     processor: turns a uint8 image (H, W, 3) into pixel values; only `enhance_i2v` uses it.
     vision_loader: called with this encoder when it is to look at an image and has no vision tower.
     """
 
     def __init__(
         self,
-        model: Gemma | None = None,
+        model: Any = None,
         tokenizer: LTXVGemmaTokenizer | None = None,
         processor: Callable[[Any], torch.Tensor] | None = None,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         super().__init__()
-        self.model: Any = model
+        own = model is None or isinstance(model, Gemma)
+        self.model: Any = model if own else Gemma.from_transformers(model)
         self.tokenizer = tokenizer
         self.processor = processor
         self.dtype = dtype
