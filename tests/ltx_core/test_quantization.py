@@ -187,12 +187,13 @@ def test_activations_beyond_the_range_saturate():
     assert torch.equal(q.float(), torch.tensor([448.0, -448.0, 1.0]))
 
 
-def test_the_scaled_matmul_of_pytorch_agrees_with_the_widened_sum(monkeypatch):
+@pytest.mark.parametrize("by_row", [False, True])
+def test_the_scaled_matmul_of_pytorch_agrees_with_the_widened_sum(monkeypatch, by_row):
     q, weight = (
         quantize_activation(randn(5, 32), torch.tensor(0.02)),
         requantize_scaled(randn(16, 32, seed=1))[0],
     )
-    scales = torch.tensor(0.02), torch.tensor(0.003)
+    scales = torch.tensor(0.02), rows(weight)[:, None] if by_row else torch.tensor(0.003)
     wide = scaled_matmul(q, weight, *scales, torch.bfloat16)
     assert not has_scaled_matmul(q, weight, torch.bfloat16)
     monkeypatch.setattr(fp8_module, "has_scaled_matmul", lambda *arguments: True)
@@ -206,8 +207,11 @@ def test_the_scaled_matmul_of_pytorch_agrees_with_the_widened_sum(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("sides", [(64, 32), (40, 24)], ids=str)
-def test_a_scaled_layer_on_a_gpu(sides):
+@pytest.mark.parametrize("by_row", [False, True])
+def test_a_scaled_layer_on_a_gpu(sides, by_row):
     layer, x = scaled_layer(*sides), randn(2, 9, sides[1], seed=2).bfloat16()
+    if by_row:
+        layer.weight_scale, layer.input_scale = rows(layer.weight)[:, None], None
     expected = layer(x)
     got = layer.cuda()(x.cuda()).cpu()
     assert (got - expected).norm() < 1e-2 * expected.norm()
@@ -313,15 +317,48 @@ def test_fp8_scaled_mm_of_a_plain_file_is_refused_with_advice(plain):
     assert issubclass(ConfigError, ValueError)
 
 
-def test_fp8_scaled_mm_needs_static_input_scales(tmp_path, tensors):
+def test_without_input_scales_each_token_is_rounded_by_its_largest_value(tmp_path, tensors):
     values = {name: value for name, value in with_scales(tensors).items() if not name.endswith("input_scale")}
-    with pytest.raises(ConfigError, match=r"3 of 3 fp8 layers .* have no input_scale"):
-        build(write(tmp_path / "x.safetensors", values), QuantizationPolicy.fp8_scaled_mm())
+    layer = build(
+        write(tmp_path / "x.safetensors", values), QuantizationPolicy.fp8_scaled_mm()
+    ).get_submodule(SCALED[0])
+    x = torch.stack([randn(16), 1000 * randn(16, seed=1)])
+    assert torch.allclose(layer(x)[0], layer(x[:1])[0])  # a token does not depend on the others
+    dense = nn.functional.linear(
+        x, dequantize(layer.weight, layer.weight_scale, torch.float32), layer.bias.float()
+    )
+    assert ((layer(x) - dense).norm(dim=1) < 0.05 * dense.norm(dim=1)).all()
+
+
+def rows(codes: torch.Tensor) -> torch.Tensor:
+    """Scales of its rows, each another one."""
+    return 0.001 * torch.arange(1, len(codes) + 1)
 
 
 @pytest.mark.parametrize("policy", [QuantizationPolicy.fp8_cast(), QuantizationPolicy.fp8_scaled_mm(), None])
-def test_loras_fuse_under_every_policy(tmp_path, scaled, policy):
-    model, layer = build(scaled, policy), SCALED[0]
+@pytest.mark.parametrize("listed", [True, False])
+def test_weights_may_have_a_scale_for_each_row(tmp_path, tensors, policy, listed):
+    values = with_scales(tensors)
+    for name in SCALED:
+        scale = rows(values[f"{name}.weight"])
+        values[f"{name}.weight_scale"] = scale if listed else scale[:, None]
+    layer = build(write(tmp_path / "x.safetensors", values), policy).get_submodule(SCALED[0])
+    wide = values[f"{SCALED[0]}.weight"].float() * rows(layer.weight)[:, None]
+    x = randn(3, 16, dtype=torch.bfloat16)
+    expected = nn.functional.linear(x.float(), wide, layer.bias.float())
+    assert (layer(x) - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("policy", [QuantizationPolicy.fp8_cast(), QuantizationPolicy.fp8_scaled_mm(), None])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_loras_fuse_under_every_policy(tmp_path, tensors, policy, by_row):
+    values = with_scales(tensors)
+    if by_row:
+        for name in SCALED:
+            values[f"{name}.weight_scale"] = (
+                values[f"{name}.weight_scale"].expand(len(values[f"{name}.weight"])).clone()
+            )
+    model, layer = build(write(tmp_path / "x.safetensors", values), policy), SCALED[0]
     before, x = model.get_submodule(layer).weight.detach().clone(), randn(3, 16, dtype=torch.bfloat16)
     clean = model.get_submodule(layer)(x)
     lora = {

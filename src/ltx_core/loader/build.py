@@ -217,17 +217,18 @@ def _outline(info: TensorInfo, dtype: torch.dtype | None = None) -> torch.Tensor
 def weight_scales(checkpoint: TensorSource, found: Mapping[str, Stored]) -> dict[str, str]:
     """Key of an fp8 weight -> key of its ``weight_scale``.
 
-    Raises `CheckpointError` for a scale that is not one number.
+    Raises `CheckpointError` for a scale that is neither one number nor one of each row.
     """
     scales = {}
     for name, weight in found.items():
         scale = found.get(f"{name}_scale") if name.endswith(".weight") else None
         if scale is None or checkpoint.info(weight.key).dtype not in FP8_DTYPES:
             continue
-        if checkpoint.info(scale.key).numel != 1:
+        info, rows = checkpoint.info(scale.key), weight.shape[0]
+        if info.numel != 1 and info.shape not in ((rows,), (rows, 1)):
             raise CheckpointError(
-                f"{checkpoint.path}: {scale.key} has shape {checkpoint.info(scale.key).shape}; "
-                "only fp8 weights with one scale for the whole tensor are supported."
+                f"{checkpoint.path}: {scale.key} has shape {info.shape}; fp8 weights with one scale for the whole "
+                f"tensor, or for each of its {rows} rows, are supported."
             )
         scales[weight.key] = scale.key
     return scales
@@ -238,7 +239,7 @@ def _keep_scaled(
 ) -> set[str]:
     """Make `ScaledLinear` of the layers that the file stores as scaled e4m3; the keys that stay as they are.
 
-    Raises `ConfigError` if there is none, or if one lacks the static scale of its input.
+    Raises `ConfigError` if there is none.
     """
     layers = [
         name
@@ -250,14 +251,13 @@ def _keep_scaled(
     ]
     if not layers:
         raise ConfigError("no layer is stored as fp8 with a weight_scale; use fp8-cast for this file.")
-    bare = [name for name in layers if f"{name}.input_scale" not in found]
-    if bare:
-        raise ConfigError(
-            f"{len(bare)} of {len(layers)} fp8 layers ({bare[0]}, ...) have no input_scale, which "
-            "fp8-scaled-mm needs; use fp8-cast for this file."
-        )
-    scale_linears(model, layers)
-    return {found[f"{name}.{part}"].key for name in layers for part in ("weight", *ScaledLinear.SCALES)}
+    stored = {
+        name: {part: found[f"{name}.{part}"] for part in ScaledLinear.SCALES if f"{name}.{part}" in found}
+        for name in layers
+    }
+    scale_linears(model, {n: {part: one.shape for part, one in own.items()} for n, own in stored.items()})
+    kept = {one.key for own in stored.values() for one in own.values()}
+    return kept | {found[f"{name}.weight"].key for name in layers}
 
 
 def check_tensors(

@@ -9,7 +9,7 @@ import torch
 
 from ltx_core.loader.lora import LoraMatch, Pair, match_lora
 from ltx_core.loader.state_dict import StateDict
-from ltx_core.quantization.fp8 import FP8_DTYPES, requantize_scaled, to_fp8
+from ltx_core.quantization.fp8 import FP8_DTYPES, as_factor, requantize_scaled, to_fp8
 
 
 class LoraStateDictWithStrength(NamedTuple):
@@ -39,7 +39,8 @@ def fuse(
     target = weight.dtype if dtype is None or scale is not None else dtype
     delta = lora_delta(pairs, torch.bfloat16 if target in FP8_DTYPES else target)
     if scale is not None:
-        return requantize_scaled(weight.float() * scale + delta.float(), target)
+        wide = weight.float() * as_factor(scale) + delta.float()
+        return requantize_scaled(wide, target, by_row=scale.numel() > 1)
     base = weight.to(torch.bfloat16) if weight.dtype in FP8_DTYPES else weight
     # In place where it can be: memory for a new tensor costs more than the sum.
     fused = delta.add_(base) if delta.dtype is base.dtype else delta + base

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ltx_core.module_ops import ModuleOps
-from ltx_core.quantization.fp8 import CastLinear, ScaledLinear, to_fp8
+from ltx_core.quantization.fp8 import CastLinear, ScaledLinear, as_factor, to_fp8
 from ltx_core.sd_ops import KeyValueOperationResult, SDOps
 
 # Linear layers of the blocks that fp8-cast stores in 8 bits, weights and biases both.
@@ -21,8 +21,8 @@ def _downcast(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
     return [KeyValueOperationResult(key, to_fp8(value))]
 
 
-def _as_number(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
-    return [KeyValueOperationResult(key, value.reshape(()) if value.numel() == 1 else value)]
+def _as_factor(key: str, value: torch.Tensor) -> list[KeyValueOperationResult]:
+    return [KeyValueOperationResult(key, as_factor(value))]
 
 
 def _cast_map() -> SDOps:
@@ -41,13 +41,15 @@ def upcast_linears(model: nn.Module) -> nn.Module:
     return model
 
 
-def scale_linears(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Make the linear layers of these names multiply in 8 bits; their scales are still to be filled."""
-    for name in names:
+def scale_linears(model: nn.Module, scales: Mapping[str, Mapping[str, Sequence[int]]]) -> nn.Module:
+    """Make linear layers multiply in 8 bits; their scales, of these shapes by layer, are still to be filled."""
+    for name, shapes in scales.items():
         layer = model.get_submodule(name)
         layer.__class__ = ScaledLinear
         for buffer in ScaledLinear.SCALES:
-            layer.register_buffer(buffer, torch.empty((), dtype=torch.float32, device="meta"))
+            is_there = buffer in shapes
+            value = torch.empty(shapes[buffer], dtype=torch.float32, device="meta") if is_there else None
+            layer.register_buffer(buffer, value)
     return model
 
 
@@ -57,7 +59,7 @@ def _has_linears(model: nn.Module) -> bool:
 
 # To be chained after the transformer's key map; alone they keep no key.
 TRANSFORMER_LINEAR_DOWNCAST_MAP = _cast_map()
-SCALES_AS_NUMBERS = SDOps("SCALES_AS_NUMBERS").with_kv_operation(_as_number, key_suffix="_scale")
+SCALES_AS_FACTORS = SDOps("SCALES_AS_FACTORS").with_kv_operation(_as_factor, key_suffix="_scale")
 UPCAST_DURING_INFERENCE = ModuleOps("upcast_fp8_during_linear_forward", _has_linears, upcast_linears)
 
 # Imports that official callers know and that have nothing to do here: scaled weights rest as (out, in), and
@@ -104,8 +106,11 @@ class QuantizationPolicy:
 
     @classmethod
     def fp8_scaled_mm(cls) -> QuantizationPolicy:
-        """Layers that the file stores as e4m3 with a ``weight_scale`` multiply in 8 bits."""
-        return cls(SCALES_AS_NUMBERS, scaled_mm=True)
+        """Layers that the file stores as e4m3 with a ``weight_scale``, of the tensor or by row, multiply in 8 bits.
+
+        Their inputs are rounded by the file's ``input_scale``; without one, each token by its largest value.
+        """
+        return cls(SCALES_AS_FACTORS, scaled_mm=True)
 
 
 NO_POLICY = QuantizationPolicy()

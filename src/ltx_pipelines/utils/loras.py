@@ -28,9 +28,8 @@ def _as_lora(item: Any) -> LoraPathStrengthAndSDOps:
         if not 1 <= len(parts) <= 3:
             raise InputError(f"{item!r} is not a LoRA; give a path, or (path, strength).")
         path, strength, *key_map = parts if len(parts) > 1 else (*parts, DEFAULT_LORA_STRENGTH)
-        item = LoraPathStrengthAndSDOps(str(path), float(strength), *key_map)
-    finite(f"The strength of {item.path}", item.strength)
-    return item
+        item = LoraPathStrengthAndSDOps(str(path), strength, *key_map)
+    return item._replace(strength=finite(f"The strength of {item.path}", item.strength))
 
 
 def reference_downscale_factor(loras: Iterable[LoraPathStrengthAndSDOps]) -> int:

@@ -189,13 +189,13 @@ def test_scaled_fp8_weights_are_widened_with_their_scale(files, dtype):
     assert torch.equal(weight, wide.to(weight.dtype))
 
 
-def test_a_scale_that_is_not_one_number_is_refused(files):
+def test_a_scale_that_is_neither_one_number_nor_one_of_each_row_is_refused(files):
     weight = torch.ones(32, 16).to(torch.float8_e4m3fn)
     tensors = {
         "transformer_blocks__0__attn1__to_q__weight": weight,
-        "transformer_blocks__0__attn1__to_q__weight_scale": torch.ones(32, 1),
+        "transformer_blocks__0__attn1__to_q__weight_scale": torch.ones(1, 16),
     }
-    with pytest.raises(CheckpointError, match=r"to_q\.weight_scale has shape \(32, 1\)"):
+    with pytest.raises(CheckpointError, match=r"to_q\.weight_scale has shape \(1, 16\)"):
         build(files, files.model(**tensors))
 
 
