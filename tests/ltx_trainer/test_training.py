@@ -121,8 +121,10 @@ def test_a_process_that_dies_loses_only_what_came_after_its_last_checkpoint(tmp_
         train(task, tmp_path / "parts")
     with open(tmp_path / "parts" / "log.jsonl", "a") as log:
         log.write('{"step": 4, "lo')
-    (tmp_path / "parts" / "checkpoints" / ".partial-00000004").mkdir()
+    killed = tmp_path / "parts" / "checkpoints" / ".step-00000004.1.partial"
+    killed.mkdir()  # what a kill leaves of a checkpoint
     assert same(run("video-vae", tmp_path / "parts", steps=5), whole)
+    assert not killed.exists()
     assert [line["step"] for line in Log(tmp_path / "parts" / "log.jsonl").read()] == [1, 2, 3, 4, 5]
 
 
