@@ -111,7 +111,7 @@ class AutoencoderTask(WorldTask):
         parts = {"l1": F.l1_loss(output, target), "mse": F.mse_loss(output, target), "kl": divergence}
         if self.config.loss.edges:
             parts["edges"] = edge_loss(output, target)
-        return weighted(self.config.loss, parts)
+        return weighted(vars(self.config.loss), parts)
 
     def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
         """Scores of clips of the "test" split, decoded from the means, at each of the stage's sizes."""

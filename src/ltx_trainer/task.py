@@ -99,7 +99,7 @@ class WorldTask(Task):
             yield self.clips(world, range(start, min(start + size, count)))
 
 
-def weighted(weights: Any, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parts, and as "loss" their sum, each times the field of `weights` that has its name."""
-    total = torch.stack([getattr(weights, name) * part.float() for name, part in parts.items()]).sum()
+def weighted(weights: Mapping[str, float], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts, and as "loss" their sum, each times its weight."""
+    total = torch.stack([weights[name] * part.float() for name, part in parts.items()]).sum()
     return {"loss": total, **parts}

@@ -80,7 +80,7 @@ class VocoderTask(WorldTask):
         parts = {"spectral": spectral_loss(output, target, sizes)}
         if self.config.loss.wave:
             parts["wave"] = F.l1_loss(output, target)
-        return weighted(self.config.loss, parts)
+        return weighted(vars(self.config.loss), parts)
 
     def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
         """ "mel_error": mean absolute error of the natural-log mel of what is heard."""
