@@ -9,13 +9,18 @@ from typing import Any
 
 import torch
 
-from ltx_core.errors import ConfigError, MissingFileError
+from ltx_core.errors import ConfigError, InputError, MissingFileError
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to; what was written gets the name `path` unless an error comes first."""
+    """A name beside `path` to write to; what was written gets the name `path` unless an error comes first.
+
+    Raises `InputError` where `path` is a folder.
+    """
     target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; give the name of a file.")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

@@ -15,11 +15,18 @@ from ltx_core.sd_ops import SDOps
 from ltx_trainer.config import RunConfig
 
 
+def network_of(config: RunConfig) -> Mapping[str, Any]:
+    """The model's configuration, from the run's file or from the file to start from."""
+    if config.start is not None:
+        return Checkpoint(config.start).config
+    return config.network or {}
+
+
 def read_network(config: RunConfig, *sections: str) -> dict[str, Any]:
-    """The configuration's `sections`, from the run's file or from the file to start from."""
-    network: Mapping[str, Any] = config.network if config.start is None else Checkpoint(config.start).config
+    """The `sections` of the model's configuration. Raises `ConfigError` for one that is not there."""
+    network = network_of(config)
     where = "[network]" if config.start is None else config.start
-    missing = [name for name in sections if name not in network]
+    missing = [name for name in sections if not isinstance(network.get(name), Mapping)]
     if missing:
         raise ConfigError(f"{where} has no section {missing[0]!r}, which this task needs.")
     return {name: network[name] for name in sections}

@@ -22,7 +22,7 @@ from ltx_core.text_encoders.gemma.feature_extractor import size_projections
 from ltx_core.text_encoders.gemma.language_model import GemmaLayer
 from ltx_pipelines.utils.loras import as_loras
 from ltx_trainer.cache import LatentCache
-from ltx_trainer.config import Method, Precision, RunConfig, StageConfig
+from ltx_trainer.config import Method, Precision, RunConfig, StageConfig, require_positive
 from ltx_trainer.flow import Drawn, NoiseConfig, TasksConfig, draw
 from ltx_trainer.lora import LoRAConfig, add_lora, save_lora
 from ltx_trainer.start import make_part, read_network, seeded
@@ -74,6 +74,7 @@ class TransformerRun(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_positive("", self, names=("text_length",))
         if self.lora.rank and (self.start is None or self.train_gemma):
             raise ConfigError("A LoRA adapts a trained model: give `start`, and leave train_gemma out.")
         if not self.dropped_captions:

@@ -58,8 +58,8 @@ class VocoderTask(WorldTask):
     model: Any  # a `Vocoder` or a `VocoderWithBWE`
 
     def __init__(self, config: VocoderRun) -> None:
-        check_seconds(config)
         super().__init__(config)
+        check_seconds(config)
         sections = read_network(config, "vocoder", "audio_vae")
         self.network = sections
         self.model = make_part(VocoderConfigurator, VOCODER_COMFY_KEYS_FILTER, config, sections)

@@ -296,11 +296,23 @@ def test_learning_rates_warm_up_and_fall_in_each_stage() -> None:
         ("audio-vae", {"stages": [{"steps": 1, "frames": 1}]}, "0.04 s of sound"),
         ("video-vae", {"network": {}}, "no section 'vae'"),
         ("video-vae", {"stages": [{"steps": 1, "scales": [0]}]}, "scales is"),
-        ("audio-vae", {"evaluation_clips": 0}, "evaluation_clips must be 1 or more"),
+        ("audio-vae", {"evaluation_clips": 0}, "evaluation_clips is 0; it must be positive"),
+        ("audio-vae", {"statistics_clips": 0}, "statistics_clips is 0; it must be positive"),
+        ("audio-vae", {"data": {"fps": 0}}, "fps 0.0 must be positive"),
+        ("video-vae", {"data": {"workers": -1}}, "data.workers is -1; it must not be negative"),
+        ("video-vae", {"optimizer": {"warmup_steps": -1}}, "warmup_steps is -1; it must not be negative"),
+        (
+            "video-vae",
+            {"stages": [{"steps": 1, "learning_rate": 0}]},
+            "learning_rate is 0.0; it must be positive",
+        ),
+        ("video-vae", {"stages": [{"steps": 1}, {"steps": 1, "height": 0}]}, "128x0 are too small"),
+        ("video-vae", {"network": {"vae": 3}}, "no section 'vae'"),
+        ("video-vae", {"network": 3}, "network is 3"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(kind: str, changes: dict, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(LTXError, match=said):
         make(kind, **changes)
 
 

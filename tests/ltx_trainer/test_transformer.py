@@ -432,6 +432,8 @@ def test_parts_are_put_together(room: Path, tmp_path: Path) -> None:
     assert whole.model_version == "2.3.0"
     with pytest.raises(InputError, match="nothing to put together"):
         assemble([], tmp_path / "y")
+    with pytest.raises(InputError, match="x is a folder; give the name of a file"):
+        assemble(parts, tmp_path / "x")
 
 
 def test_blocks_in_8_bits_are_read_as_nearly_the_same(model_folder: Path, tmp_path: Path) -> None:
@@ -579,7 +581,9 @@ def test_what_sharded_weights_cannot_have_is_refused_before_anything_is_loaded(
         ({"stages": [{"steps": 1, "caches": ["x"], "height": 64}]}, "height is not a setting"),
         ({"data": {"motions": ["spin"]}}, "motions is not a setting"),
         ({"dropped_captions": []}, "dropped_captions is empty"),
-        ({"evaluation_clips": 0}, "evaluation_clips must be 1 or more"),
+        ({"evaluation_clips": 0}, "evaluation_clips is 0; it must be positive"),
+        ({"text_length": 0}, "text_length is 0; it must be positive"),
+        ({"noise": {"uniform": 1.5}}, "noise.uniform 1.5"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(room: Path, changes: dict, said: str) -> None:
@@ -644,6 +648,9 @@ def test_an_upsampler_learns_what_the_large_clip_encodes_to(room: Path, tmp_path
     audio = str(room / "a" / "audio_vae.safetensors")
     with pytest.raises(ConfigError, match="holds no video VAE"):
         UpsamplerTask(parse_table(UpsamplerRun, settings | {"video_vae": audio}))
+    other = str(run("video-vae", tmp_path / "other", steps=1))
+    with pytest.raises(ConfigError, match=r"have 16 channels, those of .*half 128"):
+        UpsamplerTask(parse_table(UpsamplerRun, settings | {"video_vae": other}))
     index = Path(half) / "cache.json"
     index.write_text(index.read_text().replace('"source": "world"', '"source": "a folder"'))
     with pytest.raises(ConfigError, match="does not hold the clips"):
