@@ -298,10 +298,8 @@ def _accelerator(config: RunConfig) -> Any:
     launcher_shards(possible=False)  # the command line would have made a setting of it
     precision = "bf16" if config.precision is Precision.BF16 else "no"
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # what a batch is given decides
-    several = (
-        int(os.environ.get("WORLD_SIZE", "1")) > 1
-    )  # without a GPU, Accelerate has to be told that it is so
-    cpu = several and not torch.cuda.is_available()
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    cpu = several and not torch.cuda.is_available()  # Accelerate has to be told
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused])
 
 
