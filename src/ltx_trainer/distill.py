@@ -96,10 +96,10 @@ class DistillTask(TransformerTask):
         keyframes = batch["keyframe_indices"]
         drawn = draw(batch, keyframes, batch["fps"], config.tasks, schedule, generator)
         count = len(batch["video"])
-        told, untold = slice(count), slice(count, None)
+        cond, uncond = slice(count), slice(count, None)
         with torch.no_grad(), without_lora(self.model.transformer):
-            end = self._walk(batch, drawn, schedule, told, untold)
-        velocities = model(batch["ids"][told], batch["mask"][told], drawn)
+            end = self._walk(batch, drawn, schedule, cond, uncond)
+        velocities = model(batch["ids"][cond], batch["mask"][cond], drawn)
         parts = {}
         for name, velocity in zip(STREAMS, velocities):
             begin, stop = drawn.timesteps(name), end.timesteps(name)
@@ -107,15 +107,15 @@ class DistillTask(TransformerTask):
             parts[name] = mean_over((velocity.float() - target).square(), begin > 0)
         return weighted(config.loss_weights, parts)
 
-    def _walk(self, batch: Batch, drawn: Drawn, schedule: _Schedule, told: slice, untold: slice) -> Drawn:
+    def _walk(self, batch: Batch, drawn: Drawn, schedule: _Schedule, cond: slice, uncond: slice) -> Drawn:
         """Where the teacher arrives at each sample's next level."""
         scales = {"video": self.config.video_guidance, "audio": self.config.audio_guidance}
         first = drawn.sigma
         last = {name: schedule.after(level) for name, level in first.items()}
         now = drawn
         for step in range(self.config.teacher_steps):
-            positive = self.model(batch["ids"][told], batch["mask"][told], now)
-            negative = self.model(batch["ids"][untold], batch["mask"][untold], now)
+            positive = self.model(batch["ids"][cond], batch["mask"][cond], now)
+            negative = self.model(batch["ids"][uncond], batch["mask"][uncond], now)
             share = (step + 1) / self.config.teacher_steps
             sigma = {name: torch.lerp(first[name], last[name], share) for name in STREAMS}
             after = replace(now, sigma=sigma)

@@ -353,6 +353,8 @@ def test_wrong_arguments_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[
         Studio.open(tmp_path)
     assert main(["--output-path", str(tmp_path / "r.json"), "--workers", "0"]) == 2
     assert "workers 0 must be at least 1" in capsys.readouterr().err
+    assert main(["--output-path", str(tmp_path)]) == 2
+    assert "--output-path takes the name of the report" in capsys.readouterr().err
 
 
 def test_the_world_is_in_the_models_format() -> None:

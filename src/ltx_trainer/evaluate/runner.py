@@ -51,6 +51,8 @@ class Options:
                 f"prompts {self.prompts} and workers {self.workers} must be at least 1, "
                 f"and seed {self.seed} not negative."
             )
+        if self.output_path.is_dir():
+            raise InputError(f"{self.output_path} is a folder; --output-path takes the name of the report.")
 
     def studio(self) -> Studio:
         """The model that is evaluated."""
