@@ -52,6 +52,7 @@ def configurators() -> dict[str, dict[str, Any]]:
 
 
 def write(component: str, folder: Path, layers: int) -> dict[str, str]:
+    """The files that hold a component, by what the ledger calls them."""
     from ltx_pipelines.miniature.gemma import write_tiny_gemma
 
     sizes = GEMMA if component == "text_encoder" else {}
@@ -76,6 +77,7 @@ def ledger_of(task: dict[str, Any], files: dict[str, str]) -> Any:
 
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
+    """One side: build a component and touch all of it."""
     if task["who"] == OFFICIAL:
         import official_runner
 

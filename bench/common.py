@@ -179,12 +179,12 @@ def reset_peak() -> None:
 
 
 @contextmanager
-def peak_of(field: str, every: float = 0.002) -> Iterator[Callable[[], int]]:
-    """Watch a field that keeps no peak of its own; call what it yields for the highest value seen."""
+def peak_of(field: str) -> Iterator[Callable[[], int]]:
+    """Watch a field that keeps no peak of its own, every 2 ms; call what it yields for the highest value seen."""
     highest, done = [memory(field)], threading.Event()
 
     def watch() -> None:
-        while not done.wait(every):
+        while not done.wait(0.002):
             highest[0] = max(highest[0], memory(field))
 
     thread = threading.Thread(target=watch, daemon=True)

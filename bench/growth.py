@@ -136,6 +136,7 @@ UNITS = {"transformer": "tokens", "decoder": "frames", "sound": "seconds"}
 
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
+    """One size: its time and memory, and the floors of both."""
     import torch
 
     dtype = getattr(torch, task["dtype"])

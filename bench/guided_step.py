@@ -175,6 +175,7 @@ def by_diffusers(task: dict[str, Any], given: dict[str, Any]) -> Callable[[], tu
 
 
 def load_diffusers(model: Any, path: str) -> Any:
+    """`model` with the weights of an official file, under diffusers' names."""
     from safetensors.torch import load_file
 
     tensors = {}
@@ -189,6 +190,7 @@ def load_diffusers(model: Any, path: str) -> Any:
 
 
 def guided(cfg: float, cond: Any, uncond: Any, perturbed: Any, isolated: Any) -> Any:
+    """The guider's formula over the four estimates."""
     x0 = cond + (cfg - 1) * (cond - uncond) + GUIDANCE["stg_scale"] * (cond - perturbed)
     x0 = x0 + (GUIDANCE["modality_scale"] - 1) * (cond - isolated)
     rescale = GUIDANCE["rescale_scale"]
@@ -196,6 +198,7 @@ def guided(cfg: float, cond: Any, uncond: Any, perturbed: Any, isolated: Any) ->
 
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
+    """One side: build the model, one step to warm up and one that counts."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -264,6 +267,7 @@ def main() -> None:
 def report(
     args: Any, parameters: int, results: Any, failures: dict[str, str], found: dict[str, float]
 ) -> None:
+    """Print and save the table: a row for each side."""
     rows = []
     ours = results.get(common.OURS)
     what = f"{parameters / 1e9:.2f} B parameters, {args.grid[0] * args.grid[1] * args.grid[2]} video tokens"

@@ -21,7 +21,7 @@ def cut(layers: int) -> dict[str, Any]:
     return config
 
 
-def write(path: Path, parts: dict[str, Any], layers: int, dtype: str, seed: int = 0) -> int:
+def write(path: Path, parts: dict[str, Any], layers: int, dtype: str) -> int:
     """Write the components {name: configurator} to one file; the number of their parameters.
 
     Names are those of `ltx_core.loader.save_checkpoint`. Every configurator builds on the meta device first.
@@ -32,7 +32,7 @@ def write(path: Path, parts: dict[str, Any], layers: int, dtype: str, seed: int 
     from ltx_core.text_encoders.gemma.feature_extractor import size_projections
     from ltx_pipelines.miniature.random_model import randomize
 
-    config, generator = cut(layers), torch.Generator().manual_seed(seed)
+    config, generator = cut(layers), torch.Generator().manual_seed(0)
     components = {}
     for name, part in parts.items():
         with torch.device("meta"):

@@ -34,6 +34,7 @@ PASSES = 3
 
 
 def write(folder: Path, layers: int) -> dict[str, str]:
+    """The transformer's file and a LoRA on its attentions."""
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -84,6 +85,7 @@ def stages(task: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
+    """One side: there, back and there again."""
     if task["who"] == OFFICIAL:
         import official_runner
 

@@ -60,6 +60,7 @@ def write(folder: Path) -> dict[str, str]:
 
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
+    """One side: the pair encoded twice, of which the second time counts."""
     if task["who"] == OFFICIAL:
         import official_runner
 
@@ -76,16 +77,17 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     encoder, processor = ledger.text_encoder(), ledger.gemma_embeddings_processor()
     build = time.perf_counter() - begin
     loaded = SimpleNamespace(text_encoder=lambda: encoder, gemma_embeddings_processor=lambda: processor)
-    ids = encoder.tokenizer.tokenize_with_weights(task["prompts"][0])["gemma"]
     seconds = []
     with torch.inference_mode():
         for _ in range(2):
             begin = time.perf_counter()
             contexts = encode_prompts(task["prompts"], loaded)
             seconds.append(time.perf_counter() - begin)
-    save_file({str(k): c.video_encoding.clone() for k, c in enumerate(contexts)}, task["output"])
+    streams = ("video_encoding", "audio_encoding")
+    encodings = {f"{k}.{name}": getattr(c, name).clone() for k, c in enumerate(contexts) for name in streams}
+    save_file(encodings, task["output"])
     call = seconds[-1] + (build if task["who"] == OFFICIAL else 0)
-    return {"tokens": int(sum(mask for _, mask in ids)), "encode": seconds[-1], "call": call}
+    return {"encode": seconds[-1], "call": call}
 
 
 def job(who: str, task: dict[str, Any], threads: int, _round: int) -> dict[str, Any]:
@@ -108,13 +110,14 @@ def main() -> None:
         jobs = {who: partial(job, who, task, args.threads) for who in (common.OURS, OFFICIAL)}
         found, failures = common.alternate(jobs, args.rounds, "text encoding")
         rows = [row(who, own, found[common.OURS], folder) for who, own in found.items()]
-    rows += [[who, f"cannot be run: {why}", "–", "–", "–", "–"] for who, why in failures.items()]
-    header = ["side", "tokens per prompt", "encode", "×", "call", "×", "contexts"]
+    rows += [[who, f"cannot be run: {why}", "–", "–", "–"] for who, why in failures.items()]
+    header = ["side", "encode", "×", "call", "×", "contexts"]
     common.save("text_encode", args, header, rows, {"results": found, "failures": failures})
 
 
 def row(who: str, own: list[dict[str, Any]], ours: list[dict[str, Any]], folder: Path) -> list[str]:
-    cells = [who, str(own[0]["tokens"])]
+    """A row of the table: a side's times, over ours, and whether its contexts are ours."""
+    cells = [who]
     for key in ("encode", "call"):
         times, base = common.column(own, key), common.column(ours, key)
         cells += [common.shown(common.spread(times), " s"), common.shown(common.ratio(base, times), "×")]

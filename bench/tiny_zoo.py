@@ -11,14 +11,14 @@ from unittest import mock
 
 # Of each file that the pipelines need: the name in a zoo that we write, then a pattern for other zoos.
 PATTERNS = {
-    "model": ("model.safetensors", "*ltx2-{version}.safetensors"),
+    "model": ("model.safetensors", "*ltx2-2.3.safetensors"),
     "upsampler": ("upsampler.safetensors", "*upscaler-x2*.safetensors"),
-    "distilled_lora": ("distilled-lora.safetensors", "*{version}-distilled-lora.safetensors"),
-    "ic_lora": ("ic-lora.safetensors", "*{version}-ic-lora.safetensors"),
+    "distilled_lora": ("distilled-lora.safetensors", "*2.3-distilled-lora.safetensors"),
+    "ic_lora": ("ic-lora.safetensors", "*2.3-ic-lora.safetensors"),
 }
 
 
-def prepare(source: Path | None, target: Path, dtype: str, version: str = "2.3") -> dict[str, str]:
+def prepare(source: Path | None, target: Path, dtype: str) -> dict[str, str]:
     """Write a zoo to `target` and return {role: path}.
 
     source: a folder of checkpoints; None takes the project's own random model. dtype: "float32" widens every
@@ -30,7 +30,7 @@ def prepare(source: Path | None, target: Path, dtype: str, version: str = "2.3")
             source = Path(scratch) / "zoo"
             _write_random(source)
         for role, patterns in PATTERNS.items():
-            copy(_find(source, patterns, version), target / f"{role}.safetensors", dtype)
+            copy(_find(source, patterns), target / f"{role}.safetensors", dtype)
         for path in (source / "gemma").iterdir():
             if path.suffix == ".safetensors":
                 copy(path, target / "gemma" / path.name, dtype)
@@ -42,14 +42,15 @@ def prepare(source: Path | None, target: Path, dtype: str, version: str = "2.3")
     return roles | {"gemma": str(target / "gemma")}
 
 
-def _find(folder: Path, patterns: tuple[str, ...], version: str) -> Path:
+def _find(folder: Path, patterns: tuple[str, ...]) -> Path:
     for pattern in patterns:
-        for path in sorted(folder.glob(pattern.format(version=version))):
+        for path in sorted(folder.glob(pattern)):
             return path
     raise SystemExit(f"{folder} holds no file named like {' or '.join(patterns)}.")
 
 
 def copy(source: Path, target: Path, dtype: str) -> None:
+    """Copy a safetensors file, its bfloat16 tensors widened if `dtype` is "float32"."""
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file

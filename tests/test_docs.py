@@ -14,6 +14,7 @@ import contextlib
 import functools
 import importlib
 import io
+import json
 import logging
 import re
 import shlex
@@ -418,3 +419,22 @@ def test_every_pipeline_page_runs_it_from_python_and_from_the_command_line():
 def test_blocks_are_of_a_kind_that_is_checked(page):
     unknown = {block.place: block.tag for block in blocks(page) if block.tag not in TAGS | {"", "toml"}}
     assert not unknown
+
+
+def test_the_page_about_performance_is_what_its_script_writes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    run_all = importlib.import_module("run_all")
+    results = json.loads(run_all.RESULTS.read_text(encoding="utf-8"))
+    assert list(results) == list(run_all.BENCHMARKS)
+    assert run_all.render(results) == (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+
+
+def test_results_of_benchmarks_that_are_not_run_here_stay(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    run_all = importlib.import_module("run_all")
+    monkeypatch.setattr(run_all.common, "HOME", tmp_path)
+    published = json.loads(run_all.RESULTS.read_text(encoding="utf-8"))
+    assert run_all.load() == published
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "import_time.json").write_text('{"rows": []}')
+    assert run_all.load() == published | {"import_time": {"rows": []}}

@@ -1,6 +1,7 @@
-"""Small mathematics shared by the networks and the samplers, and files that are whole or not there."""
+"""Small mathematics shared by the networks and the samplers; files and folders that are whole or not there."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,13 +9,18 @@ from typing import Any
 
 import torch
 
-from ltx_core.errors import ConfigError, MissingFileError
+from ltx_core.errors import ConfigError, InputError, MissingFileError
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to; what was written gets the name `path` unless an error comes first."""
+    """A name beside `path` to write to; what was written gets the name `path` unless an error comes first.
+
+    Raises `InputError` where `path` is a folder.
+    """
     target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; give the name of a file.")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -22,6 +28,21 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder beside `path` to fill, which takes the place of `path` unless an error comes first."""
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor | None = None, eps: float = 1e-6) -> torch.Tensor:

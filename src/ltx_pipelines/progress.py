@@ -9,6 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 
-def progress(items: Iterable[Any], **options: Any) -> tqdm:
-    """`items` with a bar on a terminal or in a notebook, and without one in a file or pipe."""
-    return tqdm(items, disable=False if "ipykernel" in sys.modules else None, **options)
+def progress(items: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:
+    """`items`, or steps to be told, with a bar on a terminal or in a notebook, and without one in a file or pipe.
+
+    shown: whether this process shows one at all.
+    """
+    return tqdm(items, disable=not shown or (False if "ipykernel" in sys.modules else None), **options)

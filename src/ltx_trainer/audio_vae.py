@@ -35,8 +35,8 @@ class AudioVAETask(AutoencoderTask):
     }
 
     def __init__(self, config: AutoencoderRun) -> None:
-        check_seconds(config)
         super().__init__(config)
+        check_seconds(config)
         _, rates = parse_audio_vae(self.network)
         self.rate = rates.sample_rate
         self.processor = AudioProcessor(

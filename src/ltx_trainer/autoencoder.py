@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ltx_core.loader import save_checkpoint
 from ltx_core.sd_ops import SDOps
-from ltx_trainer.config import WorldRun
+from ltx_trainer.config import WorldRun, require_positive
 from ltx_trainer.start import make_part, read_network
 from ltx_trainer.task import WorldTask, weighted
 
@@ -46,6 +46,10 @@ class AutoencoderRun(WorldRun):
     measure_statistics: bool | None = None
     evaluation_clips: int = 16
     statistics_clips: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("", self, names=("statistics_clips",))
 
 
 class Autoencoder(nn.Module):
@@ -111,7 +115,7 @@ class AutoencoderTask(WorldTask):
         parts = {"l1": F.l1_loss(output, target), "mse": F.mse_loss(output, target), "kl": divergence}
         if self.config.loss.edges:
             parts["edges"] = edge_loss(output, target)
-        return weighted(self.config.loss, parts)
+        return weighted(vars(self.config.loss), parts)
 
     def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
         """Scores of clips of the "test" split, decoded from the means, at each of the stage's sizes."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError
 from ltx_core.loader import write_tensors
 from ltx_core.utils import whole_file
-from ltx_trainer.config import Precision
+from ltx_trainer.config import Precision, require_positive
 from ltx_trainer.world.vocabulary import MOTIONS
 
 INDEX = "cache.json"
@@ -59,14 +59,9 @@ class CacheConfig:
     precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("clips", 0 if self.folder else 1),
-            ("shard", 1),
-            ("batch_size", 1),
-            ("captions", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        sizes = ("shard", "batch_size", "captions", "height", "width", "frames", "fps")
+        require_positive("", self, names=sizes)
+        require_positive("", self, names=("clips",), or_zero=bool(self.folder))
         if self.height % 32 or self.width % 32 or self.frames % 8 != 1:
             raise ConfigError(
                 f"Clips of {self.width}x{self.height} pixels and {self.frames} frames do not fit; sides must be "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx_core.errors import CheckpointError
+from ltx_core.utils import whole_folder
 
 STATE = "state.json"  # what marks a folder as a checkpoint of ours
 FORMAT = 1
@@ -37,20 +38,16 @@ class Checkpoints:
         identity: what a run must have in common with this one to go on from here, in JSON's types.
         Raises `CheckpointError` where the folder cannot be written; what was there before stays.
         """
-        target, partial = self.folder / f"step-{step:08d}", self.folder / f".partial-{step:08d}"
+        target = self.folder / f"step-{step:08d}"
         if (target / STATE).is_file():
             return target
         try:
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            write(partial)
-            state = {"format": FORMAT, "step": step, "identity": identity}
-            (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-            _flush(partial)
-            os.replace(partial, target)
+            with whole_folder(target) as partial:
+                write(partial)
+                state = {"format": FORMAT, "step": step, "identity": identity}
+                (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+                _flush(partial)
         except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
             last = self.latest()
             good = f"{last} is still good" if last else "there is no earlier one"
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -124,7 +124,7 @@ class RunConfig:
     """
 
     stages: tuple[StageConfig, ...]
-    network: Any = None
+    network: dict | None = None
     start: str | None = None
     seed: int = 0
     precision: Precision = Precision.BF16
@@ -139,18 +139,20 @@ class RunConfig:
             raise ConfigError("Give either a [network] to train from nothing or a file to start from.")
         if not self.stages:
             raise ConfigError("There are no [[stages]]; give at least one, with its number of steps.")
-        _require_positive("stages", *self.stages, names=("steps", "batch_size"))
-        _require_positive("saving", self.saving, names=("every", "keep", "log_every", "evaluate_every"))
-        _require_positive("optimizer", self.optimizer, names=("learning_rate", "max_norm", "accumulate"))
+        require_positive("", self, names=("evaluation_clips",))
+        require_positive("stages.", *self.stages, names=("steps", "batch_size"))
+        own = [stage for stage in self.stages if stage.learning_rate is not None]
+        require_positive("stages.", *own, names=("learning_rate",))
+        require_positive("saving.", self.saving, names=("every", "keep", "log_every", "evaluate_every"))
+        require_positive("optimizer.", self.optimizer, names=("learning_rate", "max_norm", "accumulate"))
+        require_positive("optimizer.", self.optimizer, names=("warmup_steps", "weight_decay"), or_zero=True)
+        require_positive("data.", self.data, names=("workers",), or_zero=True)
         if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):
             raise ConfigError(
                 f"optimizer.betas is {self.optimizer.betas}; give two numbers from 0 to below 1."
             )
         if not 0 <= self.optimizer.average < 1:
             raise ConfigError(f"optimizer.average is {self.optimizer.average}; give a decay in [0, 1).")
-
-        if self.evaluation_clips < 1:
-            raise ConfigError("evaluation_clips must be 1 or more; fewer clips to score are no scores.")
 
     @property
     def steps(self) -> int:
@@ -174,11 +176,14 @@ class WorldRun(RunConfig):
     data: WorldDataConfig = field(default_factory=WorldDataConfig)
 
 
-def _require_positive(where: str, *sections: Any, names: tuple[str, ...]) -> None:
+def require_positive(where: str, *sections: Any, names: tuple[str, ...], or_zero: bool = False) -> None:
+    """Raise `ConfigError` for a field of `sections` that is not; `where` is put before its name."""
     for section in sections:
         for name in names:
-            if not getattr(section, name) > 0:
-                raise ConfigError(f"{where}.{name} is {getattr(section, name)}; it must be positive.")
+            value = getattr(section, name)
+            if not (value > 0 or (or_zero and value == 0)):
+                must = "not be negative" if or_zero else "be positive"
+                raise ConfigError(f"{where}{name} is {value}; it must {must}.")
 
 
 def read_config(path: Path, kind: type[T], changes: Sequence[str] = ()) -> T:
@@ -202,7 +207,7 @@ def read_config(path: Path, kind: type[T], changes: Sequence[str] = ()) -> T:
     try:
         return parse_table(kind, table)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {str(error).removeprefix('config.')}") from None
 
 
 def _merge(table: dict[str, Any], changes: dict[str, Any]) -> None:

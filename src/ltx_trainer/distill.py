@@ -17,7 +17,7 @@ from ltx_core.errors import ConfigError
 from ltx_pipelines.utils.constants import DISTILLED_SIGMA_VALUES, check_schedule
 from ltx_trainer.flow import Drawn, NoiseConfig, draw, mean_over
 from ltx_trainer.lora import without_lora
-from ltx_trainer.task import Batch
+from ltx_trainer.task import Batch, weighted
 from ltx_trainer.transformer import STREAMS, LatentStage, TransformerRun, TransformerTask
 
 
@@ -92,31 +92,30 @@ class DistillTask(TransformerTask):
         return super().batch(stage, numbers, device, turn) | {"sigmas": schedules[turn % len(schedules)]}
 
     def losses(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        config, schedule = self.config, _Schedule(tuple(batch.get("sigmas", self.config.sigmas)))
+        config, schedule = self.config, _Schedule(batch.get("sigmas", self.config.sigmas))
         keyframes = batch["keyframe_indices"]
         drawn = draw(batch, keyframes, batch["fps"], config.tasks, schedule, generator)
         count = len(batch["video"])
-        told, untold = slice(count), slice(count, None)
+        cond, uncond = slice(count), slice(count, None)
         with torch.no_grad(), without_lora(self.model.transformer):
-            end = self._walk(batch, drawn, schedule, told, untold)
-        velocities = model(batch["ids"][told], batch["mask"][told], drawn)
+            end = self._walk(batch, drawn, schedule, cond, uncond)
+        velocities = model(batch["ids"][cond], batch["mask"][cond], drawn)
         parts = {}
         for name, velocity in zip(STREAMS, velocities):
             begin, stop = drawn.timesteps(name), end.timesteps(name)
             target = (end.noisy(name) - drawn.noisy(name)) / (stop - begin).clamp(max=-1e-6)
             parts[name] = mean_over((velocity.float() - target).square(), begin > 0)
-        total = config.video_weight * parts["video"] + config.audio_weight * parts["audio"]
-        return {"loss": total, **parts}
+        return weighted(config.loss_weights, parts)
 
-    def _walk(self, batch: Batch, drawn: Drawn, schedule: _Schedule, told: slice, untold: slice) -> Drawn:
+    def _walk(self, batch: Batch, drawn: Drawn, schedule: _Schedule, cond: slice, uncond: slice) -> Drawn:
         """Where the teacher arrives at each sample's next level."""
         scales = {"video": self.config.video_guidance, "audio": self.config.audio_guidance}
         first = drawn.sigma
         last = {name: schedule.after(level) for name, level in first.items()}
         now = drawn
         for step in range(self.config.teacher_steps):
-            positive = self.model(batch["ids"][told], batch["mask"][told], now)
-            negative = self.model(batch["ids"][untold], batch["mask"][untold], now)
+            positive = self.model(batch["ids"][cond], batch["mask"][cond], now)
+            negative = self.model(batch["ids"][uncond], batch["mask"][uncond], now)
             share = (step + 1) / self.config.teacher_steps
             sigma = {name: torch.lerp(first[name], last[name], share) for name in STREAMS}
             after = replace(now, sigma=sigma)

@@ -19,16 +19,15 @@ from ltx_core.model.audio_vae import (
 )
 from ltx_core.model.video_vae import VAE_ENCODER_COMFY_KEYS_FILTER, VideoEncoderConfigurator
 from ltx_core.types import Audio, AudioLatentShape, VideoPixelShape
+from ltx_pipelines.progress import progress
 from ltx_trainer.cache import CacheConfig, open_folder, write_shard
 from ltx_trainer.config import Precision
 from ltx_trainer.sources import Clips, open_source
 from ltx_trainer.video_vae import to_pixels
 
 
-def make_cache(config: CacheConfig, folder: Path, *, progress: bool = True) -> Path:
+def make_cache(config: CacheConfig, folder: Path) -> Path:
     """Encode the clips that `folder` still lacks; a cache that was interrupted goes on where it stopped."""
-    from tqdm import tqdm
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders = _Encoders(config, device)
     source = open_source(config, encoders.audio.sample_rate, device)
@@ -37,11 +36,8 @@ def make_cache(config: CacheConfig, folder: Path, *, progress: bool = True) -> P
         raise ConfigError(
             f"clips is {config.clips}, but {config.folder} has {source.count()}; leave it out for all."
         )
-    for shard in tqdm(
-        open_folder(folder, config, encoders.fingerprints, source.identity),
-        desc="cache",
-        disable=not progress,
-    ):
+    missing = open_folder(folder, config, encoders.fingerprints, source.identity)
+    for shard in progress(missing, desc="cache", unit="file"):
         numbers = config.numbers(shard)
         parts, captions = [], []
         for start in range(0, len(numbers), config.batch_size):

@@ -71,6 +71,13 @@ class NoiseConfig:
     deviation: float = 1.0
     uniform: float = 0.1
 
+    def __post_init__(self) -> None:
+        if self.deviation < 0 or not 0 <= self.uniform <= 1:
+            raise ConfigError(
+                f"noise.deviation is {self.deviation} and noise.uniform {self.uniform}; the one must not be "
+                "negative, the other lie between 0 and 1."
+            )
+
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,) float32 in (0, 1)."""
         flat = _uniform(count, generator)

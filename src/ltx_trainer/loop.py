@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ltx_core.errors import CheckpointError, ConfigError, InputError, LTXError
+from ltx_pipelines.progress import progress
 from ltx_trainer.average import WeightAverage
 from ltx_trainer.checkpoints import Checkpoints
 from ltx_trainer.config import Decay, Precision, RunConfig
@@ -33,7 +34,7 @@ FINAL_RATE = 0.01  # of the peak, at the end of a cosine decay
 BAD_STEPS = 10  # steps without finite gradients after which a run is given up
 
 
-def train(task: Task, folder: Path, *, progress: bool = True) -> Path | None:
+def train(task: Task, folder: Path) -> Path | None:
     """Train `task` in `folder` and return the official-format file, or None if a signal stopped it.
 
     The folder gets ``log.jsonl``, ``checkpoints/`` and at the end ``<task>.safetensors``. If it holds
@@ -46,7 +47,7 @@ def train(task: Task, folder: Path, *, progress: bool = True) -> Path | None:
         raise InputError(f"{folder} is a file; --output-path takes a folder for the run.")
     folder.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
-        return _Run(task, folder, progress).run()
+        return _Run(task, folder).run()
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -65,8 +66,8 @@ def learning_rate(config: RunConfig, step: int) -> float:
 class _Run:
     """One run in one process."""
 
-    def __init__(self, task: Task, folder: Path, progress: bool) -> None:
-        self.task, self.folder, self.progress = task, folder, progress
+    def __init__(self, task: Task, folder: Path) -> None:
+        self.task, self.folder = task, folder
         self.config = config = task.config
         self.accelerator = _accelerator(config)
         settings = config.optimizer
@@ -108,15 +109,13 @@ class _Run:
         }
 
     def run(self) -> Path | None:
-        from tqdm import tqdm
-
         self._resume()
         accelerator, config = self.accelerator, self.config
         source = batches(
             self.task, self.step, accelerator.process_index, accelerator.num_processes, accelerator.device
         )
-        quiet = not (self.progress and accelerator.is_main_process)
-        bar = tqdm(total=config.steps, initial=self.step, desc=self.task.name, disable=quiet)
+        shown = accelerator.is_main_process
+        bar = progress(total=config.steps, initial=self.step, desc=self.task.name, shown=shown)
         with _stoppable() as stopped, bar:
             while self.step < config.steps:
                 values = self._step(source)
@@ -299,10 +298,8 @@ def _accelerator(config: RunConfig) -> Any:
     launcher_shards(possible=False)  # the command line would have made a setting of it
     precision = "bf16" if config.precision is Precision.BF16 else "no"
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # what a batch is given decides
-    several = (
-        int(os.environ.get("WORLD_SIZE", "1")) > 1
-    )  # without a GPU, Accelerate has to be told that it is so
-    cpu = several and not torch.cuda.is_available()
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    cpu = several and not torch.cuda.is_available()  # Accelerate has to be told
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused])
 
 

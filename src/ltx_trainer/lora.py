@@ -14,8 +14,6 @@ from torch import nn
 from ltx_core.errors import ConfigError, InputError
 from ltx_core.loader import write_tensors
 
-ADAPTER = "default"  # PEFT's name for the one adapter there is
-
 
 @dataclass(frozen=True)
 class LoRAConfig:
@@ -55,7 +53,7 @@ def add_lora(transformer: nn.Module, config: LoRAConfig) -> None:
         )
     transformer.requires_grad_(False)
     settings = LoraConfig(r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=chosen)
-    inject_adapter_in_model(settings, transformer, ADAPTER)
+    inject_adapter_in_model(settings, transformer)
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # whatever the dtype of the frozen weights
@@ -81,12 +79,12 @@ def lora_tensors(transformer: nn.Module, config: LoRAConfig) -> dict[str, torch.
 
     alpha is multiplied in, so that readers need not know of it.
     """
+    from peft import get_peft_model_state_dict
+
     tensors = {}
-    for name, tensor in transformer.state_dict().items():
-        if f".{ADAPTER}." in name and ".lora_" in name:
-            value = tensor.detach() * config.scale if ".lora_B." in name else tensor.detach()
-            key = "diffusion_model." + name.replace(f".{ADAPTER}.", ".")
-            tensors[key] = value.to("cpu", torch.bfloat16).contiguous()
+    for name, tensor in get_peft_model_state_dict(transformer).items():
+        value = tensor.detach() * (config.scale if ".lora_B." in name else 1.0)
+        tensors[f"diffusion_model.{name}"] = value.to("cpu", torch.bfloat16).contiguous()
     return tensors
 
 

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ltx_core.errors import LTXError
+from ltx_core.utils import whole_folder
 from ltx_pipelines.cli.config_file import read_toml
 from ltx_pipelines.utils.constants import DEFAULTS_KEY
 from ltx_trainer.assemble import assemble
@@ -115,7 +116,8 @@ def make_gemma(folder: Path) -> None:
     if not folder.is_dir():
         world = World()
         corpus = [world.truth(number).caption for number in range(CAPTIONS)]
-        write_tiny_gemma(folder, hidden=128, layers=3, pieces=640, corpus=corpus)
+        with whole_folder(folder) as partial:
+            write_tiny_gemma(partial, hidden=128, layers=3, pieces=640, corpus=corpus)
 
 
 def _run(steps: Iterable[Step], folder: Path) -> None:

@@ -90,16 +90,16 @@ def is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim > 1 and min(parameter.shape[0], parameter[0].numel()) >= NARROWEST
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(matrix: Tensor) -> Tensor:
     """Roughly U V^T of (M, N) = U S V^T, bfloat16: singular values between about 0.7 and 1.2.
 
-    Newton-Schulz iteration with the quintic 3.4445 x - 4.775 x^3 + 2.0315 x^5 (Jordan et al. 2024).
+    Five Newton-Schulz iterations with the quintic 3.4445 x - 4.775 x^3 + 2.0315 x^5 (Jordan et al. 2024).
     """
     x = matrix.bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / x.norm().clamp(min=1e-7)
-    for _ in range(steps):
+    for _ in range(5):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
     return x.T if tall else x

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,11 +15,18 @@ from ltx_core.sd_ops import SDOps
 from ltx_trainer.config import RunConfig
 
 
+def network_of(config: RunConfig) -> Mapping[str, Any]:
+    """The model's configuration, from the run's file or from the file to start from."""
+    if config.start is not None:
+        return Checkpoint(config.start).config
+    return config.network or {}
+
+
 def read_network(config: RunConfig, *sections: str) -> dict[str, Any]:
-    """The configuration's `sections`, from the run's file or from the file to start from."""
-    network: Mapping[str, Any] = config.network if config.start is None else Checkpoint(config.start).config
+    """The `sections` of the model's configuration. Raises `ConfigError` for one that is not there."""
+    network = network_of(config)
     where = "[network]" if config.start is None else config.start
-    missing = [name for name in sections if name not in network]
+    missing = [name for name in sections if not isinstance(network.get(name), Mapping)]
     if missing:
         raise ConfigError(f"{where} has no section {missing[0]!r}, which this task needs.")
     return {name: network[name] for name in sections}
@@ -35,6 +43,13 @@ def make_part(
     if config.start is not None:
         module = build_model(configurator, Checkpoint(config.start), keys, "cpu", dtype)
         return module.requires_grad_(True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed):
         return configurator.from_config(network)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initial weights drawn within follow from `seed`; PyTorch's random state is afterwards as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -63,6 +63,14 @@ class WorldTask(Task):
     config: WorldRun
     rate: int = 16_000  # Hz of the sounds
 
+    def __init__(self, config: WorldRun) -> None:
+        super().__init__(config)
+        for number, stage in enumerate(config.stages):
+            for (
+                scale
+            ) in stage.scales:  # a format that cannot be is refused now, not after the stages before it
+                self.world(number, "cpu", scale=scale)
+
     def world(self, stage: int, device: torch.device | str, split: str = "train", scale: int = 1) -> World:
         """The world in the format of a stage, `scale` times smaller; each stage sees clips of its own."""
         config, form = self.config, self.config.stages[stage]
@@ -99,7 +107,7 @@ class WorldTask(Task):
             yield self.clips(world, range(start, min(start + size, count)))
 
 
-def weighted(weights: Any, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parts, and as "loss" their sum, each times the field of `weights` that has its name."""
-    total = torch.stack([getattr(weights, name) * part.float() for name, part in parts.items()]).sum()
+def weighted(weights: Mapping[str, float], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts, and as "loss" their sum, each times its weight."""
+    total = torch.stack([weights[name] * part.float() for name, part in parts.items()]).sum()
     return {"loss": total, **parts}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
 from ltx_core.text_encoders.gemma.loading import load_text_encoder
 from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
+from ltx_core.utils import whole_folder
 
 
 class TextTower(nn.Module):
@@ -55,16 +55,12 @@ class TextTower(nn.Module):
             name = _module_name(key)
             stored = checkpoint.read(key)
             tensors[key] = weights[name].detach().to("cpu", stored.dtype).contiguous() if name else stored
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for path in (self.folder.config_file.parent, self.folder.tokenizer_folder):
-            for file in path.iterdir():
-                if file.is_file() and not file.name.startswith("model"):
-                    shutil.copyfile(file, partial / file.name)
-        write_tensors(partial / "model.safetensors", tensors, {"format": "pt"})
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        with whole_folder(folder) as partial:
+            for path in (self.folder.config_file.parent, self.folder.tokenizer_folder):
+                for file in path.iterdir():
+                    if file.is_file() and not file.name.startswith("model"):
+                        shutil.copyfile(file, partial / file.name)
+            write_tensors(partial / "model.safetensors", tensors, {"format": "pt"})
 
 
 def _module_name(key: str) -> str | None:

@@ -22,11 +22,11 @@ from ltx_core.text_encoders.gemma.feature_extractor import size_projections
 from ltx_core.text_encoders.gemma.language_model import GemmaLayer
 from ltx_pipelines.utils.loras import as_loras
 from ltx_trainer.cache import LatentCache
-from ltx_trainer.config import Method, Precision, RunConfig, StageConfig
+from ltx_trainer.config import Method, Precision, RunConfig, StageConfig, require_positive
 from ltx_trainer.flow import Drawn, NoiseConfig, TasksConfig, draw
 from ltx_trainer.lora import LoRAConfig, add_lora, save_lora
-from ltx_trainer.start import make_part, read_network
-from ltx_trainer.task import Batch, Task
+from ltx_trainer.start import make_part, read_network, seeded
+from ltx_trainer.task import Batch, Task, weighted
 from ltx_trainer.text import TextTower, describe, make_contexts, merge_registers
 
 STREAMS = ("video", "audio")
@@ -74,6 +74,7 @@ class TransformerRun(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_positive("", self, names=("text_length",))
         if self.lora.rank and (self.start is None or self.train_gemma):
             raise ConfigError("A LoRA adapts a trained model: give `start`, and leave train_gemma out.")
         if not self.dropped_captions:
@@ -85,6 +86,11 @@ class TransformerRun(RunConfig):
             )
         if self.fused and self.start is None:
             raise ConfigError("fused are LoRAs for the weights to start from: give `start`.")
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Those of the streams' losses."""
+        return {"video": self.video_weight, "audio": self.audio_weight}
 
 
 class Denoiser(nn.Module):
@@ -143,8 +149,7 @@ class TransformerTask(Task):
         made = (config, self.network, torch.bfloat16 if frozen else torch.float32)
         processor = make_part(EmbeddingsProcessorConfigurator, EMBEDDINGS_PROCESSOR_KEY_OPS, *made)
         transformer: Any = make_part(LTXModelConfigurator, LTXV_MODEL_COMFY_RENAMING_MAP, *made)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with seeded(config.seed):
             size_projections(processor, text.features)
         if config.start is None:
             begin_as_identity(transformer)
@@ -152,8 +157,7 @@ class TransformerTask(Task):
         LoraSwitcher(transformer).apply(as_loras(config.fused))
         if config.lora.rank:
             processor.requires_grad_(False)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
+            with seeded(config.seed):
                 add_lora(transformer, config.lora)
         transformer.set_gradient_checkpointing(config.gradient_checkpointing)
         self.blocks = BLOCKS if config.shard else ()
@@ -194,8 +198,7 @@ class TransformerTask(Task):
         rows = torch.arange(count, device=chance.device) + count * (chance < config.tasks.caption)
         velocities = model(batch["ids"][rows], batch["mask"][rows], drawn)
         parts = {name: drawn.loss(name, velocity) for name, velocity in zip(STREAMS, velocities)}
-        total = config.video_weight * parts["video"] + config.audio_weight * parts["audio"]
-        return {"loss": total, **parts}
+        return weighted(config.loss_weights, parts)
 
     def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
         """The losses on the evaluation cache, with the same noise at every call."""

@@ -16,7 +16,7 @@ from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.sd_ops import SDOps
 from ltx_trainer.cache import LatentCache
 from ltx_trainer.config import RunConfig
-from ltx_trainer.start import make_part
+from ltx_trainer.start import make_part, network_of
 from ltx_trainer.task import Batch, Task
 
 EVERYTHING = SDOps("upsampler").with_matching()
@@ -45,7 +45,7 @@ class UpsamplerTask(Task):
 
     def __init__(self, config: UpsamplerRun) -> None:
         super().__init__(config)
-        self.network = config.network if config.start is None else Checkpoint(config.start).config
+        self.network = network_of(config)
         if self.network.get("temporal_upsample") or self.network.get("spatial_scale", 2.0) != 2.0:
             raise ConfigError("[network]: only upsamplers that double height and width can be trained.")
         self.pair, self.evaluation = _pair(config.caches, "caches"), _pair(config.evaluation, "evaluation")
@@ -54,6 +54,12 @@ class UpsamplerTask(Task):
         if STATISTICS[0] not in checkpoint:
             raise ConfigError(f"video_vae: {config.video_vae} holds no video VAE.")
         self.mean, self.deviation = (checkpoint.read(key).float().view(1, -1, 1, 1, 1) for key in STATISTICS)
+        channels = self.pair[0].clips([0])["video"].shape[1]
+        if channels != self.mean.shape[1]:
+            raise ConfigError(
+                f"video_vae: latents of {config.video_vae} have {self.mean.shape[1]} channels, those of "
+                f"{config.caches[0]} {channels}; give the file that they were made with."
+            )
 
     def batch(self, stage: int, numbers: Sequence[int], device: torch.device, turn: int = 0) -> Batch:
         """Normalised latents "small" and "large", (B, C, F, H, W) each."""

@@ -58,8 +58,8 @@ class VocoderTask(WorldTask):
     model: Any  # a `Vocoder` or a `VocoderWithBWE`
 
     def __init__(self, config: VocoderRun) -> None:
-        check_seconds(config)
         super().__init__(config)
+        check_seconds(config)
         sections = read_network(config, "vocoder", "audio_vae")
         self.network = sections
         self.model = make_part(VocoderConfigurator, VOCODER_COMFY_KEYS_FILTER, config, sections)
@@ -80,7 +80,7 @@ class VocoderTask(WorldTask):
         parts = {"spectral": spectral_loss(output, target, sizes)}
         if self.config.loss.wave:
             parts["wave"] = F.l1_loss(output, target)
-        return weighted(self.config.loss, parts)
+        return weighted(vars(self.config.loss), parts)
 
     def evaluate(self, stage: int, device: torch.device) -> dict[str, float]:
         """ "mel_error": mean absolute error of the natural-log mel of what is heard."""

@@ -28,7 +28,7 @@ def main(room: Path, folder: Path) -> None:
     }
     for shard in (False, True):
         task = make_task(room, **settings, shard=shard)
-        train(task, folder / ("sharded" if shard else "plain"), progress=False)
+        train(task, folder / ("sharded" if shard else "plain"))
     tell_share(task.model, folder / "share.json")
     dies_and_goes_on(room, settings | {"shard": True}, folder / "resumed")
     lora = settings | {
@@ -40,7 +40,7 @@ def main(room: Path, folder: Path) -> None:
     }
     for shard in (False, True):
         task = TransformerTask(parse_table(TransformerRun, lora | {"shard": shard}))
-        train(task, folder / ("sharded-lora" if shard else "plain-lora"), progress=False)
+        train(task, folder / ("sharded-lora" if shard else "plain-lora"))
 
 
 def tell_share(model: torch.nn.Module, path: Path) -> None:
@@ -63,9 +63,9 @@ def dies_and_goes_on(room: Path, settings: dict[str, Any], folder: Path) -> None
 
     task.losses = losses  # type: ignore[method-assign]
     try:
-        train(task, folder, progress=False)
+        train(task, folder)
     except KeyboardInterrupt:
-        train(make_task(room, **settings), folder, progress=False)
+        train(make_task(room, **settings), folder)
     else:
         raise AssertionError("the run did not die")
 

@@ -93,7 +93,7 @@ def rows(make: Callable[[Studio, Case], Made], names: list[str] = MAIN) -> dict[
 
 def run(folder: Path, make: Any, names: list[str] = MAIN, prompts: int = 2, **more: Any) -> Report:
     options = Options(folder / "report.json", prompts, **more)
-    return evaluate(options, rows(make, names), Pretended(), progress=False)
+    return evaluate(options, rows(make, names), Pretended())
 
 
 def case(name: str, number: int = 0, folder: Path = Path()) -> Case:
@@ -159,7 +159,7 @@ class Elsewhere(Options):
 def test_workers_share_the_prompts(tmp_path: Path) -> None:
     """Pretended pipelines write no file, and each worker says so of each of its clips."""
     options = Elsewhere(tmp_path / "r.json", 3, only=("text-to-video",), workers=2)
-    report = evaluate(options, progress=False)
+    report = evaluate(options)
     assert len(report.failed["text-to-video"]) == 3
     assert all(
         "0.mp4" in error or "1.mp4" in error or "2.mp4" in error for error in report.failed["text-to-video"]
@@ -188,9 +188,7 @@ def test_rows_are_chosen_and_those_they_are_compared_with_come_along(tmp_path: P
 
 
 def test_what_the_model_cannot_do_is_left_out(tmp_path: Path) -> None:
-    report = evaluate(
-        Options(tmp_path / "r.json", 1), rows(true_clip, ["ic-lora"]), Pretended(()), progress=False
-    )
+    report = evaluate(Options(tmp_path / "r.json", 1), rows(true_clip, ["ic-lora"]), Pretended(()))
     assert "Not measured: ic-lora. The model has no LoRA 'ic-lora-outline'" in report.as_markdown()
     assert report.as_json()["table"][0]["value"] is None
 
@@ -200,7 +198,7 @@ def test_guidance_is_compared_in_a_table(tmp_path: Path) -> None:
     options = Options(tmp_path / "r.json", 2, only=("guidance",))
     chosen = rows(true_clip, names)
     chosen["guidance: CFG"] = replace(chosen["guidance: CFG"], generate=wrong_clip)
-    text = evaluate(options, chosen, Pretended(), progress=False).as_markdown()
+    text = evaluate(options, chosen, Pretended()).as_markdown()
     assert "| CFG            | 0 " in text
     assert "| CFG + modality | 100 " in text
 
@@ -355,6 +353,8 @@ def test_wrong_arguments_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[
         Studio.open(tmp_path)
     assert main(["--output-path", str(tmp_path / "r.json"), "--workers", "0"]) == 2
     assert "workers 0 must be at least 1" in capsys.readouterr().err
+    assert main(["--output-path", str(tmp_path)]) == 2
+    assert "--output-path takes the name of the report" in capsys.readouterr().err
 
 
 def test_the_world_is_in_the_models_format() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from ltx_core.errors import LTXError
 from ltx_core.loader import Checkpoint
+from ltx_pipelines.miniature import gemma
 from ltx_pipelines.utils.constants import DEFAULTS_KEY, embedded_params
 from ltx_trainer import miniature
 from ltx_trainer.__main__ import task_of
@@ -106,6 +107,21 @@ def test_a_step_that_fails_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.M
         miniature.train_miniature(tmp_path)
     assert began == ["video_vae"]
     assert (tmp_path / GEMMA / "tokenizer.json").is_file()
+
+
+def test_a_gemma_of_which_a_part_is_missing_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(miniature, "CAPTIONS", 50)
+    with monkeypatch.context() as patch:
+        patch.setattr(gemma, "_write_weights", full)
+        with pytest.raises(OSError, match="No space left"):
+            miniature.make_gemma(tmp_path / GEMMA)
+    miniature.make_gemma(tmp_path / GEMMA)
+    assert (tmp_path / GEMMA / "model.safetensors").is_file()
 
 
 def test_a_stopped_step_saves_its_work_first(tmp_path: Path) -> None:

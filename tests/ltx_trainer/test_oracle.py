@@ -68,7 +68,7 @@ def test_stated_attributes_only() -> None:
     verdict = judge(clip.video, CONFIG.fps, clip.audio, CONFIG.sample_rate, truth)
     assert "colour" not in verdict.right
     assert verdict.right["shape"]
-    assert verdict.all_right
+    assert all(verdict.right.values())
 
 
 def test_a_caption_can_be_what_is_wanted() -> None:
@@ -79,7 +79,7 @@ def test_a_caption_can_be_what_is_wanted() -> None:
     caption = f"A {scene.colour} {scene.shape} bounces on a {scene.background} floor."
     verdict = judge(clip.video, CONFIG.fps, clip.audio, CONFIG.sample_rate, caption)
     assert set(verdict.right) == {"shape", "colour", "background", "motion", "sound", "timbre", "synchrony"}
-    assert verdict.all_right
+    assert all(verdict.right.values())
     assert max(map(abs, verdict.offsets)) < 0.01
     wrong = caption.replace("bounces", "stays still")
     verdict = judge(clip.video, CONFIG.fps, clip.audio, CONFIG.sample_rate, wrong)
@@ -225,7 +225,7 @@ def test_files_can_be_judged(tmp_path) -> None:
     path = tmp_path / "clip.mp4"
     media.encode_video(clip.video, 24, types.Audio(clip.audio, 16_000), str(path), 1)
     verdict = judge_file(path, clip.truth)
-    assert verdict.all_right, verdict.right
+    assert all(verdict.right.values()), verdict.right
     assert max(map(abs, verdict.offsets)) < 0.03
 
 
@@ -249,3 +249,8 @@ def test_the_tables_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0].startswith("| right, %")
     assert len(list(itertools.takewhile(bool, lines))) > 8
     assert any(line.startswith("| synchrony") for line in lines)
+
+
+def test_clips_that_cannot_be_are_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--frames", "10"]) == 2
+    assert capsys.readouterr().err.startswith("ltx: error: frames is 10")

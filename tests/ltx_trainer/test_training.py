@@ -39,7 +39,7 @@ def same(first: Path, second: Path) -> bool:
 
 
 def run(kind: str, folder: Path, **changes: Any) -> Path | None:
-    return train(make(kind, **changes), folder, progress=False)
+    return train(make(kind, **changes), folder)
 
 
 @pytest.mark.parametrize("kind", SIMPLE)
@@ -59,7 +59,7 @@ def test_written_latents_are_normalised_and_decode_to_what_the_trained_model_dec
     kind: str, tmp_path: Path
 ) -> None:
     task = make(kind, steps=2, optimizer={"learning_rate": 2e-3})
-    path = train(task, tmp_path, progress=False)
+    path = train(task, tmp_path)
     checkpoint = Checkpoint(path)
     encoder, decoder = (_built(part, checkpoint) for part in task.parts.values())
     x = torch.cat([task.prepare(batch) for batch in task.some(0, "train", 3, torch.device("cpu"))])
@@ -95,7 +95,7 @@ def test_a_run_goes_on_exactly_where_it_was_stopped(tmp_path: Path, monkeypatch:
         return real(model, batch, generator)
 
     monkeypatch.setattr(task, "losses", losses)
-    assert train(task, tmp_path / "parts", progress=False) is None
+    assert train(task, tmp_path / "parts") is None
     assert len(steps) == 8
     torch.manual_seed(99)
     parts = run("video-vae", tmp_path / "parts", **settings)
@@ -118,11 +118,13 @@ def test_a_process_that_dies_loses_only_what_came_after_its_last_checkpoint(tmp_
 
     task.losses = losses
     with pytest.raises(KeyboardInterrupt):
-        train(task, tmp_path / "parts", progress=False)
+        train(task, tmp_path / "parts")
     with open(tmp_path / "parts" / "log.jsonl", "a") as log:
         log.write('{"step": 4, "lo')
-    (tmp_path / "parts" / "checkpoints" / ".partial-00000004").mkdir()
+    killed = tmp_path / "parts" / "checkpoints" / ".step-00000004.1.partial"
+    killed.mkdir()  # what a kill leaves of a checkpoint
     assert same(run("video-vae", tmp_path / "parts", steps=5), whole)
+    assert not killed.exists()
     assert [line["step"] for line in Log(tmp_path / "parts" / "log.jsonl").read()] == [1, 2, 3, 4, 5]
 
 
@@ -169,7 +171,7 @@ def test_an_evaluation_that_fails_costs_no_work(tmp_path: Path) -> None:
     task = make("video-vae", steps=2)
     task.evaluate = lambda stage, device: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        train(task, tmp_path, progress=False)
+        train(task, tmp_path)
     assert (tmp_path / "checkpoints" / "step-00000002").is_dir()
 
 
@@ -216,7 +218,7 @@ def test_a_diverging_run_ends_with_the_remedy(tmp_path: Path) -> None:
     task = make("video-vae", steps=20)
     task.losses = lambda model, batch, generator: {"loss": model(task.prepare(batch))[0].sum() * torch.nan}
     with pytest.raises(LTXError, match=r"not finite. Lower optimizer.learning_rate"):
-        train(task, tmp_path, progress=False)
+        train(task, tmp_path)
 
 
 def test_a_decoder_can_be_trained_from_a_file_with_its_latents_kept(tmp_path: Path) -> None:
@@ -226,7 +228,7 @@ def test_a_decoder_can_be_trained_from_a_file_with_its_latents_kept(tmp_path: Pa
         key: value for key, value in table("video-vae", steps=3, **changes).items() if value is not None
     }
     kind, task = task_of("video-vae")
-    second = train(task(parse_table(kind, config)), tmp_path / "b", progress=False)
+    second = train(task(parse_table(kind, config)), tmp_path / "b")
     old, new = Checkpoint(first), Checkpoint(second)
     assert new.config == old.config
     same = {key: torch.equal(old.read(key), new.read(key)) for key in old}
@@ -263,7 +265,7 @@ def test_nothing_to_train_is_said(tmp_path: Path) -> None:
     task = make("video-vae")
     task.model.requires_grad_(False)
     with pytest.raises(ConfigError, match="every part of the model is frozen"):
-        train(task, tmp_path, progress=False)
+        train(task, tmp_path)
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
@@ -294,11 +296,23 @@ def test_learning_rates_warm_up_and_fall_in_each_stage() -> None:
         ("audio-vae", {"stages": [{"steps": 1, "frames": 1}]}, "0.04 s of sound"),
         ("video-vae", {"network": {}}, "no section 'vae'"),
         ("video-vae", {"stages": [{"steps": 1, "scales": [0]}]}, "scales is"),
-        ("audio-vae", {"evaluation_clips": 0}, "evaluation_clips must be 1 or more"),
+        ("audio-vae", {"evaluation_clips": 0}, "evaluation_clips is 0; it must be positive"),
+        ("audio-vae", {"statistics_clips": 0}, "statistics_clips is 0; it must be positive"),
+        ("audio-vae", {"data": {"fps": 0}}, "fps 0.0 must be positive"),
+        ("video-vae", {"data": {"workers": -1}}, "data.workers is -1; it must not be negative"),
+        ("video-vae", {"optimizer": {"warmup_steps": -1}}, "warmup_steps is -1; it must not be negative"),
+        (
+            "video-vae",
+            {"stages": [{"steps": 1, "learning_rate": 0}]},
+            "learning_rate is 0.0; it must be positive",
+        ),
+        ("video-vae", {"stages": [{"steps": 1}, {"steps": 1, "height": 0}]}, "128x0 are too small"),
+        ("video-vae", {"network": {"vae": 3}}, "no section 'vae'"),
+        ("video-vae", {"network": 3}, "network is 3"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(kind: str, changes: dict, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(LTXError, match=said):
         make(kind, **changes)
 
 
@@ -313,7 +327,9 @@ def test_the_command_line_runs_a_file(
     )
     arguments = ["video-vae", "--config", str(config), "--output-path", str(tmp_path / "run")]
     assert main(arguments) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "video_vae.safetensors")
+    said = capsys.readouterr()
+    assert said.out.strip() == str(tmp_path / "run" / "video_vae.safetensors")
+    assert "1/1" not in said.err  # a bar, which is for terminals
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train", lambda task, folder: None)  # as when a signal stops it
         assert main(arguments) == 130

@@ -61,7 +61,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     audio["audio_vae"]["model"]["params"]["ddconfig"]["z_channels"] = 8
     run("audio-vae", room / "a", steps=1, network=audio)
     write_tiny_gemma(room / "gemma", hidden=16, layers=2, heads=2, pieces=100)
-    make_cache(cache_config(room), room / "cache", progress=False)
+    make_cache(cache_config(room), room / "cache")
     return room
 
 
@@ -114,7 +114,7 @@ def test_a_cache_holds_what_the_encoders_see(room: Path) -> None:
 
 
 def test_captions_take_turns(room: Path, tmp_path: Path) -> None:
-    make_cache(cache_config(room, captions=3, clips=2), tmp_path / "many", progress=False)
+    make_cache(cache_config(room, captions=3, clips=2), tmp_path / "many")
     cache = LatentCache(tmp_path / "many")
     said = [sorted(cache.clips(range(2 * turn, 2 * turn + 2))["captions"]) for turn in range(4)]
     assert said[0] == said[3]
@@ -134,13 +134,13 @@ def test_a_cache_of_the_world_can_have_some_motions_more_often(room: Path) -> No
 
 def test_an_interrupted_cache_goes_on(room: Path, tmp_path: Path) -> None:
     config = cache_config(room)
-    make_cache(config, tmp_path, progress=False)
+    make_cache(config, tmp_path)
     first, second = (config.path(tmp_path, shard) for shard in range(2))
     second.unlink()
     with pytest.raises(CheckpointError, match="half made, 1 of 2 files"):
         LatentCache(tmp_path)
     before = first.stat().st_mtime_ns
-    make_cache(config, tmp_path, progress=False)
+    make_cache(config, tmp_path)
     assert first.stat().st_mtime_ns == before
     whole = LatentCache(room / "cache").clips(range(7))
     assert torch.equal(LatentCache(tmp_path).clips(range(7))["video"], whole["video"])
@@ -195,7 +195,7 @@ def test_a_folder_of_videos_can_be_encoded(room: Path, tmp_path: Path) -> None:
     assert clips.originals is not None
     assert torch.equal(clips.originals[0][0], clips.frames[1])  # the next video
     assert torch.equal(clips.originals[1][0], clips.sounds[1])
-    make_cache(config, tmp_path / "cache", progress=False)
+    make_cache(config, tmp_path / "cache")
     cache = LatentCache(tmp_path / "cache")
     assert len(cache) == 3
     batch = cache.clips(range(3))
@@ -207,48 +207,48 @@ def test_a_folder_of_videos_can_be_encoded(room: Path, tmp_path: Path) -> None:
 def test_folders_that_cannot_be_encoded_are_told(room: Path, tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     with pytest.raises(MissingFileError, match="holds no videos"):
-        make_cache(cache_config(room, folder=str(folder)), tmp_path / "c", progress=False)
+        make_cache(cache_config(room, folder=str(folder)), tmp_path / "c")
     write_videos(folder)
     for changes, said in (
         ({"clips": 4}, "clips is 4, but .* has 3"),
         ({"clips": 0, "frames": 33}, "has 25 frames at 24 a second, but 33 are needed"),
     ):
         with pytest.raises(LTXError, match=said):
-            make_cache(cache_config(room, folder=str(folder), **changes), tmp_path / "c", progress=False)
+            make_cache(cache_config(room, folder=str(folder), **changes), tmp_path / "c")
     assert not (tmp_path / "c").exists()  # told before anything is encoded
-    make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "whole", progress=False)
+    make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "whole")
     (folder / "0.txt").write_text("another caption")
     with pytest.raises(InputError, match="other clips or encoders"):
-        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "whole", progress=False)
+        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "whole")
     (folder / "references" / "1.mp4").unlink()
     with pytest.raises(MissingFileError, match=r"references/1.mp4 is missing"):
-        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c", progress=False)
+        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c")
     (folder / "originals" / "1.mp4").unlink()
     bare = cache_config(room, folder=str(folder), clips=0, references=False, originals=True)
     with pytest.raises(MissingFileError, match=r"originals/1.mp4 is missing; originals = true asks for it"):
-        make_cache(bare, tmp_path / "c", progress=False)
+        make_cache(bare, tmp_path / "c")
     (folder / "2.txt").unlink()
     with pytest.raises(MissingFileError, match=r"1 of 3 videos .* have no caption \(2.mp4"):
-        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c", progress=False)
+        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c")
 
 
 def test_caches_that_do_not_fit_are_refused(room: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="holds no latents"):
         LatentCache(tmp_path)
     with pytest.raises(InputError, match="other clips or encoders"):
-        make_cache(cache_config(room, frames=17), room / "cache", progress=False)
+        make_cache(cache_config(room, frames=17), room / "cache")
     with pytest.raises(ConfigError, match="clips is 0"):
         cache_config(room, clips=0)
     with pytest.raises(ConfigError, match="keyframes are"):
         cache_config(room, keyframes=(9,))
-    make_cache(cache_config(room, clips=2), tmp_path / "small", progress=False)
+    make_cache(cache_config(room, clips=2), tmp_path / "small")
     path = cache_config(room).path(tmp_path / "small", 0)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"latents-00000.safetensors is damaged"):
         LatentCache(tmp_path / "small").clips([0])
     swapped = cache_config(room, video_vae=str(room / "a" / "audio_vae.safetensors"))
     with pytest.raises(ConfigError, match=r"video_vae: .* has no 'vae'"):
-        make_cache(swapped, tmp_path / "other", progress=False)
+        make_cache(swapped, tmp_path / "other")
 
 
 def drawn(room: Path, folder: str = "cache", **chances: float) -> Any:
@@ -322,7 +322,7 @@ def test_cuts_give_the_surroundings_of_another_clip(room: Path) -> None:
 
 
 def test_cuts_of_a_cache_with_originals_are_set_in_these(room: Path) -> None:
-    make_cache(cache_config(room, originals=True), room / "pairs", progress=False)
+    make_cache(cache_config(room, originals=True), room / "pairs")
     originals = LatentCache(room / "pairs").clips(range(7))
     whole, cut = (drawn(room, "pairs", region=1.0, cut=cut) for cut in (0.0, 1.0))
     patchifiers = {"video": VideoLatentPatchifier(1), "audio": AudioPatchifier(1)}
@@ -361,7 +361,7 @@ def test_training_lowers_the_loss_and_writes_official_files(
 ) -> None:
     stages = [{"steps": 25, "batch_size": 4, "caches": [str(room / "cache")]}]
     task = make_task(room, stages=stages, train_gemma=train_gemma, gradient_checkpointing=True)
-    path = train(task, tmp_path, progress=False)
+    path = train(task, tmp_path)
     lines = Log(tmp_path / "log.jsonl").read()
     assert sum(line["loss"] for line in lines[-5:]) < 0.9 * sum(line["loss"] for line in lines[:5])
     assert {"video_test", "audio_test"} <= set(lines[-1])
@@ -386,7 +386,7 @@ def test_training_lowers_the_loss_and_writes_official_files(
 
 
 def test_a_run_goes_on_exactly_where_it_was_stopped(room: Path, tmp_path: Path) -> None:
-    whole = train(make_task(room), tmp_path / "whole", progress=False)
+    whole = train(make_task(room), tmp_path / "whole")
     task = make_task(room)
     real, seen = task.losses, []
 
@@ -398,23 +398,23 @@ def test_a_run_goes_on_exactly_where_it_was_stopped(room: Path, tmp_path: Path) 
 
     task.losses = losses  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        train(task, tmp_path / "parts", progress=False)
-    assert same(train(make_task(room), tmp_path / "parts", progress=False), whole)
+        train(task, tmp_path / "parts")
+    assert same(train(make_task(room), tmp_path / "parts"), whole)
 
 
 def test_training_can_start_from_a_file(room: Path, tmp_path: Path) -> None:
-    first = train(make_task(room), tmp_path / "a", progress=False)
+    first = train(make_task(room), tmp_path / "a")
     stages = [{"steps": 1, "batch_size": 2, "caches": [str(room / "cache")]}]
     settings = {"gemma": str(room / "gemma"), "text_length": 128, "precision": "fp32", "stages": stages}
     task = TransformerTask(parse_table(TransformerRun, settings | {"start": str(first)}))
     trained = Checkpoint(first).read("model.diffusion_model.patchify_proj.weight")
     assert torch.equal(task.model.transformer.patchify_proj.weight.bfloat16(), trained)
-    second = train(task, tmp_path / "b", progress=False)
+    second = train(task, tmp_path / "b")
     assert Checkpoint(second).config == Checkpoint(first).config
 
 
 def test_caches_of_other_encoders_do_not_mix(room: Path, tmp_path: Path) -> None:
-    make_cache(cache_config(room, clips=2), tmp_path / "c", progress=False)
+    make_cache(cache_config(room, clips=2), tmp_path / "c")
     index = tmp_path / "c" / "cache.json"
     index.write_text(index.read_text().replace('"video": "', '"video": "x'))
     stages = [{"steps": 1, "caches": [str(room / "cache"), str(tmp_path / "c")]}]
@@ -432,6 +432,8 @@ def test_parts_are_put_together(room: Path, tmp_path: Path) -> None:
     assert whole.model_version == "2.3.0"
     with pytest.raises(InputError, match="nothing to put together"):
         assemble([], tmp_path / "y")
+    with pytest.raises(InputError, match="x is a folder; give the name of a file"):
+        assemble(parts, tmp_path / "x")
 
 
 def test_blocks_in_8_bits_are_read_as_nearly_the_same(model_folder: Path, tmp_path: Path) -> None:
@@ -456,7 +458,7 @@ def test_blocks_in_8_bits_are_read_as_nearly_the_same(model_folder: Path, tmp_pa
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_lora_is_what_the_training_added(room: Path, tmp_path: Path, precision: str) -> None:
-    base = train(make_task(room), tmp_path / "base", progress=False)
+    base = train(make_task(room), tmp_path / "base")
     settings = {
         "start": str(base),
         "gemma": str(room / "gemma"),
@@ -469,7 +471,7 @@ def test_a_lora_is_what_the_training_added(room: Path, tmp_path: Path, precision
         "lora": {"rank": 2, "alpha": 4},
     }
     task = TransformerTask(parse_table(TransformerRun, settings))
-    path = train(task, tmp_path / "lora", progress=False)
+    path = train(task, tmp_path / "lora")
     lora = Checkpoint(path)
     assert lora.metadata["reference_downscale_factor"] == "1"
     assert all(key.startswith("diffusion_model.transformer_blocks.0.") for key in lora)
@@ -499,7 +501,7 @@ def test_a_lora_is_what_the_training_added(room: Path, tmp_path: Path, precision
     assert kept.keys()
     assert all(".lora_" in key for key in kept)
     again = TransformerTask(parse_table(TransformerRun, settings))
-    assert same(train(again, tmp_path / "lora", progress=False), path)
+    assert same(train(again, tmp_path / "lora"), path)
 
 
 @pytest.mark.skipif(
@@ -579,7 +581,9 @@ def test_what_sharded_weights_cannot_have_is_refused_before_anything_is_loaded(
         ({"stages": [{"steps": 1, "caches": ["x"], "height": 64}]}, "height is not a setting"),
         ({"data": {"motions": ["spin"]}}, "motions is not a setting"),
         ({"dropped_captions": []}, "dropped_captions is empty"),
-        ({"evaluation_clips": 0}, "evaluation_clips must be 1 or more"),
+        ({"evaluation_clips": 0}, "evaluation_clips is 0; it must be positive"),
+        ({"text_length": 0}, "text_length is 0; it must be positive"),
+        ({"noise": {"uniform": 1.5}}, "noise.uniform 1.5"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(room: Path, changes: dict, said: str) -> None:
@@ -588,7 +592,7 @@ def test_runs_that_cannot_be_are_refused(room: Path, changes: dict, said: str) -
 
 
 def test_a_cache_without_references_teaches_no_ic_lora(room: Path, tmp_path: Path) -> None:
-    make_cache(cache_config(room, references=False), tmp_path / "bare", progress=False)
+    make_cache(cache_config(room, references=False), tmp_path / "bare")
     stages = [{"steps": 1, "batch_size": 2, "caches": [str(tmp_path / "bare")]}]
     with pytest.raises(ConfigError, match=r"bare holds none; make it anew with references = true"):
         make_task(room, tasks={"reference": 1.0}, stages=stages)
@@ -603,7 +607,7 @@ def test_batches_of_one_can_be_cut_into_originals_only(room: Path, tmp_path: Pat
         ConfigError, match="batches of two or more, or make the cache anew with originals = true"
     ):
         task(room / "cache")
-    make_cache(cache_config(room, originals=True, clips=2), tmp_path / "pairs", progress=False)
+    make_cache(cache_config(room, originals=True, clips=2), tmp_path / "pairs")
     task(tmp_path / "pairs")
 
 
@@ -614,7 +618,7 @@ def test_targets_that_match_nothing_are_told() -> None:
 
 def test_an_upsampler_learns_what_the_large_clip_encodes_to(room: Path, tmp_path: Path) -> None:
     half, full = str(tmp_path / "half"), str(room / "cache")
-    make_cache(cache_config(room, height=32, width=32), Path(half), progress=False)
+    make_cache(cache_config(room, height=32, width=32), Path(half))
     settings = {
         "network": {"_class_name": "LatentUpsampler", "in_channels": 128, "mid_channels": 32, "dims": 3,
                     "num_blocks_per_stage": 1, "spatial_upsample": True, "temporal_upsample": False},
@@ -631,7 +635,7 @@ def test_an_upsampler_learns_what_the_large_clip_encodes_to(room: Path, tmp_path
     batch = task.batch(0, range(7), torch.device("cpu"))
     assert batch["small"].shape == (7, 128, 2, 1, 1)
     assert batch["large"].shape == (7, 128, 2, 2, 2)
-    path = train(task, tmp_path / "run", progress=False)
+    path = train(task, tmp_path / "run")
     lines = Log(tmp_path / "run" / "log.jsonl").read()
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
     assert {"mse_nearest"} <= set(lines[-1])
@@ -644,6 +648,9 @@ def test_an_upsampler_learns_what_the_large_clip_encodes_to(room: Path, tmp_path
     audio = str(room / "a" / "audio_vae.safetensors")
     with pytest.raises(ConfigError, match="holds no video VAE"):
         UpsamplerTask(parse_table(UpsamplerRun, settings | {"video_vae": audio}))
+    other = str(run("video-vae", tmp_path / "other", steps=1))
+    with pytest.raises(ConfigError, match=r"have 16 channels, those of .*half 128"):
+        UpsamplerTask(parse_table(UpsamplerRun, settings | {"video_vae": other}))
     index = Path(half) / "cache.json"
     index.write_text(index.read_text().replace('"source": "world"', '"source": "a folder"'))
     with pytest.raises(ConfigError, match="does not hold the clips"):
@@ -655,7 +662,7 @@ def test_an_upsampler_learns_what_the_large_clip_encodes_to(room: Path, tmp_path
 
 def test_processes_that_train_together_take_turns_together(room: Path, tmp_path: Path) -> None:
     half, full = str(tmp_path / "half"), str(room / "cache")
-    make_cache(cache_config(room, height=32, width=32), Path(half), progress=False)
+    make_cache(cache_config(room, height=32, width=32), Path(half))
     task = make_task(room, stages=[{"steps": 4, "batch_size": 2, "caches": [half, full]}])
     seen = [[b["video"] for b in batches(task, 0, rank, 2, torch.device("cpu"))] for rank in (0, 1)]
     for of_rank in seen:
@@ -719,7 +726,7 @@ def test_a_distilled_step_ends_where_the_guided_teacher_ends(room: Path, tmp_pat
     task = distillation()
     with torch.no_grad():
         scores = [task.losses(task.model, batch, torch.Generator().manual_seed(0))["loss"]]
-        path = train(task, tmp_path / "student", progress=False)
+        path = train(task, tmp_path / "student")
         scores.append(task.losses(task.model, batch, torch.Generator().manual_seed(0))["loss"])
     assert 0 < scores[1] < 0.8 * scores[0]
     assert path.name == "distilled_lora.safetensors"

@@ -79,12 +79,6 @@ def test_two_sizes_show_the_same_clip() -> None:
     assert (shrunk - small.video.float()).abs().mean() < 1.0
 
 
-def test_batches_go_on_from_a_number() -> None:
-    batches = World(SMALL).batches(3, start=4)
-    captions = [caption for batch in itertools.islice(batches, 2) for caption in batch.captions]
-    assert captions == [World(SMALL).truth(i).caption for i in range(4, 10)]
-
-
 def test_truth_matches_the_pixels() -> None:
     world = World(WorldConfig(height=96, width=128))
     truths = [world.truth(i) for i in range(12)]

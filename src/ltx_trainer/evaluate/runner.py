@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ltx_core.errors import InputError, LTXError
 from ltx_core.utils import whole_file
+from ltx_pipelines.progress import progress
 from ltx_trainer.evaluate.case import Scores
 from ltx_trainer.evaluate.report import Report
 from ltx_trainer.evaluate.rows import ROWS, Row
@@ -51,19 +51,15 @@ class Options:
                 f"prompts {self.prompts} and workers {self.workers} must be at least 1, "
                 f"and seed {self.seed} not negative."
             )
+        if self.output_path.is_dir():
+            raise InputError(f"{self.output_path} is a folder; --output-path takes the name of the report.")
 
     def studio(self) -> Studio:
         """The model that is evaluated."""
         return Studio.open(self.model)
 
 
-def evaluate(
-    options: Options,
-    rows: Mapping[str, Row] = ROWS,
-    studio: Studio | None = None,
-    *,
-    progress: bool = True,
-) -> Report:
+def evaluate(options: Options, rows: Mapping[str, Row] = ROWS, studio: Studio | None = None) -> Report:
     """Generate and judge what is not judged yet, and write the report.
 
     Each judged clip is a line in a file beside the report, whose name ends in .jsonl. Raises `InputError` if that
@@ -83,7 +79,7 @@ def evaluate(
     ]
     done = {(r["row"], r["number"]): r for r in log.read() if "row" in r}
     todo = [task for task in tasks if task not in done or "error" in done[task]]
-    bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="clip", disable=not progress)
+    bar = progress(total=len(tasks), initial=len(tasks) - len(todo), unit="clip")
     with bar:
         for record in _records(options, rows, studio, todo):
             log.write(**record)

@@ -45,9 +45,7 @@ def add_hiss(wave: Tensor, decibels: float, seed: int = 0) -> Tensor:
     return (wave + 10 ** (decibels / 20) * torch.randn(wave.shape, generator=generator)).clamp(-1, 1)
 
 
-def through_codecs(
-    frames: Tensor, fps: float, wave: Tensor, rate: int, crf: int = 20
-) -> tuple[Tensor, Tensor]:
+def through_codecs(frames: Tensor, fps: float, wave: Tensor, rate: int) -> tuple[Tensor, Tensor]:
     """Frames and (2, N) samples as they come back from an MP4 in memory with H.264 and AAC."""
     import av
 
@@ -55,7 +53,7 @@ def through_codecs(
     with av.open(file, "w", format="mp4") as out:
         video = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        video.options = {"crf": str(crf), "preset": "veryfast"}
+        video.options = {"crf": "20", "preset": "veryfast"}
         sound = out.add_stream("aac", rate=rate, layout="stereo")
         for frame in frames.numpy():
             out.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

@@ -116,10 +116,6 @@ class Verdict:
     measured: Measured
     offsets: tuple[float, ...] = ()
 
-    @property
-    def all_right(self) -> bool:
-        return all(self.right.values())
-
 
 def measure(frames: Tensor, fps: float, waveform: Tensor | None, rate: int) -> Measured:
     """Measure frames uint8 (F, H, W, 3) at `fps` and float samples (C, N) or (N,) at `rate` Hz, or None."""

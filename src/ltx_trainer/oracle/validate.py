@@ -8,6 +8,7 @@ noticed, and how often everything that it should leave alone is still found righ
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltx_pipelines.cli.app import guarded
 from ltx_trainer.log import markdown_table
 from ltx_trainer.oracle.degrade import add_hiss, add_noise, blur, resize, through_codecs
 from ltx_trainer.oracle.judge import Wanted, judge
@@ -201,15 +203,20 @@ def report(world: World, count: int) -> str:
     return f"{markdown_table(rows)}\n\n{markdown_table(swap_rows)}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: see the module's docstring."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: see the module's docstring. Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted."""
     parser = argparse.ArgumentParser(description="Validate the miniature's oracle on ground truth.")
     parser.add_argument("--clips", type=int, default=500, help="clips to judge under each condition")
     parser.add_argument("--size", type=int, default=128, help="height and width of the clips, pixels")
     parser.add_argument("--frames", type=int, default=17, help="frames of the clips, 8k + 1")
     parser.add_argument("--fps", type=float, default=24.0, help="frames per second")
     parser.add_argument("--style", default="plain", choices=STYLES, help="how the clips are drawn")
+    parser.add_argument("--debug", action="store_true", help="show the trace of an error")
     options = parser.parse_args(arguments)
+    return guarded(lambda: _run(options), debug=options.debug)
+
+
+def _run(options: argparse.Namespace) -> int:
     config = WorldConfig(
         height=options.size,
         width=options.size,
@@ -220,7 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         motions=(*MOTIONS, *("bounce",) * 3),  # impacts are harder to judge than the rest
     )
     print(report(World(config), options.clips))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -232,12 +232,6 @@ class World:
         """The clips of these numbers, rendered together."""
         return self.render([self.truth(index) for index in indices])
 
-    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of `size` clips from number `start` on, without end."""
-        while True:
-            yield self.batch(range(start, start + size))
-            start += size
-
     def render(self, truths: Sequence[Truth]) -> Batch:
         """The clips of which `truths` are true."""
         return Batch(self.frames(truths), self.sounds(truths), tuple(truths))
@@ -251,10 +245,6 @@ class World:
         """What is heard in these clips, float32 (B, 2, N) in [-1, 1]."""
         config, scenes = self.config, [truth.scene for truth in truths]
         return make_sound(scenes, config.stage, config.seconds, config.sample_rate, self.device)
-
-    def resized(self, height: int, width: int) -> World:
-        """The same world at another size of the same proportions, in which the same truths can be drawn."""
-        return World(replace(self.config, height=height, width=width), self.device)
 
     def masks(self, truths: Sequence[Truth]) -> Tensor:
         """How much of each pixel the object covers, (B, F, H, W) float32 in [0, 1]."""
