@@ -65,10 +65,9 @@ class WorldTask(Task):
 
     def __init__(self, config: WorldRun) -> None:
         super().__init__(config)
+        # A format that cannot be is refused now, not after the stages before it.
         for number, stage in enumerate(config.stages):
-            for (
-                scale
-            ) in stage.scales:  # a format that cannot be is refused now, not after the stages before it
+            for scale in stage.scales:
                 self.world(number, "cpu", scale=scale)
 
     def world(self, stage: int, device: torch.device | str, split: str = "train", scale: int = 1) -> World:
