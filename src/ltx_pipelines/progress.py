@@ -11,4 +11,6 @@ from tqdm import tqdm
 
 def progress(items: Iterable[Any], **options: Any) -> tqdm:
     """`items` with a bar on a terminal or in a notebook, and without one in a file or pipe."""
+    if sys.stderr is None:  # of a program without a console
+        return tqdm(items, disable=True, **options)
     return tqdm(items, disable=False if "ipykernel" in sys.modules else None, **options)
