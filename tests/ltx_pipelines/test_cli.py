@@ -429,6 +429,10 @@ class TestTools:
         assert ltx("plan", "distilled", "--prompt", "x", *SMALL) == 0
         assert "stage 2: 128x64" in capsys.readouterr().out
 
+    def test_plan_misses_a_sound(self, capsys):
+        assert ltx("plan", "a2vid-two-stage", "--prompt", "x", "--audio-path", "none.wav", *SMALL) == 2
+        assert "none.wav does not exist" in capsys.readouterr().err
+
     def test_plan_needs_a_pipeline(self, capsys):
         assert ltx("plan", "--help") == 0
         assert "ti2vid-two-stages" in capsys.readouterr().out
