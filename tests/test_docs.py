@@ -18,7 +18,6 @@ import json
 import logging
 import re
 import shlex
-import shutil
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -179,8 +178,8 @@ def write_weights(folder: Path) -> None:
     save_file(load_file(checkpoint), folder / "model.safetensors", metadata=metadata)
     parts["model"] = str(folder / "model.safetensors")
     for name, part in WEIGHTS.items():
-        shutil.copyfile(parts[part], folder / name)
-    shutil.copytree(gemma, folder / GEMMA)
+        (folder / name).symlink_to(parts[part])
+    (folder / GEMMA).symlink_to(gemma)
     write_loras(Path(lora), folder)
     with open(checkpoint, "rb") as whole:
         (folder / "truncated.safetensors").write_bytes(whole.read(1_000_000))
@@ -189,25 +188,22 @@ def write_weights(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def inputs(model_folder, tmp_path_factory) -> Path:
+def inputs(tmp_path_factory) -> Path:
     """The files that the examples use."""
     folder = tmp_path_factory.mktemp("docs")
     for blue, name in enumerate(("picture", "first", "middle", "last")):
         Image.fromarray(ramp(60 * blue)).save(folder / f"{name}.png")
     write_sound(folder / "sound.wav")
     write_clips(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENLTX_MINIATURE", str(model_folder))
-        write_weights(folder)
+    write_weights(folder)
     return folder
 
 
 @pytest.fixture
-def workplace(inputs, model_folder, tmp_path, monkeypatch) -> Path:
+def workplace(inputs, tmp_path, monkeypatch) -> Path:
     """A folder of the test's own with those files, as the current one."""
     for entry in inputs.iterdir():
         (tmp_path / entry.name).symlink_to(entry)
-    monkeypatch.setenv("OPENLTX_MINIATURE", str(model_folder))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -25,6 +25,7 @@ from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.constants import LTX_2_3_PARAMS, PipelineParams
 from ltx_pipelines.utils.prompts import ENHANCEMENT_SEED
+from ltx_pipelines.utils.validation import check_file
 
 
 class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
@@ -59,6 +60,7 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
         """
         if audio_path is None:
             raise InputError("No sound was given; pass audio_path (--audio-path).")
+        check_file(audio_path)
         guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, None)
         guided["guidance"] = replace(guided["guidance"], audio=None)
         size = (seed, height, width, num_frames, frame_rate)

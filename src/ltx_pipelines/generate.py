@@ -45,15 +45,18 @@ class Generated(NamedTuple):
         def watch(step: int) -> None:
             tell(callback, Event("write", step, self.video.chunks))
 
-        encode_video(
-            self.video.restarted(),
-            self.video.fps,
-            self.audio,
-            str(path),
-            self.video.chunks,
-            settings=settings,
-            on_chunk=watch,
-        )
+        try:
+            encode_video(
+                self.video.restarted(),
+                self.video.fps,
+                self.audio,
+                str(path),
+                self.video.chunks,
+                settings=settings,
+                on_chunk=watch,
+            )
+        finally:
+            self.video.restarted()  # also after an error or a callback that stopped it
         return Path(path)
 
 

@@ -14,4 +14,5 @@ def progress(items: Iterable[Any] | None = None, *, shown: bool = True, **option
 
     shown: whether this process shows one at all.
     """
-    return tqdm(items, disable=not shown or (False if "ipykernel" in sys.modules else None), **options)
+    seen = shown and sys.stderr is not None  # a program without a console has none
+    return tqdm(items, disable=not seen or (False if "ipykernel" in sys.modules else None), **options)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import read_config
 from ltx_pipelines.cli.flags import build_parser
 from ltx_pipelines.media.writer import read_settings
+from ltx_pipelines.progress import progress
 
 SMALL = ["--height", "64", "--width", "128", "--num-frames", "9"]
 
@@ -159,11 +161,17 @@ class TestHelp:
         ("distilled --attention sage", "'sage' needs a package that is not installed"),
         ("distilled --compile speed=9", "'speed=9' is none of mode=NAME"),
         ("distilled --compile fullgraph=maybe", "'fullgraph=maybe' is none of"),
+        ("distilled --compile dynamic=2", "'dynamic=2' is none of"),
         ("distilled --device warp:1", "device is 'warp:1'; give cpu, cuda"),
         ("distilled --device meta", "device is 'meta', which this PyTorch does not have"),
         ("distilled --config none.toml", "none.toml does not exist"),
         ("distilled --config FOREIGN", "ends in .toml or .json"),
         ("distilled --no-such-flag", "unrecognized arguments: --no-such-flag"),
+        ("distilled --lora NOTHING", "--lora takes PATH [STRENGTH]; the path is empty"),
+        ("distilled --distilled-checkpoint-path NOTHING", "--distilled-checkpoint-path: the path is empty"),
+        ("retake --video-path CLIP --start-time 0 --end-time 1 --gemma-root NOTHING", "the path is empty"),
+        ("a2vid-two-stage --audio-path SOUND --audio-start-time 1e300", "has no sound at 1e+300 s"),
+        ("distilled --save-config DIRECTORY.toml", "directory.toml: Is a directory; check the path"),
         ("ti2vid-one-stage --negative-prompt -x", "a value that begins with a dash is written --flag=-value"),
         (
             "distilled --save-config /proc/none/run.toml",
@@ -185,7 +193,10 @@ def test_wrong_input_is_one_line_and_exit_code_2(
         "UPSAMPLER": model_folder / "upsampler.safetensors",
         "LORA": model_folder / "distilled-lora.safetensors",
         "GEMMA": model_folder / "gemma",
+        "DIRECTORY.toml": tmp_path / "directory.toml",
+        "NOTHING": "",
     }
+    places["DIRECTORY.toml"].mkdir()
     for name, data in made.items():
         places[name] = tmp_path / f"{name.lower()}.safetensors"
         places[name].write_bytes(data)
@@ -232,8 +243,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_running_out_of_memory_names_the_flags(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_running_out_of_memory_names_the_flags(device, tmp_path, capsys, monkeypatch):
     def short(*arguments):
+        if device == "cpu":
+            torch.empty(2**59)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr("ltx_pipelines.generate.encode_source", short)
@@ -249,6 +263,51 @@ def test_interrupting_leaves_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ltx_pipelines.media.writer._encode_frames", stop)
     assert ltx("distilled", "--prompt", "x", "--output-path", tmp_path / "out.mp4", *SMALL) == 130
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_pytorch_cannot_count_to(tmp_path, capsys):
+    path = tmp_path / "out.mp4"
+    assert ltx("distilled", "--prompt", "x", "--output-path", path, "--num-frames", 8 * 10**24 + 1) == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "error:" in line)
+    assert line.endswith("(run again with --debug for the trace)")
+    assert "frame #0" not in line
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_that_end_a_program_interrupt_it(name):
+    code = (
+        "import signal, sys; from ltx_pipelines.cli.app import guarded; "
+        f"sys.exit(guarded(lambda: signal.raise_signal(signal.{name}), debug=False))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "\nInterrupted; nothing was written.\n"
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with another one
+    try:
+        assert app.guarded(lambda: signal.raise_signal(signal.SIGTERM) or 7, debug=False) == 7
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_reader_that_has_seen_enough(model_folder):
+    code = (
+        "import sys; from ltx_pipelines.cli.app import main; "
+        f"sys.exit(main(['inspect'] + [{str(model_folder / 'model.safetensors')!r}] * 99))"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
+def test_a_program_without_a_console(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(progress(range(3), desc="step")) == [0, 1, 2]
 
 
 def test_interrupting_while_torch_is_imported(capsys, monkeypatch):
@@ -369,6 +428,10 @@ class TestTools:
     def test_plan_needs_no_output_path(self, capsys):
         assert ltx("plan", "distilled", "--prompt", "x", *SMALL) == 0
         assert "stage 2: 128x64" in capsys.readouterr().out
+
+    def test_plan_misses_a_sound(self, capsys):
+        assert ltx("plan", "a2vid-two-stage", "--prompt", "x", "--audio-path", "none.wav", *SMALL) == 2
+        assert "none.wav does not exist" in capsys.readouterr().err
 
     def test_plan_needs_a_pipeline(self, capsys):
         assert ltx("plan", "--help") == 0

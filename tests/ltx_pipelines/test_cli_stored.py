@@ -1,5 +1,6 @@
 """Runs that start from a config file or from the settings in a file."""
 
+import json
 import os
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def test_defaults_follow_a_stored_transformer(tmp_path):
         ("json", b'"x"', "holds no settings"),
         ("json", b'{"command": 5}', "is for '5', not 'distilled'"),
         ("json", b'{"prompt": "\xff"}', "is not valid JSON"),
+        ("json", b'{"distilled_checkpoint_path": 5}', "5 does not exist; check the path"),
+        ("toml", b"enhance_prompt = 'no'", "enhance_prompt is 'no' in the configuration; give true or false"),
     ],
 )
 def test_a_config_that_is_none(ending, content, sentence, tmp_path, capsys):
@@ -103,6 +106,50 @@ def test_rerun_wants_the_file_before_the_changes(capsys):
         app.main(["rerun", "--seed", "11", "ball.mp4"])
     assert stop.value.code == 2
     assert "name the file first: ltx rerun FILE --seed ..." in capsys.readouterr().err
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A file that says how it was made, and one of other settings for the same command."""
+    values = {"prompt": "recorded", "num_frames": 9, "lora": [["a.safetensors", -1e-05]]}
+    settings = json.dumps({"openltx": {"command": "distilled", "arguments": values}})
+    frames = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+    encode_video(frames, 24, None, tmp_path / "ball.mp4", settings=settings)
+    config = tmp_path / "run.json"
+    config.write_text('{"command": "distilled", "prompt": "stored", "output_path": "stored.mp4"}')
+    return tmp_path / "ball.mp4", config
+
+
+def test_a_config_changes_what_a_rerun_repeats(recorded, monkeypatch):
+    path, config = recorded
+    runs = []
+    monkeypatch.setattr(run, "make_pipeline", lambda name, namespace: runs.append(namespace) or exit(0))
+    for flags in ((), ("--config", str(config)), ("--config", str(config), "--prompt", "typed")):
+        with pytest.raises(SystemExit):
+            app.main(["rerun", str(path), *flags])
+    assert [given.prompt for given in runs] == ["recorded", "stored", "typed"]
+    assert {(given.num_frames, given.lora[0].strength) for given in runs} == {(9, -1e-05)}
+    assert {given.output_path for given in runs} == {str(path.with_name("ball-rerun.mp4"))}
+
+
+def test_rerun_names_the_command_whose_flags_it_takes(recorded, capsys):
+    with pytest.raises(SystemExit):
+        app.main(["rerun", str(recorded[0]), "--colour", "red"])
+    assert "`ltx distilled --help` lists the options" in capsys.readouterr().err
+
+
+def test_a_plan_saves_no_run(tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    assert app.main(["plan", "distilled", "--prompt", "x", "--save-config", str(config)]) == 2
+    assert "give it to the run itself" in capsys.readouterr().err
+    assert not config.exists()
+
+
+def test_a_demo_of_a_prompt_that_begins_with_a_dash(monkeypatch):
+    runs = []
+    monkeypatch.setattr(run, "run", lambda *arguments: runs.append(run.parse(*arguments)) or 0)
+    assert app.main(["demo", "--prompt=-x"]) == 0
+    assert runs[0].prompt == "-x"
 
 
 @pytest.mark.parametrize(

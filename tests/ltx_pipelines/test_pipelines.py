@@ -19,6 +19,7 @@ from ltx_pipelines import (
     TI2VidTwoStagesPipeline,
 )
 from ltx_pipelines.engine import Engine
+from ltx_pipelines.events import Cancelled
 from ltx_pipelines.media.audio import decode_audio_from_file
 from ltx_pipelines.media.video import probe_video
 from ltx_pipelines.sources import encode_source
@@ -73,6 +74,13 @@ def test_a_video_that_was_read_in_part_is_saved_whole(engine, tmp_path):
     result = DistilledPipeline(engine=engine)("a ball", **SMALL | {"num_frames": 25})
     assert len(next(result.video)) < 25
     assert probe_video(result.save(tmp_path / "whole.mp4")).frames == 25
+
+
+def test_a_video_that_could_not_be_saved_can_be_read_whole(engine, tmp_path):
+    result = DistilledPipeline(engine=engine)("a ball", **SMALL | {"num_frames": 25})
+    with pytest.raises(Cancelled):
+        result.save(tmp_path / "part.mp4", callback=lambda event: False)
+    assert len(frames(result)) == 25
 
 
 @pytest.mark.parametrize("change", [{"seed": 6}, {"prompt": "a cube"}, {"frame_rate": 24.0}])

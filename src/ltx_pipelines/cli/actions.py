@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,19 +15,31 @@ from ltx_pipelines.utils.constants import DEFAULT_IMAGE_CRF, DEFAULT_LORA_STRENG
 from ltx_pipelines.utils.validation import finite
 
 
+class _Wrong(argparse.ArgumentTypeError, ValueError):
+    """A value that the flag does not know."""
+
+
+def given_path(text: str) -> str:
+    """A path as it was given. Raises `_Wrong` for none at all, such as a shell's variable that is not set."""
+    if not text:
+        raise _Wrong("the path is empty; name a file or folder")
+    return text
+
+
 def resolved_path(text: str) -> str:
-    """An absolute path with forward slashes, ``~`` expanded.
+    """An absolute path with forward slashes, ``~`` expanded. Raises `_Wrong` for an empty one.
 
     Links stay: their names tell what a file is, where a download cache names files by their hashes.
     """
-    return Path(os.path.abspath(Path(text).expanduser())).as_posix()
+    return Path(os.path.abspath(Path(given_path(text)).expanduser())).as_posix()
 
 
+TRUTH = {"true": True, "false": False}
 COMPILE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "mode": str,
     "backend": str,
-    "fullgraph": json.loads,
-    "dynamic": json.loads,
+    "fullgraph": TRUTH.__getitem__,
+    "dynamic": TRUTH.__getitem__,
 }
 
 
@@ -81,10 +92,6 @@ class _Appending(_Values):
 
     def store(self, namespace: argparse.Namespace, item: Any) -> None:
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), item])
-
-
-class _Wrong(ValueError):
-    """A value that the flag does not know."""
 
 
 def _number(name: str, text: str) -> float:

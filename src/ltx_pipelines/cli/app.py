@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+import errno
 import importlib
 import io
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ltx_pipelines.cli.commands import COMMANDS
@@ -83,7 +87,7 @@ def guarded(
     interrupted: str = "nothing was written",
     out_of_memory: str = OUT_OF_MEMORY,
 ) -> int:
-    """Run `work`; an error that a user can mend becomes one line and exit code 2 (a trace with --debug).
+    """Run `work`; an error becomes one line (a trace with --debug), and exit code 2 if a user can mend it.
 
     interrupted: what to say is there after Ctrl-C. out_of_memory: what to say where memory does not suffice.
     """
@@ -91,31 +95,56 @@ def guarded(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot print is no failure
     try:
-        return work()
+        with _stopped_by_signals():
+            return work()
     except KeyboardInterrupt:
         print(f"\nInterrupted; {interrupted}.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, MemoryError, argparse.ArgumentError, RuntimeError) as error:
+    except BrokenPipeError:  # whoever reads what is printed, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
         if debug:
             raise
         print(f"ltx: error: {explain(error, out_of_memory)}", file=sys.stderr)
         return 2 if isinstance(error, ValueError | OSError) else 1
 
 
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """What ends a program from outside stops the work as Ctrl-C does, so that nothing half-written stays."""
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    own = threading.current_thread() is threading.main_thread()  # other threads may not set handlers
+    free = [number for number in signals if own and signal.getsignal(number) is signal.SIG_DFL]
+    for number in free:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def explain(error: Exception, out_of_memory: str) -> str:
     """One line for an error, with a remedy where the error itself names none."""
-    text = " ".join(str(error).split())
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if _is_out_of_memory(error):
         return out_of_memory
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'output'}); free some space and run again."
     if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename}: {error.strerror}; check the path, and whether you may read and write there."
-        )
-    if isinstance(error, RuntimeError):
-        return f"{text} (run again with --debug for the trace)"
-    return text
+        name = error.filename2 or error.filename
+        return f"{name}: {error.strerror}; check the path, and whether you may read and write there."
+    words, *_ = str(error).split("\nException raised from")  # there PyTorch's own trace begins
+    text = " ".join(words.split())
+    if isinstance(error, ValueError | OSError):
+        return text
+    return f"{type(error).__name__}: {text} (run again with --debug for the trace)"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a GPU PyTorch has an error of its own for that, in main memory only a sentence."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "DefaultCPUAllocator" in str(error)
 
 
 def _usage() -> str:

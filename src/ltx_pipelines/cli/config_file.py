@@ -61,9 +61,9 @@ def read_config(path: Path, command: str | None = None) -> dict[str, Any]:
         raise InputError(
             f"{path} holds no settings; write one with --save-config to see what they look like."
         )
-    stored = str(values.pop("command", command))
-    if command is not None and stored.replace("-", "_") != command:
-        raise InputError(f"{path} is for {stored!r}, not {command!r}; start it with `ltx {stored}`.")
+    stored, wanted = (str(name).replace("_", "-") for name in (values.pop("command", command), command))
+    if command is not None and stored != wanted:
+        raise InputError(f"{path} is for {stored!r}, not {wanted!r}; start it with `ltx {stored}`.")
     return values
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from typing import Any, NoReturn
 
 from ltx_core.loader.streaming import MODES
@@ -16,6 +17,7 @@ from ltx_pipelines.cli.actions import (
     QuantizationAction,
     VideoConditioningAction,
     compile_option,
+    given_path,
     resolved_path,
 )
 from ltx_pipelines.cli.commands import COMMANDS
@@ -62,6 +64,11 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Reports a wrong argument in one line."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # As from Python 3.14 on; before, -1e-5 was taken for a flag.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
     def error(self, message: str) -> NoReturn:
         if message.endswith("expected one argument"):
             message += "; a value that begins with a dash is written --flag=-value"
@@ -99,7 +106,7 @@ def build_parser(
 def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> None:
     """Which files."""
     group = parser.add_argument_group("model files")
-    path: dict[str, Any] = {"type": str if name == "retake" else resolved_path}
+    path: dict[str, Any] = {"type": given_path if name == "retake" else resolved_path}
     whole = "--distilled-checkpoint-path" if name in DISTILLED else "--checkpoint-path"
     group.add_argument(whole, required=required, help="checkpoint with all components (.safetensors)", **path)
     group.add_argument("--gemma-root", required=required, help="folder of the Gemma text encoder", **path)
@@ -131,7 +138,8 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> 
     }
     group.add_argument("--lora", help="a LoRA, with an optional strength; may be repeated", **lora)
     if name == "retake":
-        group.add_argument("--loras", nargs="*", default=[], metavar="PATH", help="LoRAs at strength 1")
+        text = "LoRAs at strength 1"
+        group.add_argument("--loras", nargs="*", type=given_path, default=[], metavar="PATH", help=text)
     for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
         text = f"the {part.replace('-', ' ')} alone, in place of a whole checkpoint's"
         group.add_argument(f"--{part}-path", type=resolved_path, help=text)
@@ -149,8 +157,8 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
     """What to make."""
     group = parser.add_argument_group("the video")
     group.add_argument("--prompt", required=True, help="what to see and hear")
-    path_type = str if name == "retake" else resolved_path
-    group.add_argument("--output-path", required=True, type=path_type, help="the .mp4 to write")
+    path_type = given_path if name == "retake" else resolved_path
+    group.add_argument("--output-path", required=True, type=path_type, help="the .mp4, .mov or .mkv to write")
     seed = 42 if name == "retake" else params.seed
     group.add_argument("--seed", type=int, default=seed, help="same seed and settings, same video")
     group.add_argument(
@@ -244,7 +252,8 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         )
         group.add_argument("--skip-stage-2", action="store_true", help="stop at half size")
     elif name == "a2vid_two_stage":
-        group.add_argument("--audio-path", required=True, help="audio file that drives the video")
+        text = "audio file that drives the video"
+        group.add_argument("--audio-path", required=True, type=given_path, help=text)
         group.add_argument(
             "--audio-start-time", type=float, default=0.0, help="seconds into the sound to start at"
         )
@@ -256,9 +265,8 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
             "pad repeats the last frame and the edges"
         )
         group.add_argument("--fit", choices=FITS, help=text)
-        group.add_argument(
-            "--video-path", required=True, help="the clip: 8k + 1 frames, sides multiples of 32"
-        )
+        text = "the clip: 8k + 1 frames, sides multiples of 32"
+        group.add_argument("--video-path", required=True, type=given_path, help=text)
         group.add_argument("--start-time", type=float, required=True, help="start of the window in seconds")
         group.add_argument("--end-time", type=float, required=True, help="end of the window in seconds")
         group.add_argument(

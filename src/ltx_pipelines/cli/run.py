@@ -60,7 +60,7 @@ def parse(
     for flag in ("--checkpoint-path", "--distilled-checkpoint-path", "--transformer-path", "--config"):
         early.add_argument(flag)
     known, _ = early.parse_known_args(argv)
-    stored = read_config(Path(known.config), name) if known.config else recorded or {}
+    stored = (recorded or {}) | (read_config(Path(known.config), name) if known.config else {})
     checkpoint = (
         known.checkpoint_path
         or known.distilled_checkpoint_path
@@ -106,7 +106,7 @@ def model_paths(namespace: argparse.Namespace) -> ModelPaths:
 
 def default_params(name: str, checkpoint: str | None) -> PipelineParams:
     """Defaults of a run: those that the model brings, else the pipeline's own, else the version's."""
-    opened = Checkpoint(checkpoint or miniature().paths.transformer())
+    opened = Checkpoint(str(checkpoint or miniature().paths.transformer()))
     versions = params_for_version(opened.model_version)
     fixed = replace(FIXED_PARAMS.get(name, versions), default_image_crf=versions.default_image_crf)
     return embedded_params(opened) or fixed
@@ -126,7 +126,9 @@ def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any], typed: list
         action, flag = actions[dest], actions[dest].option_strings[0]
         if flag in replaced:
             continue
-        if isinstance(value, bool):
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise InputError(f"{dest} is {value!r} in the configuration; give true or false.")
             argv += [flag] if value is action.const else []
         elif not isinstance(value, list):
             argv += [] if value is None else [f"{flag}={value}"]

@@ -38,6 +38,8 @@ def plan(argv: list[str]) -> int:
         raise InputError(f"`ltx plan` needs a pipeline and its arguments; pipelines: {known}.")
     unused = ["--output-path", "video.mp4"]  # what is planned is not written, so none need be given
     namespace = run.parse(name, [*unused, *argv[1:]], f"ltx plan {argv[0]}")
+    if namespace.save_config:
+        raise InputError("`ltx plan` runs nothing that --save-config could save; give it to the run itself.")
     pipeline = run.make_pipeline(name, namespace)
     recipe: Any = pipeline(
         **{**run.call_arguments(pipeline, namespace), "dry_run": True, "output_path": None}
@@ -51,7 +53,8 @@ def rerun(argv: list[str]) -> int:
     from ltx_pipelines.cli import run
     from ltx_pipelines.media.writer import read_settings
 
-    parser = _parser("rerun", "Repeat the run that made a file; further flags override the recorded ones.")
+    text = "Repeat the run that made a file; further flags, those of its command, override the recorded ones."
+    parser = _parser("rerun", text)
     parser.add_argument("file", help="an MP4 written by OpenLTX")
     parser.add_argument("--output-path", help="where to write (default: FILE with -rerun before its ending)")
     known, more = parser.parse_known_args(argv)
@@ -65,8 +68,9 @@ def rerun(argv: list[str]) -> int:
                 f"{known.file} carries no settings of an OpenLTX command; it cannot be repeated."
             )
     path = Path(known.file)
-    stored["output_path"] = known.output_path or str(path.with_name(f"{path.stem}-rerun{path.suffix}"))
-    return run.run(name, more, "ltx rerun", stored)
+    output = known.output_path or path.with_name(f"{path.stem}-rerun{path.suffix}")
+    command = name.replace("_", "-")  # whose flags these are
+    return run.run(name, [*more, f"--output-path={output}"], f"ltx {command}", stored)
 
 
 def demo(argv: list[str]) -> int:
@@ -78,7 +82,7 @@ def demo(argv: list[str]) -> int:
     parser.add_argument("--output-path", default="demo.mp4")
     parser.add_argument("--seed", default="10")
     given = parser.parse_args(argv)
-    flags = ["--prompt", given.prompt, "--output-path", given.output_path, "--seed", given.seed]
+    flags = [f"--prompt={given.prompt}", f"--output-path={given.output_path}", f"--seed={given.seed}"]
     return run.run("distilled", flags, "ltx demo")
 
 

@@ -68,7 +68,7 @@ def _seek(container: Any, stream: Any, origin: float, start: float) -> None:
         return
     try:
         container.seek(int((origin + target) / stream.time_base), stream=stream)
-    except av.FFmpegError:
+    except (av.FFmpegError, OverflowError):  # the latter for a time that no file reaches
         container.seek(0)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Pillow's readers raise whatever they stumble over in a broken file, or in its EXIF block.
-STUMBLES = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error)
+STUMBLES = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, struct.error)
 
 
 def decode_image(image_path: str | Path) -> np.ndarray:

@@ -125,7 +125,7 @@ def _container(path: Path, rate: Fraction, sound: _Sound | None) -> Iterator[Any
     """A file to write into. Raises `MediaError` for an ending that says nothing."""
     import av
 
-    options = {}
+    options = {"fflags": "bitexact"}  # else Matroska names its parts by chance
     if path.suffix.lower() in QUICKTIME:
         # The header counts durations in these units, by default milliseconds: too coarse for samples.
         units = rate.numerator * 1000 if sound is None else sound.encoded_rate

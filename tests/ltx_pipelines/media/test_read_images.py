@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from ltx_core.errors import InputError, MediaError
 from ltx_pipelines.media.images import (
@@ -179,6 +179,15 @@ def test_broken_headers_never_raise_anything_else(tmp_path):
             decode_image(tmp_path / "cut.png")
         failures += 1
     assert failures == 60
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="a Pillow without AVIF")
+def test_a_broken_avif(tmp_path):
+    RGB.save(tmp_path / "whole.avif")
+    content = (tmp_path / "whole.avif").read_bytes()
+    (tmp_path / "broken.avif").write_bytes(content.replace(b"iloc", b"free"))
+    with pytest.raises(MediaError, match=r"broken\.avif cannot be read as an image"):
+        decode_image(tmp_path / "broken.avif")
 
 
 def test_a_broken_exif_block(tmp_path):

@@ -166,12 +166,13 @@ def test_the_file_says_that_it_is_bt709_limited_and_is(tmp_path):
     assert np.abs(np.array(planes, int) - expected).max() <= 2
 
 
-def test_the_same_frames_make_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])
+def test_the_same_frames_make_the_same_bytes(ending, tmp_path):
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (24, 48, 64, 3), generator=generator, dtype=torch.uint8)
     for name in ("a", "b"):
-        encode_video(frames.clone(), 24, sound(1), tmp_path / f"{name}.mp4", settings='{"seed": 1}')
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+        encode_video(frames.clone(), 24, sound(1), tmp_path / f"{name}.{ending}", settings='{"seed": 1}')
+    assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
 
 
 def test_the_encoder_does_not_depend_on_the_processor(tmp_path, monkeypatch):
