@@ -25,7 +25,7 @@ from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.constants import LTX_2_3_PARAMS, PipelineParams
 from ltx_pipelines.utils.prompts import ENHANCEMENT_SEED
-from ltx_pipelines.utils.validation import check_file
+from ltx_pipelines.utils.validation import check_file, number
 
 
 class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
@@ -61,6 +61,8 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
         if audio_path is None:
             raise InputError("No sound was given; pass audio_path (--audio-path).")
         check_file(audio_path)
+        if audio_max_duration is not None and not number("audio_max_duration", audio_max_duration) > 0:
+            raise InputError(f"audio_max_duration is {audio_max_duration}; give seconds, more than 0.")
         guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, None)
         guided["guidance"] = replace(guided["guidance"], audio=None)
         size = (seed, height, width, num_frames, frame_rate)
@@ -68,7 +70,7 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
         request = request.enhanced(enhance_prompt, seed=ENHANCEMENT_SEED)
         source = Source(
             audio_path=str(audio_path),
-            audio_start_time=audio_start_time,
+            audio_start_time=number("audio_start_time", audio_start_time),
             audio_max_duration=audio_max_duration,
         )
         return self.run(self.recipe(request, source), run)

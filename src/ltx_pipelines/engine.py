@@ -23,6 +23,7 @@ from ltx_core.model import audio_vae, video_vae
 from ltx_core.model.transformer import LTXModel, X0Model
 from ltx_core.model.transformer.attention import AttentionFunction, attention_named, best_attention
 from ltx_core.model.upsampler import upsample_video
+from ltx_core.quantization import QuantizationPolicy
 from ltx_core.types import Audio
 from ltx_pipelines import memory
 from ltx_pipelines.miniature import Miniature, miniature
@@ -30,10 +31,10 @@ from ltx_pipelines.utils.constants import PipelineParams, embedded_params, parse
 from ltx_pipelines.utils.model_ledger import ModelLedger
 from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
+from ltx_pipelines.utils.validation import check_kind, whole_number
 
 if TYPE_CHECKING:
     from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
-    from ltx_core.quantization import QuantizationPolicy
     from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
     from ltx_pipelines.recipe import Enhancement, Loras, Recipe
     from ltx_pipelines.utils.types import DenoisingFunc
@@ -41,6 +42,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REMEMBERED_PROMPTS = 16
+
+
+def check_options(compile: Mapping[str, Any] | None) -> None:
+    """Raise `InputError` for options that `torch.compile` does not take."""
+    if compile is not None:
+        try:
+            torch.compile(nn.Identity(), **compile)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"compile: {str(error).splitlines()[0]}") from None
 
 
 class Loaded(NamedTuple):
@@ -71,6 +81,7 @@ class Engine:
         self.attention, self.compile, self.max_batch_size = attention, compile, max_batch_size
         self.fuse_loras = fuse_loras
         self.lock = threading.RLock()
+        self._is_called = False
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
         self._lora_files: dict[FileKey, LoraFile] = {}
@@ -99,11 +110,17 @@ class Engine:
         fuse_loras: False computes LoRAs beside the weights: switching takes no time and no second copy of weights,
         each step takes longer; numbers differ as fused weights are rounded.
         Opens headers at most: weights are read when they are first needed.
-        Raises `MissingFileError` for a path that does not exist, `InputError` for an attention kernel that is not
-        installed.
+        Raises `MissingFileError` for a path that does not exist, `InputError` for an argument of another kind, an
+        attention kernel that is not installed, or what `torch.compile` does not take.
         """
-        if max_batch_size is not None and max_batch_size < 1:
+        if max_batch_size is not None and whole_number("max_batch_size", max_batch_size) < 1:
             raise InputError(f"max_batch_size is {max_batch_size}; it must be 1 or more.")
+        check_kind("quantization", quantization, (QuantizationPolicy, type(None)), "a QuantizationPolicy")
+        if dtype not in (None, torch.bfloat16, torch.float16, torch.float32):
+            raise InputError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
+        options = {} if compile is True else compile or None
+        check_kind("compile", options, (Mapping, type(None)), "True or options of torch.compile")
+        check_options(options)
         place = memory.get_device(device)
         kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         built_in = None
@@ -127,7 +144,7 @@ class Engine:
             built_in,
             offload=None if offload is None else check_mode(offload),
             attention=None if attention is None else attention_named(attention).check().value,
-            compile={} if compile is True else compile or None,
+            compile=options,
             max_batch_size=max_batch_size,
             fuse_loras=fuse_loras,
         )
@@ -195,6 +212,23 @@ class Engine:
         missing = sorted(block for block in recipe.stg_blocks if not 0 <= block < count)
         if missing:
             log.warning("STG asks for block %d; the transformer has blocks 0 to %d.", missing[0], count - 1)
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """One call's turn: other threads wait for it to end, and a callback within it cannot begin another.
+
+        Raises `InputError` in the latter case: that call would change the weights of this one.
+        """
+        with self.lock, memory.current(self.device):
+            if self._is_called:
+                raise InputError(
+                    "The engine is in the middle of a call; start another one when it has ended."
+                )
+            self._is_called = True
+            try:
+                yield
+            finally:
+                self._is_called = False
 
     # -- verbs -------------------------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ def generate(engine: Engine, recipe: Recipe, callback: Callback | None = None) -
     The random draws of a call come from one generator on the engine's device, in this order: each stage's
     video noise, then its audio noise, and last whatever the video decoder draws.
     """
-    with engine.lock, memory.current(engine.device):
+    with engine.call():
         engine.check(recipe)
         run = _Run(engine, recipe, torch.Generator(engine.device).manual_seed(recipe.seed), callback)
         source = encode_source(engine, recipe)

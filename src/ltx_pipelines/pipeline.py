@@ -24,7 +24,7 @@ from ltx_pipelines.recipe import Guidance, GuiderArgument, Loras, Recipe, Reques
 from ltx_pipelines.utils.constants import PipelineParams
 from ltx_pipelines.utils.loras import as_loras
 from ltx_pipelines.utils.model_paths import ModelPaths
-from ltx_pipelines.utils.validation import check_output_path, whole_number
+from ltx_pipelines.utils.validation import check_kind, check_output_path, whole_number
 
 if TYPE_CHECKING:
     from ltx_pipelines.utils.args import ImageConditioningInput
@@ -105,13 +105,14 @@ class Pipeline:
         **options: Unpack[Options],
     ) -> None:
         check_keywords(options, Options, type(self))
-        shared = options.get("engine")
+        shared, paths = options.get("engine"), options.get("model_paths")
+        check_kind("engine", shared, (Engine, type(None)), "another pipeline's engine")
+        check_kind("model_paths", paths, (ModelPaths, type(None)), "a ModelPaths")
         own = (checkpoint_path, gemma_root, spatial_upsampler_path, device, quantization)
         if shared is not None and (any(value is not None for value in own) or len(options) > 1):
             raise InputError(
                 "With engine= the files, device, dtype and how it computes are the engine's; leave them out."
             )
-        paths = options.get("model_paths")
         if paths is not None and (checkpoint_path is not None or gemma_root is not None):
             raise InputError("model_paths names the model's files; leave checkpoint_path and gemma_root out.")
         self.loras: Loras = as_loras(loras)
@@ -204,6 +205,7 @@ class Pipeline:
         callback, path = run.get("callback"), run.get("output_path")
         if path is not None:
             check_output_path(path)
+            check_kind("settings", run.get("settings"), (str, type(None)), "JSON as a text")
         generated = generate(self.engine, recipe, callback)
         if path is not None:
             generated.save(path, callback, run.get("settings"))

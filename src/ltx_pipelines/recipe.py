@@ -26,6 +26,7 @@ from ltx_pipelines.utils.validation import (
     check_frame_rate,
     check_guider,
     check_images,
+    check_kind,
     check_length,
     check_num_frames,
     check_prompt,
@@ -207,6 +208,10 @@ class Request:
         check_frame_rate(self.frame_rate)
         check_length(self.num_frames, self.frame_rate)
         check_seed(self.seed)
+        tilings = (TilingConfig, AutoTiling, type(None))
+        check_kind(
+            "tiling_config", self.tiling, tilings, "a TilingConfig, AUTO_TILING, or None for one piece"
+        )
         check_prompt("prompt", self.prompt)
         check_prompt("negative_prompt", self.negative_prompt or "")
         object.__setattr__(self, "images", check_images(self.images, self.num_frames, self.image_crf))

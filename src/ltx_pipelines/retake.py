@@ -31,7 +31,7 @@ from ltx_pipelines.recipe import (
     scheduled_sigmas,
 )
 from ltx_pipelines.utils.constants import PipelineParams
-from ltx_pipelines.utils.validation import check_window, number, random_seed
+from ltx_pipelines.utils.validation import check_file, check_window, number, random_seed
 
 __all__ = ["RetakePipeline", "TemporalRegionMask"]
 
@@ -87,6 +87,7 @@ class RetakePipeline(Pipeline):
         seed: negative draws a random one. See `GuidedPipeline.__call__` for the rest.
         """
         distilled = self.distilled if distilled is None else distilled
+        check_file(video_path)
         clip = fitted_clip(video_path, fit)
         start, end = number("start_time", start_time), number("end_time", end_time)
         check_window(start, end, clip.duration)

@@ -171,7 +171,7 @@ class TestHelp:
         ("distilled --distilled-checkpoint-path NOTHING", "--distilled-checkpoint-path: the path is empty"),
         ("retake --video-path CLIP --start-time 0 --end-time 1 --gemma-root NOTHING", "the path is empty"),
         ("a2vid-two-stage --audio-path SOUND --audio-start-time 1e300", "has no sound at 1e+300 s"),
-        ("distilled --save-config DIRECTORY.toml", "directory.toml: Is a directory; check the path"),
+        ("distilled --save-config DIRECTORY.toml", "directory.toml is a folder; give the name of a file"),
         ("ti2vid-one-stage --negative-prompt -x", "a value that begins with a dash is written --flag=-value"),
         (
             "distilled --save-config /proc/none/run.toml",

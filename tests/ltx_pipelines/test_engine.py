@@ -308,12 +308,6 @@ class TestComputing:
             assert off.float().mean() < 1e-3 < 0.02 < changed.float().mean()
             assert torch.equal(found[1], expected[1])  # the first stage's, which is clean again
 
-    def test_what_cannot_be_compiled_is_told_each_time(self, model_folder):
-        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), compile={"mode": "none such"})
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match="none such"):
-                pipeline("x", **SMALL, **STEPS)
-
     def test_attention_is_that_asked_for(self, model_folder):
         pipeline = TI2VidTwoStagesPipeline(**files(model_folder), attention="pytorch")
         model = pipeline.engine.transformer().velocity_model
@@ -421,6 +415,20 @@ class TestSafety:
         assert not list(tmp_path.iterdir())
         pipeline("x", output_path=path, **SMALL, **STEPS)
         assert path.stat().st_size > 0
+
+    def test_a_callback_cannot_begin_another_call(self, pipeline):
+        """It would switch the LoRAs of the one that is under way."""
+        expected = everything(pipeline("x", **SMALL, **STEPS))
+        other, refused = DistilledPipeline(engine=pipeline.engine), []
+
+        def callback(event):
+            with pytest.raises(InputError, match="in the middle of a call"):
+                other("y", **SMALL)
+            refused.append(event)
+
+        assert same(expected, everything(pipeline("x", callback=callback, **SMALL, **STEPS)))
+        assert refused
+        other("y", **SMALL)
 
     def test_an_error_in_the_callback_passes_through(self, pipeline):
         def fail(event):

@@ -12,6 +12,7 @@ from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuide
 from ltx_core.errors import InputError
 from ltx_core.loader import LoraPathStrengthAndSDOps, SDOps
 from ltx_pipelines import (
+    A2VidPipelineTwoStage,
     DistilledPipeline,
     ICLoraPipeline,
     RetakePipeline,
@@ -256,3 +257,45 @@ def test_flags_that_are_missing_or_misspelt_are_named(flags, sentence, model_fol
         app.main(["distilled", "--prompt", "p", "--output-path", "o.mp4", *flags.replace("x", model).split()])
     assert stop.value.code == 2
     assert sentence in capsys.readouterr().err.replace(model, "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"quantization": "fp8-cast"}, "quantization is of type str; give a QuantizationPolicy"),
+        ({"dtype": "float32"}, "dtype is 'float32'; give torch.bfloat16"),
+        ({"dtype": torch.int8}, "dtype is torch.int8; give torch.bfloat16"),
+        ({"max_batch_size": 2.5}, "max_batch_size is 2.5; give a whole number"),
+        ({"compile": "max-autotune"}, "compile is of type str; give True or options"),
+        ({"compile": {"mode": "fast"}}, "compile: .*fast"),
+        ({"compile": {"backend": "none"}}, "compile: .*none"),
+        ({"engine": "x"}, "engine is of type str; give another pipeline's engine"),
+        ({"model_paths": "x"}, "model_paths is of type str; give a ModelPaths"),
+    ],
+)
+def test_how_to_compute_is_checked_when_a_pipeline_is_made(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        TI2VidOneStagePipeline(**options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"tiling_config": "auto"}, "tiling_config is of type str; give a TilingConfig"),
+        ({"images": [(np.zeros((8, 8, 3)), 0, 1.0)]}, "A file is of type ndarray; give its path"),
+        ({"output_path": 3}, "output_path is of type int; give a text or a Path"),
+        ({"output_path": "x.mp4", "settings": {"a": 1}}, "settings is of type dict; give JSON as a text"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        TI2VidOneStagePipeline()("x", **arguments)
+
+
+def test_what_to_hear_is_checked(sound, clip):
+    film = A2VidPipelineTwoStage()
+    for arguments in ({"audio_start_time": "1"}, {"audio_max_duration": 0}):
+        with pytest.raises(InputError, match=f"{next(iter(arguments))} is .*; give"):
+            film("x", audio_path=sound, **arguments)
+    with pytest.raises(InputError, match="A file is of type NoneType; give its path"):
+        RetakePipeline()(None, "x", 0.0, 1.0)

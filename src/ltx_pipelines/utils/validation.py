@@ -21,6 +21,12 @@ from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 MAX_SEED = 2**63 - 1
 
 
+def check_kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> None:
+    """Raise `InputError` for an argument of another kind than `kinds`; what: words for what to give."""
+    if not isinstance(value, kinds):
+        raise InputError(f"{name} is of type {type(value).__name__}; give {what}.")
+
+
 def assert_resolution(height: int, width: int, is_two_stage: bool) -> None:
     """Raise `InputError` unless both sides are positive multiples of 64 (two stages) or 32."""
     unit = 64 if is_two_stage else 32
@@ -183,7 +189,8 @@ def _check_image(image: ImageConditioningInput, num_frames: int, crf: int) -> Im
 
 
 def check_file(path: str | Path) -> None:
-    """Raise `MissingFileError` unless `path` is a file."""
+    """Raise `MissingFileError` unless `path` is a file, `InputError` for what is no path at all."""
+    check_kind("A file", path, (str, Path), "its path, as a text or a Path")
     if not Path(path).is_file():
         what = "is a folder, not a file" if Path(path).is_dir() else "does not exist"
         raise MissingFileError(f"{path} {what}; check the path.")
@@ -191,6 +198,7 @@ def check_file(path: str | Path) -> None:
 
 def check_output_path(path: str | Path, *, overwrite: bool = True) -> None:
     """Raise `InputError` if the file cannot be written there."""
+    check_kind("output_path", path, (str, Path), "a text or a Path")
     target = Path(path)
     if target.is_dir():
         raise InputError(f"{target} is a folder; give the name of a file, e.g. {target / 'video.mp4'}.")
