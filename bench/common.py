@@ -275,11 +275,13 @@ def machine(threads: int) -> Result:
         cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         model = re.search(r"^model name\s*:\s*(.+)$", cpu, re.MULTILINE)
         name = model[1] if model else platform.processor()
+        matrices = "AMX" if re.search(r"^flags\s*:.*\bamx_tile\b", cpu, re.MULTILINE) else "no AMX"
     except OSError:
-        name = platform.processor()
+        name, matrices = platform.processor(), ""
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": name.strip(),
+        "matrices": matrices,  # whether it has units for bfloat16 products; hosts of one name differ
         "cores": os.cpu_count(),
         "ram_gib": round(ram / 2**30),
         "system": platform.system(),

@@ -84,18 +84,26 @@ def by_official_names(task: dict[str, Any], given: dict[str, Any]) -> Callable[[
         official_runner.prepare()
     import torch
 
-    from ltx_core.components.guiders import MultiModalGuider, MultiModalGuiderParams
     from ltx_core.loader import SingleGPUModelBuilder
     from ltx_core.model.transformer import LTXV_MODEL_COMFY_RENAMING_MAP, LTXModelConfigurator, X0Model
-    from ltx_core.types import LatentState
-    from ltx_pipelines.utils import multi_modal_guider_denoising_func
 
     builder = SingleGPUModelBuilder(
         model_class_configurator=LTXModelConfigurator,
         model_path=task["model"],
         model_sd_ops=LTXV_MODEL_COMFY_RENAMING_MAP,
     )
-    model = X0Model(builder.build(device=torch.device("cpu"), dtype=torch.float32)).eval()
+    made = builder.build(device=torch.device(task["device"]), dtype=getattr(torch, task["dtype"]))
+    return step_of(X0Model(made).eval(), task, given)
+
+
+def step_of(model: Any, task: dict[str, Any], given: dict[str, Any]) -> Callable[[], tuple[Any, Any]]:
+    """A guided step with an `X0Model`."""
+    import torch
+
+    from ltx_core.components.guiders import MultiModalGuider, MultiModalGuiderParams
+    from ltx_core.types import LatentState
+    from ltx_pipelines.utils import multi_modal_guider_denoising_func
+
     guiders, states = [], []
     for name, cfg in CFG.items():
         params = MultiModalGuiderParams(cfg_scale=cfg, stg_blocks=[task["stg_block"]], **GUIDANCE)
@@ -110,7 +118,7 @@ def by_official_names(task: dict[str, Any], given: dict[str, Any]) -> Callable[[
             )
         )
     contexts = (given["video.positive"], given["audio.positive"])
-    sigmas = torch.tensor([SIGMA, 0.0])
+    sigmas = torch.tensor([SIGMA, 0.0], device=task["device"])
 
     def step() -> tuple[Any, Any]:
         # A new function each time: a step must not live on the estimates of the one before.
@@ -129,10 +137,10 @@ def by_diffusers(task: dict[str, Any], given: dict[str, Any]) -> Callable[[], tu
     options = {"num_layers": task["layers"], "rope_type": "split", "use_prompt_embeddings": False}
     with torch.device("meta"):
         model = LTX2VideoTransformer3DModel(**options, **dict.fromkeys(switches, True))
-    model = load_diffusers(model, task["model"])
+    model = load_diffusers(model, task["model"], task["device"])
     streams = ("video", "audio")
     time_of = {name: given[f"{name}.mask"][..., 0] * SIGMA * 1000 for name in streams}
-    sigma = torch.full((1,), SIGMA * 1000)
+    sigma = torch.full((1,), SIGMA * 1000, device=task["device"])
 
     def forward(signs: tuple[str, ...], **options: Any) -> list[list[Any]]:
         """x0 of each stream, for each sign."""
@@ -174,12 +182,12 @@ def by_diffusers(task: dict[str, Any], given: dict[str, Any]) -> Callable[[], tu
     return step
 
 
-def load_diffusers(model: Any, path: str) -> Any:
+def load_diffusers(model: Any, path: str, device: str) -> Any:
     """`model` with the weights of an official file, under diffusers' names."""
     from safetensors.torch import load_file
 
     tensors = {}
-    for key, tensor in load_file(path).items():
+    for key, tensor in load_file(path, device).items():
         name = key.removeprefix(PREFIX)
         for official, other in DIFFUSERS_NAMES.items():
             if official in name:
@@ -220,12 +228,17 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def stg_block(layers: int) -> int:
+    """The perturbed block of a cut, as deep as the published one."""
+    return 28 * layers // 48
+
+
 def distance(got: Path, want: Path) -> float:
     """Relative L2 distance, the larger one of video and audio."""
     from safetensors.torch import load_file
 
     a, b = load_file(got), load_file(want)
-    return max(((a[name] - b[name]).norm() / b[name].norm()).item() for name in b)
+    return max(((a[name] - b[name]).float().norm() / b[name].float().norm()).item() for name in b)
 
 
 def main() -> None:
@@ -249,7 +262,9 @@ def main() -> None:
             "model": str(scratch / "model.safetensors"),
             "inputs": str(scratch / "inputs.safetensors"),
             "layers": args.layers,
-            "stg_block": 28 * args.layers // 48,
+            "stg_block": stg_block(args.layers),
+            "device": "cpu",
+            "dtype": "float32",
         }
 
         def job(who: str, index: int) -> dict[str, Any]:
