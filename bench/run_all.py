@@ -67,12 +67,11 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "is read of files, *from disk* what of it was not in memory. With a *warm* page cache the official package "
         "maps a file that is in memory already; *cold* evicts the files before every switch, as happens where "
         "memory does not hold the checkpoint beside the models. *Ours* fuses, as the official package does and "
-        "with the same arithmetic: the first time most of it is new memory for the fused weights; where eviction "
-        "has just left free pages (*cold*) it takes about half as long; later it swaps the clean and the fused "
-        "weights of the layers that a LoRA touches, of which it keeps both. *Ours, beside* (`--no-fuse-loras`) "
-        "computes the LoRA beside the weights, which takes time in every pass: *a pass* is one with the LoRA and "
-        "512 video tokens. *Memory more* is what the process has taken since before the first switch, without "
-        "mapped files. Required: 5×, 0 bytes once the LoRA is known.",
+        "with the same arithmetic: the first time most of it is new memory for the fused weights; later it swaps "
+        "the clean and the fused weights of the layers that a LoRA touches, of which it keeps both. *Ours, beside* "
+        "(`--no-fuse-loras`) computes the LoRA beside the weights, which takes time in every pass: *a pass* is one "
+        "with the LoRA and 512 video tokens. *Memory more* is what the process has taken since before the first "
+        "switch, without mapped files. Required: 5×, 0 bytes once the LoRA is known.",
     ),
     "video_decode": (
         ["video_decode.py"],
