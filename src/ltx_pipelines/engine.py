@@ -44,8 +44,14 @@ log = logging.getLogger(__name__)
 REMEMBERED_PROMPTS = 16
 
 
-def check_options(compile: Mapping[str, Any] | None) -> None:
-    """Raise `InputError` for options that `torch.compile` does not take."""
+def check_how(dtype: Any, quantization: Any, compile: Any, max_batch_size: Any) -> None:
+    """Raise `InputError` for ways to compute that are of another kind, or that `torch.compile` does not take."""
+    if dtype not in (None, torch.bfloat16, torch.float16, torch.float32):
+        raise InputError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
+    check_kind("quantization", quantization, (QuantizationPolicy, type(None)), "a QuantizationPolicy")
+    check_kind("compile", compile, (Mapping, type(None)), "True or options of torch.compile")
+    if max_batch_size is not None and whole_number("max_batch_size", max_batch_size) < 1:
+        raise InputError(f"max_batch_size is {max_batch_size}; it must be 1 or more.")
     if compile is not None:
         try:
             torch.compile(nn.Identity(), **compile)
@@ -113,14 +119,8 @@ class Engine:
         Raises `MissingFileError` for a path that does not exist, `InputError` for an argument of another kind, an
         attention kernel that is not installed, or what `torch.compile` does not take.
         """
-        if max_batch_size is not None and whole_number("max_batch_size", max_batch_size) < 1:
-            raise InputError(f"max_batch_size is {max_batch_size}; it must be 1 or more.")
-        check_kind("quantization", quantization, (QuantizationPolicy, type(None)), "a QuantizationPolicy")
-        if dtype not in (None, torch.bfloat16, torch.float16, torch.float32):
-            raise InputError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
         options = {} if compile is True else compile or None
-        check_kind("compile", options, (Mapping, type(None)), "True or options of torch.compile")
-        check_options(options)
+        check_how(dtype, quantization, options, max_batch_size)
         place = memory.get_device(device)
         kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         built_in = None
