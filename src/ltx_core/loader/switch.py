@@ -177,9 +177,9 @@ class LoraSwitcher:
 
     def _dress(self, tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         """The tensors of a block that just arrived, with the current set fused in."""
-        for name, recipe in self._recipes.items():
-            weight, scale = (f"{name}.{part}".removeprefix(prefix) for part in ("weight", "weight_scale"))
-            if recipe and weight in tensors:
+        for weight in [name for name in tensors if name.endswith(".weight")]:
+            name, scale = prefix + weight.removesuffix(".weight"), f"{weight}_scale"
+            if recipe := self._recipes.get(name):
                 new = self._with(name, recipe, Weight(tensors[weight], tensors.get(scale)))
                 tensors |= {weight: new.value} | ({} if new.scale is None else {scale: new.scale})
         return tensors
