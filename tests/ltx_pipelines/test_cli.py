@@ -169,7 +169,10 @@ class TestHelp:
         ("distilled --no-such-flag", "unrecognized arguments: --no-such-flag"),
         ("distilled --lora NOTHING", "--lora takes PATH [STRENGTH]; the path is empty"),
         ("distilled --distilled-checkpoint-path NOTHING", "--distilled-checkpoint-path: the path is empty"),
-        ("retake --video-path CLIP --start-time 0 --end-time 1 --gemma-root NOTHING", "the path is empty"),
+        (
+            "retake --video-path CLIP --start-time 0 --end-time 1 --gemma-root NOTHING",
+            "also needs --checkpoint-path and --gemma-root",
+        ),
         ("a2vid-two-stage --audio-path SOUND --audio-start-time 1e300", "has no sound at 1e+300 s"),
         ("distilled --save-config DIRECTORY.toml", "directory.toml is a folder; give the name of a file"),
         ("ti2vid-one-stage --negative-prompt -x", "a value that begins with a dash is written --flag=-value"),
@@ -271,6 +274,18 @@ def test_numbers_that_pytorch_cannot_count_to(tmp_path, capsys):
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "error:" in line)
     assert line.endswith("(run again with --debug for the trace)")
     assert "frame #0" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("retake", ["--checkpoint-path", "--gemma-root", "--output-path", "--video-path", "--loras"]),
+        ("a2vid_two_stage", ["--audio-path"]),
+    ],
+)
+def test_paths_that_the_official_parsers_take_as_they_are(name, flags):
+    actions = build_parser(name, require_paths=False)._option_string_actions
+    assert all(actions[flag].type in (None, str) for flag in flags)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

@@ -19,19 +19,16 @@ class _Wrong(argparse.ArgumentTypeError, ValueError):
     """A value that the flag does not know."""
 
 
-def given_path(text: str) -> str:
-    """A path as it was given. Raises `_Wrong` for none at all, such as a shell's variable that is not set."""
-    if not text:
-        raise _Wrong("the path is empty; name a file or folder")
-    return text
-
-
 def resolved_path(text: str) -> str:
-    """An absolute path with forward slashes, ``~`` expanded. Raises `_Wrong` for an empty one.
+    """An absolute path with forward slashes, ``~`` expanded.
+
+    Raises `_Wrong` for an empty one, such as a shell's variable that is not set.
 
     Links stay: their names tell what a file is, where a download cache names files by their hashes.
     """
-    return Path(os.path.abspath(Path(given_path(text)).expanduser())).as_posix()
+    if not text:
+        raise _Wrong("the path is empty; name a file or folder")
+    return Path(os.path.abspath(Path(text).expanduser())).as_posix()
 
 
 TRUTH = {"true": True, "false": False}

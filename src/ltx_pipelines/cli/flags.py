@@ -17,7 +17,6 @@ from ltx_pipelines.cli.actions import (
     QuantizationAction,
     VideoConditioningAction,
     compile_option,
-    given_path,
     resolved_path,
 )
 from ltx_pipelines.cli.commands import COMMANDS
@@ -106,7 +105,7 @@ def build_parser(
 def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> None:
     """Which files."""
     group = parser.add_argument_group("model files")
-    path: dict[str, Any] = {"type": given_path if name == "retake" else resolved_path}
+    path: dict[str, Any] = {"type": str if name == "retake" else resolved_path}
     whole = "--distilled-checkpoint-path" if name in DISTILLED else "--checkpoint-path"
     group.add_argument(whole, required=required, help="checkpoint with all components (.safetensors)", **path)
     group.add_argument("--gemma-root", required=required, help="folder of the Gemma text encoder", **path)
@@ -138,8 +137,7 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> 
     }
     group.add_argument("--lora", help="a LoRA, with an optional strength; may be repeated", **lora)
     if name == "retake":
-        text = "LoRAs at strength 1"
-        group.add_argument("--loras", nargs="*", type=given_path, default=[], metavar="PATH", help=text)
+        group.add_argument("--loras", nargs="*", default=[], metavar="PATH", help="LoRAs at strength 1")
     for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
         text = f"the {part.replace('-', ' ')} alone, in place of a whole checkpoint's"
         group.add_argument(f"--{part}-path", type=resolved_path, help=text)
@@ -157,7 +155,7 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
     """What to make."""
     group = parser.add_argument_group("the video")
     group.add_argument("--prompt", required=True, help="what to see and hear")
-    path_type = given_path if name == "retake" else resolved_path
+    path_type = str if name == "retake" else resolved_path
     group.add_argument("--output-path", required=True, type=path_type, help="the .mp4, .mov or .mkv to write")
     seed = 42 if name == "retake" else params.seed
     group.add_argument("--seed", type=int, default=seed, help="same seed and settings, same video")
@@ -252,8 +250,7 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         )
         group.add_argument("--skip-stage-2", action="store_true", help="stop at half size")
     elif name == "a2vid_two_stage":
-        text = "audio file that drives the video"
-        group.add_argument("--audio-path", required=True, type=given_path, help=text)
+        group.add_argument("--audio-path", required=True, help="audio file that drives the video")
         group.add_argument(
             "--audio-start-time", type=float, default=0.0, help="seconds into the sound to start at"
         )
@@ -266,7 +263,7 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         )
         group.add_argument("--fit", choices=FITS, help=text)
         text = "the clip: 8k + 1 frames, sides multiples of 32"
-        group.add_argument("--video-path", required=True, type=given_path, help=text)
+        group.add_argument("--video-path", required=True, help=text)
         group.add_argument("--start-time", type=float, required=True, help="start of the window in seconds")
         group.add_argument("--end-time", type=float, required=True, help="end of the window in seconds")
         group.add_argument(
