@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -84,19 +85,27 @@ class CacheConfig:
         return range(shard * self.shard, min((shard + 1) * self.shard, self.clips))
 
 
+def fingerprint(model: torch.nn.Module) -> str:
+    """A name for a model's weights: the beginning of the SHA-256 of all its tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(
+            tensor.detach().to("cpu", torch.float32).contiguous().view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()[:16]
+
+
 def write_shard(path: Path, tensors: Mapping[str, Tensor], captions: Sequence[Sequence[str]]) -> None:
     """Write one file; complete under its name or not there at all."""
     write_tensors(path, tensors, {"captions": json.dumps(list(captions))})
 
 
 def open_folder(folder: Path, config: CacheConfig, models: Mapping[str, str], source: str) -> list[int]:
-    """Prepare `folder` for writing and return the shards that are still to be made.
+    """Prepare `folder`, which is there, for writing and return the shards that are still to be made.
 
     models, source: what identifies the encoders and the clips. Raises `InputError` if the folder holds another cache.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; --output-path takes a folder for the latents.")
-    folder.mkdir(parents=True, exist_ok=True)
     index = {"format": FORMAT, "config": _identity(config), "models": dict(models), "source": source}
     path = folder / INDEX
     if path.is_file():

@@ -39,6 +39,7 @@ from ltx_trainer.data import batches
 from ltx_trainer.distill import DistillRun, DistillTask
 from ltx_trainer.encode import make_cache
 from ltx_trainer.flow import Levels, NoiseConfig, TasksConfig, draw
+from ltx_trainer.folder import own_folder
 from ltx_trainer.log import Log
 from ltx_trainer.loop import train
 from ltx_trainer.lora import LoRAConfig, add_lora
@@ -249,6 +250,8 @@ def test_caches_that_do_not_fit_are_refused(room: Path, tmp_path: Path) -> None:
     swapped = cache_config(room, video_vae=str(room / "a" / "audio_vae.safetensors"))
     with pytest.raises(ConfigError, match=r"video_vae: .* has no 'vae'"):
         make_cache(swapped, tmp_path / "other")
+    with own_folder(tmp_path / "small"), pytest.raises(InputError, match="Another process"):
+        make_cache(cache_config(room, clips=2), tmp_path / "small")
 
 
 def drawn(room: Path, folder: str = "cache", **chances: float) -> Any:
