@@ -17,10 +17,12 @@ from torch import Tensor
 from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError
 from ltx_core.loader import write_tensors
 from ltx_core.utils import whole_file
+from ltx_trainer.checkpoints import difference
 from ltx_trainer.config import Precision, require_positive
 from ltx_trainer.world.vocabulary import MOTIONS
 
 INDEX = "cache.json"
+SHARD = "latents-"  # what the names of its files begin with
 FORMAT = 2
 
 
@@ -78,7 +80,7 @@ class CacheConfig:
 
     def path(self, folder: Path, shard: int) -> Path:
         """The file of a shard."""
-        return folder / f"latents-{shard:05d}.safetensors"
+        return folder / f"{SHARD}{shard:05d}.safetensors"
 
     def numbers(self, shard: int) -> range:
         """The clips of a shard."""
@@ -108,10 +110,14 @@ def open_folder(folder: Path, config: CacheConfig, models: Mapping[str, str], so
     """
     index = {"format": FORMAT, "config": _identity(config), "models": dict(models), "source": source}
     path = folder / INDEX
-    if path.is_file():
-        present = _read_index(path)
-        if present != json.loads(json.dumps(index)):
-            raise InputError(f"{folder} holds latents of other clips or encoders; give another folder.")
+    if path.is_file() and any(folder.glob(f"{SHARD}*")):
+        present, wanted = _read_index(path), json.loads(json.dumps(index))
+        if present != wanted:
+            key, was, now = difference(present, wanted)
+            raise InputError(
+                f"{folder} holds latents of other clips or encoders: its {key} is {was}, here it is {now}. Give "
+                "another folder, or remove this one."
+            )
     else:
         with whole_file(path) as partial:
             partial.write_text(json.dumps(index, indent=1), encoding="utf-8")

@@ -76,7 +76,7 @@ class Checkpoints:
             ) from None
         wanted = json.loads(json.dumps(identity))
         if saved != wanted:
-            key, was, now = _difference(saved, wanted)
+            key, was, now = difference(saved, wanted)
             raise CheckpointError(
                 f"{path} is of another run: its {key} is {was}, here it is {now}. Give another --output-path, "
                 "or the configuration that it was made with."
@@ -99,10 +99,10 @@ def _flush(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _difference(first: Any, second: Any, name: str = "") -> tuple[str, Any, Any]:
+def difference(first: Any, second: Any, name: str = "") -> tuple[str, Any, Any]:
     """The first place at which two JSON values differ."""
     if isinstance(first, dict) and isinstance(second, dict):
         for key in (*first, *(key for key in second if key not in first)):
             if first.get(key) != second.get(key):
-                return _difference(first.get(key), second.get(key), f"{name}.{key}" if name else key)
+                return difference(first.get(key), second.get(key), f"{name}.{key}" if name else key)
     return name, first, second
