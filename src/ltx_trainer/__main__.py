@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_training(options: argparse.Namespace) -> int:
     """Read the configuration, train, and say what was written."""
     from ltx_trainer.config import read_config
+    from ltx_trainer.folder import is_first_process
     from ltx_trainer.loop import train
     from ltx_trainer.sharding import launcher_shards
 
@@ -54,7 +54,7 @@ def run_training(options: argparse.Namespace) -> int:
     written = train(task(read_config(options.config, kind, changes)), options.output_path)
     if written is None:
         return STOPPED
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first tells
+    if is_first_process():
         print(written)
     return 0
 

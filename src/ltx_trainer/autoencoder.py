@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltx_core.loader import save_checkpoint
+from ltx_core.loader import Checkpoint, save_checkpoint, write_tensors
 from ltx_core.sd_ops import SDOps
+from ltx_trainer.cache import fingerprint
 from ltx_trainer.config import WorldRun, require_positive
 from ltx_trainer.start import make_part, read_network
 from ltx_trainer.task import WorldTask, weighted
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
+STATISTICS = "statistics.safetensors"  # beside the file that is written
 LEAST_DEVIATION = 1e-4  # of a latent channel that never varies
 
 
@@ -128,21 +131,31 @@ class AutoencoderTask(WorldTask):
             scores |= {name if scale == 1 else f"{name}/{scale}": value for name, value in found.items()}
         return scores
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Deviation and mean of each latent value over clips of the last stage, in all its sizes."""
-        last, found = len(self.config.stages) - 1, []
-        for scale in self.config.stages[last].scales:
-            for batch in self.some(last, "train", self.config.statistics_clips, device, scale):
-                mean, _ = self.model.encoder.encode_moments(self.prepare(batch))
-                found.append(self.tokens(mean.float()))
-        return torch.std_mean(torch.cat(found), dim=0)
+    def _statistics(self, folder: Path, device: torch.device) -> dict[str, Tensor]:
+        """ "deviation" and "mean" of each latent value over clips of the last stage, in all its sizes.
+
+        They are kept in `folder`, and measured again for another encoder or other clips only.
+        """
+        last, count, path = len(self.config.stages) - 1, self.config.statistics_clips, folder / STATISTICS
+        scales = self.config.stages[last].scales
+        worlds = [vars(self.world(last, "cpu", scale=scale).config) for scale in scales]
+        of = {"encoder": fingerprint(self.model.encoder), "clips": json.dumps([count, *worlds])}
+        if not path.is_file() or Checkpoint(path).metadata != of:
+            found = []
+            for scale in scales:
+                for batch in self.some(last, "train", count, device, scale):
+                    mean, _ = self.model.encoder.encode_moments(self.prepare(batch))
+                    found.append(self.tokens(mean.float()))
+            deviation, mean = torch.std_mean(torch.cat(found), dim=0)
+            write_tensors(path, {"deviation": deviation, "mean": mean}, of)
+        return {name: Checkpoint(path).read(name) for name in ("deviation", "mean")}
 
     def export(self, path: Path, device: torch.device) -> None:
-        halves, measured = (self.model.encoder, self.model.decoder), self.config.measure_statistics
-        if self.config.train_encoder if measured is None else measured:
-            deviation, mean = self._statistics(device)
+        halves, measure = (self.model.encoder, self.model.decoder), self.config.measure_statistics
+        if self.config.train_encoder if measure is None else measure:
+            found = self._statistics(path.parent, device)
             for half in halves:
                 statistics = half.per_channel_statistics
-                statistics.get_buffer("mean-of-means").copy_(mean)
-                statistics.get_buffer("std-of-means").copy_(deviation.clamp(min=LEAST_DEVIATION))
+                statistics.get_buffer("mean-of-means").copy_(found["mean"])
+                statistics.get_buffer("std-of-means").copy_(found["deviation"].clamp(min=LEAST_DEVIATION))
         save_checkpoint(path, dict(zip(self.parts, halves)), self.network, self.config.model_version)

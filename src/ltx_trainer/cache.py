@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,10 +17,12 @@ from torch import Tensor
 from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError
 from ltx_core.loader import write_tensors
 from ltx_core.utils import whole_file
+from ltx_trainer.checkpoints import difference
 from ltx_trainer.config import Precision, require_positive
 from ltx_trainer.world.vocabulary import MOTIONS
 
 INDEX = "cache.json"
+SHARD = "latents-"  # what the names of its files begin with
 FORMAT = 2
 
 
@@ -77,11 +80,22 @@ class CacheConfig:
 
     def path(self, folder: Path, shard: int) -> Path:
         """The file of a shard."""
-        return folder / f"latents-{shard:05d}.safetensors"
+        return folder / f"{SHARD}{shard:05d}.safetensors"
 
     def numbers(self, shard: int) -> range:
         """The clips of a shard."""
         return range(shard * self.shard, min((shard + 1) * self.shard, self.clips))
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """A name for a model's weights: the beginning of the SHA-256 of all its tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(
+            tensor.detach().to("cpu", torch.float32).contiguous().view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()[:16]
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor], captions: Sequence[Sequence[str]]) -> None:
@@ -90,19 +104,20 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor], captions: Sequence[Se
 
 
 def open_folder(folder: Path, config: CacheConfig, models: Mapping[str, str], source: str) -> list[int]:
-    """Prepare `folder` for writing and return the shards that are still to be made.
+    """Prepare `folder`, which is there, for writing and return the shards that are still to be made.
 
     models, source: what identifies the encoders and the clips. Raises `InputError` if the folder holds another cache.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; --output-path takes a folder for the latents.")
-    folder.mkdir(parents=True, exist_ok=True)
     index = {"format": FORMAT, "config": _identity(config), "models": dict(models), "source": source}
     path = folder / INDEX
-    if path.is_file():
-        present = _read_index(path)
-        if present != json.loads(json.dumps(index)):
-            raise InputError(f"{folder} holds latents of other clips or encoders; give another folder.")
+    if path.is_file() and any(folder.glob(f"{SHARD}*")):
+        present, wanted = _read_index(path), json.loads(json.dumps(index))
+        if present != wanted:
+            key, was, now = difference(present, wanted)
+            raise InputError(
+                f"{folder} holds latents of other clips or encoders: its {key} is {was}, here it is {now}. Give "
+                "another folder, or remove this one."
+            )
     else:
         with whole_file(path) as partial:
             partial.write_text(json.dumps(index, indent=1), encoding="utf-8")

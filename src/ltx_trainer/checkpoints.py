@@ -32,10 +32,17 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return next(reversed(self.all()), None)
 
-    def save(self, step: int, identity: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
+    def save(
+        self,
+        step: int,
+        identity: Mapping[str, Any],
+        write: Callable[[Path], None],
+        losses: Mapping[str, float] | None = None,
+    ) -> Path:
         """Let `write` fill an empty folder, then give it its name; older checkpoints go only after that.
 
-        identity: what a run must have in common with this one to go on from here, in JSON's types.
+        identity: what a run must have in common with this one to go on from here, in JSON's types. losses: of the
+        step, for a log that may not have been written yet.
         Raises `CheckpointError` where the folder cannot be written; what was there before stays.
         """
         target = self.folder / f"step-{step:08d}"
@@ -44,7 +51,7 @@ class Checkpoints:
         try:
             with whole_folder(target) as partial:
                 write(partial)
-                state = {"format": FORMAT, "step": step, "identity": identity}
+                state = {"format": FORMAT, "step": step, "identity": identity, "losses": losses or {}}
                 (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
                 _flush(partial)
         except Exception as error:
@@ -58,23 +65,23 @@ class Checkpoints:
         self._prune()
         return target
 
-    def read(self, path: Path, identity: Mapping[str, Any]) -> int:
-        """The step at which `path` was saved. Raises `CheckpointError` if it belongs to another run."""
+    def read(self, path: Path, identity: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
+        """The step at which `path` was saved, and its losses. Raises `CheckpointError` if it is of another run."""
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            saved, step = state["identity"], int(state["step"])
+            saved, step, losses = state["identity"], int(state["step"]), dict(state["losses"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path} is damaged ({error}); remove it, and the run goes on from the one before."
             ) from None
         wanted = json.loads(json.dumps(identity))
         if saved != wanted:
-            key, was, now = _difference(saved, wanted)
+            key, was, now = difference(saved, wanted)
             raise CheckpointError(
                 f"{path} is of another run: its {key} is {was}, here it is {now}. Give another --output-path, "
                 "or the configuration that it was made with."
             )
-        return step
+        return step, losses
 
     def _prune(self) -> None:
         for path in self.all()[: -self.keep]:
@@ -92,10 +99,10 @@ def _flush(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _difference(first: Any, second: Any, name: str = "") -> tuple[str, Any, Any]:
+def difference(first: Any, second: Any, name: str = "") -> tuple[str, Any, Any]:
     """The first place at which two JSON values differ."""
     if isinstance(first, dict) and isinstance(second, dict):
         for key in (*first, *(key for key in second if key not in first)):
             if first.get(key) != second.get(key):
-                return _difference(first.get(key), second.get(key), f"{name}.{key}" if name else key)
+                return difference(first.get(key), second.get(key), f"{name}.{key}" if name else key)
     return name, first, second

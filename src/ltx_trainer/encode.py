@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from ltx_core.model.audio_vae import (
 from ltx_core.model.video_vae import VAE_ENCODER_COMFY_KEYS_FILTER, VideoEncoderConfigurator
 from ltx_core.types import Audio, AudioLatentShape, VideoPixelShape
 from ltx_pipelines.progress import progress
-from ltx_trainer.cache import CacheConfig, open_folder, write_shard
+from ltx_trainer.cache import CacheConfig, fingerprint, open_folder, write_shard
 from ltx_trainer.config import Precision
+from ltx_trainer.folder import own_folder
 from ltx_trainer.sources import Clips, open_source
 from ltx_trainer.video_vae import to_pixels
 
@@ -36,16 +36,17 @@ def make_cache(config: CacheConfig, folder: Path) -> Path:
         raise ConfigError(
             f"clips is {config.clips}, but {config.folder} has {source.count()}; leave it out for all."
         )
-    missing = open_folder(folder, config, encoders.fingerprints, source.identity)
-    for shard in progress(missing, desc="cache", unit="file"):
-        numbers = config.numbers(shard)
-        parts, captions = [], []
-        for start in range(0, len(numbers), config.batch_size):
-            clips = source.read(numbers[start : start + config.batch_size])
-            parts.append(encoders.encode(clips))
-            captions += clips.captions
-        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        write_shard(config.path(folder, shard), tensors, captions)
+    with own_folder(folder):
+        missing = open_folder(folder, config, encoders.fingerprints, source.identity)
+        for shard in progress(missing, desc="cache", unit="file"):
+            numbers = config.numbers(shard)
+            parts, captions = [], []
+            for start in range(0, len(numbers), config.batch_size):
+                clips = source.read(numbers[start : start + config.batch_size])
+                parts.append(encoders.encode(clips))
+                captions += clips.captions
+            tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            write_shard(config.path(folder, shard), tensors, captions)
     return folder
 
 
@@ -93,14 +94,3 @@ class _Encoders:
         shape = VideoPixelShape(len(waves), config.frames, config.height, config.width, config.fps)
         rates = {"sample_rate": rate, "hop_length": self.audio.mel_hop_length}
         return latent[:, :, : AudioLatentShape.from_video_pixel_shape(shape, **rates).frames]
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """A name for a model's weights: the beginning of the SHA-256 of all its tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(
-            tensor.detach().to("cpu", torch.float32).contiguous().view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()[:16]

@@ -33,6 +33,10 @@ class Log:
                 continue
         return lines
 
+    def last_step(self) -> int:
+        """The step of the last line; 0 if there is none."""
+        return max((line.get("step", 0) for line in self.read()), default=0)
+
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, since it is about to be done again."""
         kept = [line for line in self.read() if line.get("step", 0) <= step]

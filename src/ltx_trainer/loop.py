@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ltx_trainer.average import WeightAverage
 from ltx_trainer.checkpoints import Checkpoints
 from ltx_trainer.config import Decay, Precision, RunConfig
 from ltx_trainer.data import batches
+from ltx_trainer.folder import is_first_process, own_folder
 from ltx_trainer.log import Log
 from ltx_trainer.optimizer import make_optimizer
 from ltx_trainer.sharding import gather, launcher_shards, load_shares, save_shares, shard
@@ -43,10 +44,8 @@ def train(task: Task, folder: Path) -> Path | None:
     step. SIGTERM and SIGINT save a checkpoint first.
     Raises `LTXError` for what the user can mend, a full disk and a diverging loss included.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; --output-path takes a folder for the run.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
+    owned = own_folder(folder) if is_first_process() else nullcontext()
+    with owned, torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
         return _Run(task, folder).run()
 
 
@@ -88,6 +87,7 @@ class _Run:
         self.checkpoints = Checkpoints(folder / "checkpoints", config.saving.keep)
         self.log = Log(folder / "log.jsonl")
         self.step, self.bad_steps, self.began = 0, 0, time.monotonic()
+        self.losses: Mapping[str, Tensor | float] = {}  # of the last step
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -117,14 +117,16 @@ class _Run:
         shown = accelerator.is_main_process
         bar = progress(total=config.steps, initial=self.step, desc=self.task.name, shown=shown)
         with _stoppable() as stopped, bar:
+            if self.log.last_step() < self.step:  # it may have died between a checkpoint and its line
+                self._report(bar)
             while self.step < config.steps:
-                values = self._step(source)
+                self.losses = self._step(source)
                 self.step += 1
                 bar.update()
                 ends, stop = self.step == config.steps, self._any(stopped)
                 if ends or stop or self.step % config.saving.every == 0:
                     self._save()  # before an evaluation, which may fail
-                self._report(values, bar)
+                self._report(bar)
                 if stop and not ends:
                     logger.info("Stopped at step %d; the same command goes on from there.", self.step)
                     return None
@@ -174,7 +176,8 @@ class _Run:
         torch.manual_seed(mixed)  # for modules that draw by themselves, such as dropout
         return torch.Generator(self.accelerator.device).manual_seed(mixed)
 
-    def _report(self, values: dict[str, Tensor], bar: Any) -> None:
+    def _report(self, bar: Any) -> None:
+        """Log the step if its turn has come, with scores if theirs has."""
         saving = self.config.saving
         ends = self.step == self.config.steps
         evaluates = ends or self.step % saving.evaluate_every == 0
@@ -186,7 +189,7 @@ class _Run:
         if not main:
             return
         line: dict[str, Any] = {"step": self.step, "stage": number}
-        line |= {key: round(float(value), 6) for key, value in values.items()}
+        line |= {key: round(float(value), 6) for key, value in self.losses.items()}
         line["learning_rate"] = learning_rate(self.config, self.step - 1)
         line |= {key: round(value, 4) for key, value in scores.items()}
         line["seconds"] = round(time.monotonic() - self.began, 2)
@@ -214,7 +217,11 @@ class _Run:
         if self.accelerator.num_processes > 1:
             self._save_together()
         elif main:
-            self.checkpoints.save(self.step, self.identity, self._write)
+            self._keep(self._write)
+
+    def _keep(self, write: Callable[[Path], None]) -> None:
+        losses = {key: float(value) for key, value in self.losses.items()}
+        self.checkpoints.save(self.step, self.identity, write, losses)
 
     def _leave_out_frozen(self, models: list, weights: list[dict[str, Tensor]], folder: str) -> None:
         """What is not trained comes from the file that the run started from."""
@@ -234,7 +241,7 @@ class _Run:
         self._write(shared)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.checkpoints.save(self.step, self.identity, lambda path: _move_into(shared, path))
+            self._keep(lambda path: _move_into(shared, path))
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
@@ -243,7 +250,7 @@ class _Run:
             if self.accelerator.is_main_process:
                 self.log.rewind(-1)
             return
-        self.step = self.checkpoints.read(last, self.identity)
+        self.step, self.losses = self.checkpoints.read(last, self.identity)
         if self.step > self.config.steps:
             raise ConfigError(
                 f"{last} is beyond this run's {self.config.steps} steps; add steps to the last of [[stages]] or "

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +14,8 @@ from ltx_core.utils import whole_folder
 from ltx_pipelines.cli.config_file import read_toml
 from ltx_pipelines.utils.constants import DEFAULTS_KEY
 from ltx_trainer.assemble import assemble
+from ltx_trainer.child import wait_for
+from ltx_trainer.folder import own_folder
 from ltx_trainer.world.vocabulary import MOTIONS
 
 CONFIGS = Path(str(files("ltx_trainer").joinpath("configs")))
@@ -83,13 +82,13 @@ def train_miniature(folder: Path) -> Path:
 
     Hours on CPUs. What is finished is not done again, what was interrupted goes on: start it as often as needed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    make_gemma(folder / GEMMA)
-    _run(AUTOENCODERS, folder)
-    _run(MODEL, folder)
-    assemble([folder / part for part in PARTS], folder / BASE, defaults())
-    _run(ADAPTATIONS, folder)
-    return pack(folder, folder / "zoo")
+    with own_folder(folder):
+        make_gemma(folder / GEMMA)
+        _run(AUTOENCODERS, folder)
+        _run(MODEL, folder)
+        assemble([folder / part for part in PARTS], folder / BASE, defaults())
+        _run(ADAPTATIONS, folder)
+        return pack(folder, folder / "zoo")
 
 
 def pack(folder: Path, zoo: Path) -> Path:
@@ -124,7 +123,7 @@ def _run(steps: Iterable[Step], folder: Path) -> None:
     for step in steps:
         words = [step.command, "--config", str(CONFIGS / f"{step.config}.toml"), "--output-path", step.output]
         changes = [word for change in step.changes for word in ("--set", change)]
-        code = _wait_for([sys.executable, "-m", "ltx_trainer", *words, *changes], folder)
+        code = wait_for(_perform, [*words, *changes], folder)
         if code:
             raise LTXError(
                 f"{step.output} ended with exit code {code}; what it wrote stays in {folder}, and the same command "
@@ -132,15 +131,7 @@ def _run(steps: Iterable[Step], folder: Path) -> None:
             )
 
 
-def _wait_for(command: list[str], folder: Path) -> int:
-    """Run `command` in `folder` and return its exit code; a signal stops it in its own way, with its work saved."""
-    process = subprocess.Popen(command, cwd=folder)
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),  # a terminal gives it to both
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number)),
-    }
-    try:
-        return process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _perform(words: list[str]) -> int:
+    from ltx_trainer.__main__ import main
+
+    return main(words)

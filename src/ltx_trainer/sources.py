@@ -20,7 +20,7 @@ from ltx_pipelines.media.video import decode_video_from_file, probe_video
 from ltx_trainer.cache import CacheConfig
 from ltx_trainer.world import Truth, World, WorldConfig
 
-ENDINGS = (".mp4", ".mov", ".mkv", ".webm")
+ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 # Sub-folders with videos under the same names: what an IC-LoRA learns to follow, what retakes are made of.
 REFERENCES, ORIGINALS = "references", "originals"
 CHANGED = ("colour", "motion")  # by retakes of the world's clips, in turn
@@ -116,7 +116,7 @@ class FolderSource:
 
     A video is read at the cache's frame rate from its beginning, scaled to cover the cache's size and cropped; one
     without sound is silent. Raises `MissingFileError` for an empty folder and for missing captions, references or
-    originals, `InputError` for a video that is too short.
+    originals, `InputError` for a video that is too short or a caption that cannot be read.
     """
 
     def __init__(self, config: CacheConfig, rate: int) -> None:
@@ -124,8 +124,10 @@ class FolderSource:
         files = sorted(folder.iterdir()) if folder.is_dir() else []
         self.videos = [path for path in files if path.suffix.lower() in ENDINGS]
         if not self.videos:
-            raise MissingFileError(f"{folder} holds no videos ({', '.join(ENDINGS)}) to train on.")
-        bare = [path.name for path in self.videos if not path.with_suffix(".txt").is_file()]
+            raise MissingFileError(
+                f"{folder} holds no videos ({', '.join(ENDINGS)}) to train on; check the path."
+            )
+        bare = [path.name for path in self.videos if not self._captions(path)]
         if bare:
             raise MissingFileError(
                 f"{len(bare)} of {len(self.videos)} videos in {folder} have no caption ({bare[0]}, ...); write it "
@@ -164,8 +166,12 @@ class FolderSource:
 
     @staticmethod
     def _captions(path: Path) -> list[str]:
-        lines = path.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip()] or [""]
+        file = path.with_suffix(".txt")
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
+        except UnicodeDecodeError:
+            raise InputError(f"{file} is no UTF-8 text; save it as such.") from None
+        return [line.strip() for line in lines if line.strip()]
 
     @staticmethod
     def _beside(path: Path, name: str) -> Path:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ltx_trainer.patient import work
 
-from ltx_core.errors import LTXError
+from ltx_core.errors import InputError, LTXError
 from ltx_core.loader import Checkpoint
 from ltx_pipelines.miniature import gemma
 from ltx_pipelines.utils.constants import DEFAULTS_KEY, embedded_params
-from ltx_trainer import miniature
+from ltx_trainer import child, miniature
 from ltx_trainer.__main__ import task_of
 from ltx_trainer.cache import CacheConfig
 from ltx_trainer.config import read_config
+from ltx_trainer.folder import own_folder
 from ltx_trainer.miniature import ADAPTATIONS, AUTOENCODERS, BASE, CONFIGS, GEMMA, LORAS, MODEL, PARTS, Step
 
 STEPS = (*AUTOENCODERS, *MODEL, *ADAPTATIONS)
@@ -97,16 +101,18 @@ def test_the_parts_are_gathered_with_the_defaults(model_folder: Path, tmp_path: 
 def test_a_step_that_fails_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began: list[str] = []
 
-    def fails(command: list[str], folder: Path) -> int:
-        began.append(command[command.index("--output-path") + 1])
+    def fails(work: Any, words: list[str], folder: Path) -> int:
+        began.append(words[words.index("--output-path") + 1])
         return 1
 
-    monkeypatch.setattr(miniature, "_wait_for", fails)
+    monkeypatch.setattr(miniature, "wait_for", fails)
     monkeypatch.setattr(miniature, "CAPTIONS", 50)
     with pytest.raises(LTXError, match="video_vae ended with exit code 1"):
         miniature.train_miniature(tmp_path)
     assert began == ["video_vae"]
     assert (tmp_path / GEMMA / "tokenizer.json").is_file()
+    with own_folder(tmp_path), pytest.raises(InputError, match="Another process"):
+        miniature.train_miniature(tmp_path)
 
 
 def test_a_gemma_of_which_a_part_is_missing_is_written_again(
@@ -124,21 +130,31 @@ def test_a_gemma_of_which_a_part_is_missing_is_written_again(
     assert (tmp_path / GEMMA / "model.safetensors").is_file()
 
 
+def wait_until(path: Path) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path.name} does not come")
+
+
 def test_a_stopped_step_saves_its_work_first(tmp_path: Path) -> None:
     """A signal to the recipe reaches the step, which ends in its own time and says that it was stopped."""
-    code = (
-        "import pathlib, signal, sys, time\n"
-        "def stop(*_): time.sleep(0.5); pathlib.Path('saved').touch(); sys.exit(130)\n"
-        "signal.signal(signal.SIGTERM, stop); pathlib.Path('ready').touch(); time.sleep(60)"
-    )
 
     def kill_when_ready() -> None:
-        while not (tmp_path / "ready").exists():
-            threading.Event().wait(0.05)
+        wait_until(tmp_path / "ready")
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=kill_when_ready, daemon=True).start()
-    assert miniature._wait_for([sys.executable, "-c", code], tmp_path) == 130
+    assert child.wait_for(work, 60.0, tmp_path) == 130
     assert (tmp_path / "saved").exists()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_step_ends_with_the_recipe_and_saves_its_work_first(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.ltx_trainer.patient", str(tmp_path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as recipe:
+        wait_until(tmp_path / "ready")
+        recipe.kill()
+    wait_until(tmp_path / "saved")

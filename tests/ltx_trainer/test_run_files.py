@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import torch
 from tests.ltx_trainer.tiny import SIMPLE
 
-from ltx_core.errors import CheckpointError, ConfigError, MissingFileError
+from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError
 from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_trainer import checkpoints as module
 from ltx_trainer.__main__ import task_of
@@ -20,6 +22,7 @@ from ltx_trainer.cache import CacheConfig
 from ltx_trainer.checkpoints import Checkpoints
 from ltx_trainer.config import Decay, Precision, read_config
 from ltx_trainer.distill import DistillRun
+from ltx_trainer.folder import own_folder
 from ltx_trainer.log import Log
 from ltx_trainer.transformer import TransformerRun
 from ltx_trainer.upsampler import UpsamplerRun
@@ -114,10 +117,10 @@ def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "c", keep=2)
     assert checkpoints.latest() is None
     for step in (5, 10, 15):
-        checkpoints.save(step, {"a": 1}, write)
+        checkpoints.save(step, {"a": 1}, write, {"loss": 0.25})
     assert [path.name for path in checkpoints.all()] == ["step-00000010", "step-00000015"]
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["step-00000010", "step-00000015"]
-    assert checkpoints.read(checkpoints.latest(), {"a": 1}) == 15
+    assert checkpoints.read(checkpoints.latest(), {"a": 1}) == (15, {"loss": 0.25})
 
 
 @pytest.mark.parametrize("moment", ["write", "state", "rename", "prune"])
@@ -162,7 +165,7 @@ def test_death_at_any_moment_leaves_a_whole_checkpoint(
 def test_other_runs_and_damage_are_told(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     path = checkpoints.save(1, {"network": {"a": [1, 2]}}, write)
-    assert checkpoints.read(path, {"network": {"a": (1, 2)}}) == 1
+    assert checkpoints.read(path, {"network": {"a": (1, 2)}}) == (1, {})
     with pytest.raises(CheckpointError, match=r"network\.a is \[1, 2\], here it is \[1\]"):
         checkpoints.read(path, {"network": {"a": [1]}})
     with pytest.raises(CheckpointError, match=r"network\.b is None, here it is 3"):
@@ -182,3 +185,25 @@ def test_a_log_forgets_what_is_done_again(tmp_path: Path) -> None:
     log.rewind(2)
     log.write(step=3, loss=0.25)
     assert [(line["step"], line["loss"]) for line in log.read()] == [(1, 0.5), (2, 0.5), (3, 0.25)]
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code = (
+        "import pathlib, sys, time; from ltx_trainer.folder import own_folder\n"
+        "with own_folder(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "mine\n"
+        with (
+            pytest.raises(InputError, match=r"Another process is at work in .*run; wait"),
+            own_folder(folder),
+        ):
+            pass
+        other.kill()
+    with own_folder(folder):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file"), own_folder(tmp_path / "file"):
+        pass

@@ -21,6 +21,7 @@ from ltx_core.model.audio_vae import VOCODER_COMFY_KEYS_FILTER, VocoderConfigura
 from ltx_trainer import loop
 from ltx_trainer.__main__ import main, task_of
 from ltx_trainer.config import parse_table
+from ltx_trainer.folder import own_folder
 from ltx_trainer.log import Log
 from ltx_trainer.loop import learning_rate, train
 from ltx_trainer.vocoder import spectral_loss
@@ -167,12 +168,39 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert same(run("video-vae", tmp_path / "parts", steps=4), whole)
 
 
-def test_an_evaluation_that_fails_costs_no_work(tmp_path: Path) -> None:
+def test_an_evaluation_that_fails_costs_no_work_and_is_made_up_for(tmp_path: Path) -> None:
     task = make("video-vae", steps=2)
-    task.evaluate = lambda stage, device: 1 / 0
+    evaluate, task.evaluate = task.evaluate, lambda stage, device: 1 / 0
     with pytest.raises(ZeroDivisionError):
         train(task, tmp_path)
     assert (tmp_path / "checkpoints" / "step-00000002").is_dir()
+    task.evaluate = evaluate
+    whole, parts = train(make("video-vae", steps=2), tmp_path / "whole"), train(task, tmp_path)
+    assert same(whole, parts)
+    logs = [Log(path.with_name("log.jsonl")).read() for path in (whole, parts)]
+    assert "psnr" in logs[0][-1]
+    assert [line | {"seconds": 0} for line in logs[0]] == [line | {"seconds": 0} for line in logs[1]]
+
+
+def test_what_latents_are_normalised_by_is_measured_once(tmp_path: Path) -> None:
+    def again(**changes: Any) -> Path:
+        task, some = make("video-vae", steps=2, **changes), []
+        real = task.some
+
+        def counted(stage, split, *rest):
+            some.append(split)
+            return real(stage, split, *rest)
+
+        task.some = counted
+        path = train(task, tmp_path)
+        measured.append(some.count("train"))
+        return path.rename(tmp_path / f"{len(measured)}.safetensors")
+
+    measured: list[int] = []
+    first, second, other = again(), again(), again(statistics_clips=2)
+    assert measured == [1, 0, 1]
+    assert same(first, second)
+    assert not same(first, other)
 
 
 @pytest.mark.parametrize(
@@ -268,10 +296,10 @@ def test_nothing_to_train_is_said(tmp_path: Path) -> None:
         train(task, tmp_path)
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    (tmp_path / "x").write_text("")
-    with pytest.raises(InputError, match="is a file"):
-        run("video-vae", tmp_path / "x")
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with own_folder(tmp_path), pytest.raises(InputError, match="Another process"):
+        run("video-vae", tmp_path, steps=1)
+    run("video-vae", tmp_path, steps=1)
 
 
 def test_learning_rates_warm_up_and_fall_in_each_stage() -> None:

@@ -39,6 +39,7 @@ from ltx_trainer.data import batches
 from ltx_trainer.distill import DistillRun, DistillTask
 from ltx_trainer.encode import make_cache
 from ltx_trainer.flow import Levels, NoiseConfig, TasksConfig, draw
+from ltx_trainer.folder import own_folder
 from ltx_trainer.log import Log
 from ltx_trainer.loop import train
 from ltx_trainer.lora import LoRAConfig, add_lora
@@ -146,6 +147,20 @@ def test_an_interrupted_cache_goes_on(room: Path, tmp_path: Path) -> None:
     assert torch.equal(LatentCache(tmp_path).clips(range(7))["video"], whole["video"])
 
 
+def test_settings_can_be_changed_while_nothing_is_encoded(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise InputError("The clip is too short.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorldSource, "read", fails)
+        with pytest.raises(InputError, match="too short"):
+            make_cache(cache_config(room, clips=1, frames=17), tmp_path)
+    make_cache(cache_config(room, clips=1), tmp_path)
+    assert LatentCache(tmp_path).config.frames == 9
+
+
 def test_the_worlds_originals_have_another_colour_or_motion_from_where_the_clip_begins(room: Path) -> None:
     source = open_source(cache_config(room, originals=True), 16_000, torch.device("cpu"))
     assert isinstance(source, WorldSource)
@@ -218,8 +233,17 @@ def test_folders_that_cannot_be_encoded_are_told(room: Path, tmp_path: Path) -> 
     assert not (tmp_path / "c").exists()  # told before anything is encoded
     make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "whole")
     (folder / "0.txt").write_text("another caption")
-    with pytest.raises(InputError, match="other clips or encoders"):
+    with pytest.raises(InputError, match="other clips or encoders: its source is"):
         make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "whole")
+    (folder / "0.txt").write_bytes("\ufeffa caption".encode("utf-16"))
+    with pytest.raises(InputError, match=r"0.txt is no UTF-8 text"):
+        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c")
+    (folder / "0.txt").write_text(" \n")
+    with pytest.raises(MissingFileError, match=r"1 of 3 videos .* have no caption \(0.mp4"):
+        make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c")
+    (folder / "0.txt").write_text("a caption", encoding="utf-8-sig")  # as Notepad does
+    source = open_source(cache_config(room, folder=str(folder), clips=0), 16_000, torch.device("cpu"))
+    assert source.read([0]).captions == [["a caption"]]
     (folder / "references" / "1.mp4").unlink()
     with pytest.raises(MissingFileError, match=r"references/1.mp4 is missing"):
         make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c")
@@ -235,7 +259,7 @@ def test_folders_that_cannot_be_encoded_are_told(room: Path, tmp_path: Path) -> 
 def test_caches_that_do_not_fit_are_refused(room: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="holds no latents"):
         LatentCache(tmp_path)
-    with pytest.raises(InputError, match="other clips or encoders"):
+    with pytest.raises(InputError, match=r"other clips or encoders: its config.frames is 9, here it is 17"):
         make_cache(cache_config(room, frames=17), room / "cache")
     with pytest.raises(ConfigError, match="clips is 0"):
         cache_config(room, clips=0)
@@ -249,6 +273,8 @@ def test_caches_that_do_not_fit_are_refused(room: Path, tmp_path: Path) -> None:
     swapped = cache_config(room, video_vae=str(room / "a" / "audio_vae.safetensors"))
     with pytest.raises(ConfigError, match=r"video_vae: .* has no 'vae'"):
         make_cache(swapped, tmp_path / "other")
+    with own_folder(tmp_path / "small"), pytest.raises(InputError, match="Another process"):
+        make_cache(cache_config(room, clips=2), tmp_path / "small")
 
 
 def drawn(room: Path, folder: str = "cache", **chances: float) -> Any:
@@ -450,8 +476,8 @@ def test_blocks_in_8_bits_are_read_as_nearly_the_same(model_folder: Path, tmp_pa
     assert all("transformer_blocks." in name and name.endswith(".weight") for name in changed)
     for name in changed:
         assert (before[name] - after[name]).norm() < 0.05 * before[name].norm()
-    again = Checkpoint(assemble([small], tmp_path / "again.safetensors", fp8=True))
-    assert all(torch.equal(again.read(key), Checkpoint(small).read(key)) for key in again)
+    again, once = Checkpoint(assemble([small], tmp_path / "again.safetensors", fp8=True)), Checkpoint(small)
+    assert all(torch.equal(again.read(key), once.read(key)) for key in again)
     over = Checkpoint(assemble([small, whole], tmp_path / "over.safetensors"))
     assert set(over) == set(Checkpoint(whole))  # no scale is left of weights that were replaced
 
