@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import operator
 import subprocess
 import sys
 
@@ -238,3 +239,90 @@ def test_pipelines_take_the_official_order(name):
     pipeline = getattr(importlib.import_module("ltx_pipelines"), name)
     assert positional(pipeline) == CONSTRUCTORS[name].split()
     assert positional(pipeline.__call__) == CALLS[name].split()
+
+
+# What the official core is called with by name; ours may take more after it.
+CORE = {
+    "ltx_core.utils": {
+        "rms_norm": "x weight eps",
+        "to_velocity": "sample sigma denoised_sample calc_dtype",
+        "to_denoised": "sample velocity sigma calc_dtype",
+        "check_config_value": "config key expected",
+        "find_matching_file": "root_path pattern",
+    },
+    "ltx_core.components.guiders": {
+        "projection_coef": "to_project project_onto",
+        "CFGGuider.delta": "self cond uncond",
+        "STGGuider.delta": "self pos_denoised perturbed_denoised",
+        "LegacyStatefulAPGGuider": "scale eta norm_threshold momentum running_avg",
+        "MultiModalGuider.calculate": "self cond uncond_text uncond_perturbed uncond_modality",
+        "MultiModalGuiderFactory.from_dict": "sigma_to_params negative_context",
+        "create_multimodal_guider_factory": "params negative_context",
+    },
+    "ltx_core.components.patchifiers": {
+        "get_pixel_coords": "latent_coords scale_factors causal_fix",
+        "VideoLatentPatchifier.unpatchify": "self latents output_shape",
+        "VideoLatentPatchifier.get_token_count": "self tgt_shape",
+        "VideoLatentPatchifier.get_patch_grid_bounds": "self output_shape device",
+        "AudioPatchifier": (
+            "patch_size sample_rate hop_length audio_latent_downsample_factor is_causal shift"
+        ),
+        "AudioPatchifier.patchify": "self audio_latents",
+        "AudioPatchifier.unpatchify": "self audio_latents output_shape",
+    },
+    "ltx_core.components.diffusion_steps": {
+        "EulerDiffusionStep.step": "self sample denoised_sample sigmas step_index",
+        "Res2sDiffusionStep.step": "self sample denoised_sample sigmas step_index noise",
+        "Res2sDiffusionStep.get_sde_coeff": "sigma_next sigma_up sigma_down sigma_max",
+    },
+    "ltx_core.conditioning": {
+        "VideoConditionByLatentIndex": "latent strength latent_idx",
+        "VideoConditionByKeyframeIndex": "keyframes frame_idx strength",
+        "VideoConditionByReferenceLatent": "latent downscale_factor strength",
+        "VideoConditionByReferenceLatent.apply_to": "self latent_state latent_tools",
+    },
+    "ltx_core.conditioning.mask_utils": {
+        "resolve_cross_mask": "attention_mask num_new_tokens batch_size device dtype",
+        "update_attention_mask": (
+            "latent_state attention_mask num_noisy_tokens num_new_tokens batch_size device dtype"
+        ),
+    },
+    "ltx_core.guidance": {
+        "Perturbation.is_perturbed": "self perturbation_type block",
+        "BatchedPerturbationConfig.mask": "self perturbation_type block device dtype",
+        "BatchedPerturbationConfig.mask_like": "self perturbation_type block values",
+    },
+    "ltx_core.model.transformer.attention": {"AttentionFunction.__call__": "self q k v heads mask"},
+    "ltx_core.model.transformer.rope": {
+        "apply_rotary_emb": "input_tensor freqs_cis rope_type",
+        "generate_freq_grid_np": ("positional_embedding_theta positional_embedding_max_pos_count inner_dim"),
+        "generate_freq_grid_pytorch": (
+            "positional_embedding_theta positional_embedding_max_pos_count inner_dim"
+        ),
+        "precompute_freqs_cis": (
+            "indices_grid dim out_dtype theta max_pos use_middle_indices_grid num_attention_heads rope_type "
+            "freq_grid_generator"
+        ),
+    },
+    "ltx_core.model.video_vae": {
+        "VideoEncoder.forward": "self sample",
+        "VideoEncoder.tiled_encode": "self video tiling_config",
+        "VideoDecoder.forward": "self sample timestep generator",
+        "VideoDecoder.tiled_decode": "self latent tiling_config timestep generator",
+        "decode_video": "latent video_decoder tiling_config generator",
+    },
+    "ltx_core.model.audio_vae": {
+        "encode_audio": "audio audio_encoder audio_processor",
+        "decode_audio": "latent audio_decoder vocoder",
+    },
+    "ltx_core.model.upsampler": {"upsample_video": "latent video_encoder upsampler"},
+    "ltx_core.loader": {"SingleGPUModelBuilder.lora": "self lora_path strength sd_ops"},
+}
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_core_takes_the_official_names(module):
+    for path, expected in CORE[module].items():
+        function = operator.attrgetter(path)(importlib.import_module(module))
+        names = expected.split()
+        assert list(inspect.signature(function).parameters)[: len(names)] == names, path

@@ -59,7 +59,7 @@ class Res2sDiffusionStep:
         else:
             return torch.ones_like(sigma_next), sigma_next, torch.zeros_like(sigma_next)
         return (
-            torch.where(alpha.isnan(), torch.ones_like(alpha), alpha),
+            alpha.nan_to_num(nan=1.0),
             torch.where(sigma_down.isnan(), sigma_next, sigma_down),
             sigma_up.nan_to_num(nan=0.0),
         )

@@ -71,8 +71,8 @@ class STGGuider:
 
     scale: float
 
-    def delta(self, cond: torch.Tensor, perturbed: torch.Tensor) -> torch.Tensor:
-        return self.scale * (cond - perturbed)
+    def delta(self, pos_denoised: torch.Tensor, perturbed_denoised: torch.Tensor) -> torch.Tensor:
+        return self.scale * (pos_denoised - perturbed_denoised)
 
     def enabled(self) -> bool:
         return self.scale != 0.0
@@ -236,7 +236,7 @@ def create_multimodal_guider_factory(
     negative_context: torch.Tensor | None = None,
 ) -> MultiModalGuiderFactory:
     """A factory from parameters or from a factory, with `negative_context` if one is given."""
-    if isinstance(params, MultiModalGuiderParams):
+    if not isinstance(params, MultiModalGuiderFactory):
         return MultiModalGuiderFactory.constant(params, negative_context)
     if negative_context is None or negative_context is params.negative_context:
         return params

@@ -114,13 +114,13 @@ class AudioPatchifier:
     def get_token_count(self, tgt_shape: AudioLatentShape) -> int:
         return tgt_shape.frames
 
-    def patchify(self, latents: torch.Tensor) -> torch.Tensor:
+    def patchify(self, audio_latents: torch.Tensor) -> torch.Tensor:
         """(B, C, T, M) to (B, T, C * M), by channel, then mel bin."""
-        return latents.transpose(1, 2).flatten(2)
+        return audio_latents.permute(0, 2, 1, 3).flatten(2)
 
-    def unpatchify(self, latents: torch.Tensor, output_shape: AudioLatentShape) -> torch.Tensor:
+    def unpatchify(self, audio_latents: torch.Tensor, output_shape: AudioLatentShape) -> torch.Tensor:
         """The inverse of `patchify`: (B, T, C * M) to (B, C, T, M)."""
-        return latents.unflatten(2, (output_shape.channels, output_shape.mel_bins)).transpose(1, 2)
+        return audio_latents.unflatten(2, (output_shape.channels, output_shape.mel_bins)).transpose(1, 2)
 
     def get_patch_grid_bounds(
         self, output_shape: AudioLatentShape | VideoLatentShape, device: torch.device | None = None

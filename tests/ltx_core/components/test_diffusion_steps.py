@@ -63,6 +63,11 @@ def test_sde_coefficients_are_consistent(kind):
     assert torch.allclose(alpha * (1 - down), 1 - sigma_next)
 
 
+def test_sde_coefficients_are_finite_where_nothing_is_left_of_the_signal():
+    for coefficient in Res2sDiffusionStep.get_sde_coeff(torch.tensor([0.5, 1.0]), sigma_down=torch.ones(2)):
+        assert coefficient.isfinite().all()
+
+
 def test_sde_coefficients_leave_the_callers_tensor_alone():
     up = torch.tensor([0.9])
     Res2sDiffusionStep.get_sde_coeff(torch.tensor([0.5]), sigma_up=up)

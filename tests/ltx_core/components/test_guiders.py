@@ -1,5 +1,7 @@
 """Guidance: neutral scales, linearity, rescaling, bins of sigmas."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -106,6 +108,8 @@ def test_create_factory_takes_params_or_factory():
     assert made.negative_context is context
     assert create_multimodal_guider_factory(made) is made
     assert create_multimodal_guider_factory(made, context) is made
+    own = SimpleNamespace(cfg_scale=2)  # parameters of a class of the caller's
+    assert create_multimodal_guider_factory(own).build_from_sigma(0.3).params is own
     other = create_multimodal_guider_factory(made, torch.ones(1))
     assert other.negative_context == 1
     assert other.params(0.3) is params

@@ -31,6 +31,12 @@ def test_audio_round_trip():
     assert torch.equal(patchifier.unpatchify(tokens, AudioLatentShape(2, 3, 5, 4)), latent)
 
 
+def test_audio_latents_have_four_axes():
+    for shape in ((2, 3, 4), (2, 3, 4, 5, 1)):
+        with pytest.raises(RuntimeError):
+            AudioPatchifier(1).patchify(torch.zeros(shape))
+
+
 def test_first_latent_frame_covers_one_pixel_frame():
     bounds = VideoLatentPatchifier(1).get_patch_grid_bounds(VideoLatentShape(1, 4, 3, 1, 1))
     coords = get_pixel_coords(bounds, SpatioTemporalScaleFactors.default(), causal_fix=True)

@@ -471,6 +471,8 @@ def test_unknown_keys_are_ignored_and_absent_ones_have_defaults():
     assert model.config.double_precision_rope
     loose = build({k: v for k, v in V23.items() if k != "frequencies_precision"})
     assert not loose.config.double_precision_rope
+    null = build(V23 | {"positional_embedding_max_pos": None, "audio_positional_embedding_max_pos": None})
+    assert (null.streams[0].max_pos, null.streams[1].max_pos) == ((20, 2048, 2048), (20,))
 
 
 @pytest.mark.parametrize(
@@ -510,6 +512,9 @@ def test_caption_projections_have_no_default_width():
         section = {name: value for name, value in FULL_SIZE.items() if name != key}
         with torch.device("meta"), pytest.raises(KeyError, match=f"config.transformer.{key} is missing"):
             LTXModelConfigurator.from_config({"transformer": section})
+        small = {name: value for name, value in V20.items() if name != key}  # where a default would not fit
+        with pytest.raises(KeyError, match=f"config.transformer.{key} is missing"):
+            build(small)
 
 
 def test_video_only_reads_no_audio_keys():

@@ -95,6 +95,12 @@ def test_tables_of_one_sample_serve_a_batch(rope_type):
     assert torch.equal(apply_rotary_emb(x, one, rope_type), apply_rotary_emb(x, each, rope_type))
 
 
+def test_the_default_extents_are_20_seconds_and_2048_pixels():
+    default = precompute_freqs_cis(intervals(), 64, max_pos=None)
+    for one, other in zip(default, precompute_freqs_cis(intervals(), 64, max_pos=[20, 2048, 2048])):
+        assert torch.equal(one, other)
+
+
 def test_points_and_starts():
     positions = intervals()
     starts = table(LTXRopeType.SPLIT, positions, use_middle_indices_grid=False)
@@ -143,6 +149,16 @@ def test_attention_is_softmax_attention(gated):
     x, context, bias = torch.randn(2, 5, 12), torch.randn(2, 7, 10), torch.randn(2, 1, 5, 7)
     torch.testing.assert_close(module(x, context), by_hand(module, x, context))
     torch.testing.assert_close(module(x, context, bias), by_hand(module, x, context, bias))
+
+
+def test_a_bias_of_each_sample_is_for_all_heads():
+    q, k, v, bias = torch.randn(3, 5, 12), torch.randn(3, 7, 12), torch.randn(3, 7, 12), torch.randn(3, 5, 7)
+    attention = AttentionFunction.DEFAULT
+    for given in (bias, bias[0]):  # as many samples as heads: the wrong axis would fit too
+        alone = [
+            attention(q[i : i + 1], k[i : i + 1], v[i : i + 1], 3, given.expand(3, 5, 7)[i]) for i in range(3)
+        ]
+        torch.testing.assert_close(attention(q, k, v, heads=3, mask=given), torch.cat(alone))
 
 
 def test_skipped_attention_passes_values():
@@ -278,9 +294,8 @@ def test_text_bias():
     assert bias.dtype == torch.bfloat16
     assert bias.tolist() == [[[[0, 0, lowest]]], [[[lowest, 0, 0]]]]
     assert text_bias(torch.ones(2, 4, 3, dtype=torch.bool), torch.float32).shape == (2, 1, 4, 3)
-    for shape, expected in (((4, 3), (1, 1, 4, 3)), ((2, 4, 3), (2, 1, 4, 3)), ((2, 1, 4, 3), (2, 1, 4, 3))):
-        floating = torch.randn(shape)
-        assert text_bias(floating, torch.float32).equal(floating.view(expected))
+    floating = torch.randn(2, 4, 3)
+    assert text_bias(floating, torch.float32).equal(floating)
     assert text_bias(torch.full((1, 3), torch.finfo(torch.float32).min), torch.bfloat16).isfinite().all()
 
 

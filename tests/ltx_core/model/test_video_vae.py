@@ -350,6 +350,7 @@ def test_the_default_timestep_is_a_twentieth():
     model, latent = decoder(CONDITIONED), randn(2, 4, 2, 2, 2)
     default = model(latent, None, seeded())
     assert torch.equal(default, model(latent, torch.tensor([0.05, 0.05]), seeded()))
+    assert torch.equal(default, model(latent, torch.tensor(0.05), seeded()))  # one for all
     other = model(latent, torch.tensor([0.05, 0.4]), seeded())
     assert torch.equal(other[0], default[0])
     assert not torch.allclose(other[1], default[1], atol=1e-3)

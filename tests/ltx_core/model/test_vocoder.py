@@ -459,6 +459,14 @@ def test_configurations_that_cannot_be(section, message):
         VocoderConfigurator.from_config({"vocoder": section})
 
 
+def test_without_sizes_a_generator_is_that_of_ltx_2_0():
+    with torch.device("meta"):
+        named = VocoderConfigurator.from_config({"vocoder": {"resblock": "1", "stereo": True}}).state_dict()
+        default = Vocoder().state_dict()
+    assert {k: v.shape for k, v in default.items()} == {k: v.shape for k, v in named.items()}
+    assert default["ups.1.weight"].shape == (512, 256, 15)
+
+
 def test_a_generators_kind_is_checked_without_a_configuration_too():
     with pytest.raises(ConfigError, match=r"config.vocoder.resblock is 'AMP2'; expected '1' or 'AMP1'"):
         Vocoder([3], [2], [4], [[1]], resblock="AMP2")

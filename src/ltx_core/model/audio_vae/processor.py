@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Real
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ def check_waveform(waveform: torch.Tensor) -> None:
     check_tensor(waveform, "The audio front end", "waveforms", sizes, scaling=SCALING)
 
 
-def resample(waveform: torch.Tensor, source: int, target: int) -> torch.Tensor:
+def resample(waveform: torch.Tensor, source: float, target: float) -> torch.Tensor:
     """Windowed-sinc polyphase resampling of (..., N) from `source` to `target` Hz.
 
     Hann window, 6 zero crossings, rolloff 0.99, zeros beyond both ends. The kernel is evaluated in the
@@ -40,10 +40,10 @@ def resample(waveform: torch.Tensor, source: int, target: int) -> torch.Tensor:
     if source == target:
         return waveform
     check_floating(waveform, "The resampler", "waveforms", SCALING)
-    if not all(isinstance(rate, Integral) and rate > 0 for rate in (source, target)):
+    if not all(isinstance(rate, Real) and rate > 0 and rate % 1 == 0 for rate in (source, target)):
         raise InputError(f"Cannot resample from {source} to {target} Hz; rates are positive whole numbers.")
-    common = math.gcd(source, target)
-    old, new = source // common, target // common
+    common = math.gcd(int(source), int(target))
+    old, new = int(source) // common, int(target) // common
     kernel, reach = _resampling_kernel(old, new, waveform)
     flat = waveform.reshape(math.prod(waveform.shape[:-1]), waveform.shape[-1])
     padded = F.pad(flat, (reach, reach + old))[:, None]

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError
+from ltx_core.model.audio_vae.config import GeneratorConfig
 from ltx_core.model.common.checks import check_tensor
 
 MEL_CHANNELS = 128  # two channels of 64 bands
@@ -165,10 +166,10 @@ class Vocoder(nn.Module):
 
     def __init__(
         self,
-        resblock_kernel_sizes: Sequence[int],
-        upsample_rates: Sequence[int],
-        upsample_kernel_sizes: Sequence[int],
-        resblock_dilation_sizes: Sequence[Sequence[int]],
+        resblock_kernel_sizes: Sequence[int] = GeneratorConfig.resblock_kernel_sizes,
+        upsample_rates: Sequence[int] = GeneratorConfig.upsample_rates,
+        upsample_kernel_sizes: Sequence[int] = GeneratorConfig.upsample_kernel_sizes,
+        resblock_dilation_sizes: Sequence[Sequence[int]] = GeneratorConfig.resblock_dilation_sizes,
         upsample_initial_channel: int = 1024,
         resblock: str = "1",
         output_sampling_rate: int = 24000,

@@ -44,15 +44,16 @@ class AttentionFunction(Enum):
         return self not in PACKAGES
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, bias: torch.Tensor | None = None
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """q (B, T, I), k and v (B, S, I); bias broadcasts to (B, heads, T, S). Returns (B, T, I).
+        """q (B, T, I), k and v (B, S, I). Returns (B, T, I).
 
-        Raises NotImplementedError for a bias that the kernel cannot add.
+        mask: a bias (T, S), (B, T, S) or (B, heads, T, S) up to broadcasting.
+        Raises NotImplementedError for a bias that the kernel cannot add, `InputError` without its package.
         """
-        if bias is not None and not self.takes_bias:
+        if mask is not None and not self.takes_bias:
             raise NotImplementedError(f"Attention type {self.value!r} takes no mask; use 'default'.")
-        return _by_heads(KERNELS[self], q, k, v, heads, bias)
+        return _by_heads(KERNELS[self.check()], q, k, v, heads, mask)
 
 
 def attention_named(name: str) -> AttentionFunction:
@@ -87,6 +88,8 @@ def _by_heads(
     kernel: Kernel, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, bias: torch.Tensor | None
 ) -> torch.Tensor:
     q, k, v = (t.unflatten(-1, (heads, -1)) for t in (q, k, v))
+    if bias is not None and bias.ndim == 3:
+        bias = bias.unsqueeze(1)  # one bias of each sample for all heads
     return kernel(q, k, v, bias).flatten(-2)
 
 
@@ -193,7 +196,7 @@ class Attention(nn.Module):
         """The attention's output, (B, T, query_dim).
 
         context: what to attend to; x itself if None.
-        mask: additive bias, broadcastable to (B, heads, T, S).
+        mask: additive bias (T, S), (B, T, S) or (B, heads, T, S) up to broadcasting.
         pe, k_pe: rotary tables of the queries and of the keys (of both, if only `pe` is given).
         keep: False replaces each token's result by its own value vector (self-attention only), a (B, 1, 1)
             mask does so for the samples where it is 0.

@@ -7,7 +7,7 @@ from enum import Enum
 
 from ltx_core.errors import ConfigError
 from ltx_core.model.transformer.attention import AttentionFunction
-from ltx_core.model.transformer.rope import LTXRopeType
+from ltx_core.model.transformer.rope import DEFAULT_MAX_POS, LTXRopeType
 
 
 class LTXModelType(Enum):
@@ -79,7 +79,7 @@ class TransformerConfig:
     norm_eps: float = 1e-6
     attention_type: AttentionFunction = AttentionFunction.DEFAULT
     positional_embedding_theta: float = 10000.0
-    positional_embedding_max_pos: tuple[int, ...] = (20, 2048, 2048)
+    positional_embedding_max_pos: tuple[int, ...] = DEFAULT_MAX_POS
     timestep_scale_multiplier: float = 1000
     use_middle_indices_grid: bool = True
     audio_num_attention_heads: int = 32

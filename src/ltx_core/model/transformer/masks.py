@@ -6,7 +6,7 @@ import torch
 
 
 def text_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """Bias of text cross-attention, broadcastable to (B, heads, T, S), in `dtype`.
+    """Bias of text cross-attention, in `dtype`.
 
     mask: integer or boolean (B, S) or (B, T, S), 1 to attend and 0 not to; or floating, already a bias:
     (T, S), (B, T, S) or (B, heads, T, S) up to broadcasting.
@@ -20,9 +20,7 @@ def text_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
         mask.dtype != dtype
     ):  # a narrower type would turn the lowest number into -inf, and a masked row into NaN
         mask = mask.clamp(min=torch.finfo(dtype).min).to(dtype)
-    if mask.ndim == 2:
-        mask = mask[None]
-    return mask.unsqueeze(1) if mask.ndim == 3 else mask
+    return mask
 
 
 def merge_repeats(context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -57,4 +55,4 @@ def self_attention_bias(weights: torch.Tensor | None, dtype: torch.dtype) -> tor
         weights = weights.to(dtype)
     info = torch.finfo(dtype)
     bias = weights.clamp(min=info.tiny).log().to(dtype)
-    return bias.masked_fill(weights <= 0, info.min).unsqueeze(1)
+    return bias.masked_fill(weights <= 0, info.min)

@@ -62,7 +62,7 @@ class LTXModelConfigurator(Configurator[LTXModel]):
     """Builds the audio-video model. Of the configuration only the object ``transformer`` is read.
 
     Raises `ConfigError` (a ValueError) for a value this model does not have, and for a missing one without
-    default; keys it does not know are ignored.
+    default; keys it does not know are ignored, and null is as good as absent.
     """
 
     model_type: ClassVar[LTXModelType] = LTXModelType.AudioVideo
@@ -70,7 +70,7 @@ class LTXModelConfigurator(Configurator[LTXModel]):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LTXModel:
         """config: the parsed ``config`` metadata of a checkpoint."""
-        section = config.get("transformer", {})
+        section = {k: v for k, v in config.get("transformer", {}).items() if v is not None}
         parsed = parse_config(TransformerConfig, section, SECTION)
         double = section.get("frequencies_precision") == "float64"
         parsed = dataclasses.replace(parsed, double_precision_rope=double)
@@ -87,10 +87,12 @@ class LTXModelConfigurator(Configurator[LTXModel]):
         if section.get("caption_proj_before_connector", False):
             return {}
         channels = parse_config(_Captions, section, SECTION).caption_channels
-        streams = parsed.streams(cls.model_type)
-        for key in (f"{s.prefix}{size}" for s in streams for size in PROJECTED_SIZES):
+        # Asked of streams of default sizes: with a default in place of a missing one, these might not fit.
+        expected = TransformerConfig().streams(cls.model_type)
+        for key in (f"{s.prefix}{size}" for s in expected for size in PROJECTED_SIZES):
             if key not in section:
                 raise MissingKeyError(f"{SECTION}.{key} is missing; expected int.")
+        streams = parsed.streams(cls.model_type)
         return {f"{s.prefix}caption_projection": CaptionProjection(channels, s.dim) for s in streams}
 
     @classmethod

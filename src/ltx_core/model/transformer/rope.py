@@ -14,6 +14,7 @@ from ltx_core.errors import InputError, ShapeError
 RotaryTable = tuple[torch.Tensor, torch.Tensor]
 """(cos, sin), each (B, H, T, d/2) for split or (B, T, D) for interleaved rotation; B may be 1."""
 
+DEFAULT_MAX_POS = (20, 2048, 2048)
 FrequencyGrid = Callable[[float, int, int], torch.Tensor]
 
 
@@ -24,19 +25,26 @@ class LTXRopeType(Enum):
     SPLIT = "split"
 
 
-def generate_freq_grid_np(theta: float, num_axes: int, dim: int) -> torch.Tensor:
-    """The K = dim // (2 num_axes) angular frequencies pi/2 * theta^y, y from 0 to 1, evaluated in float64.
+def generate_freq_grid_np(
+    positional_embedding_theta: float, positional_embedding_max_pos_count: int, inner_dim: int
+) -> torch.Tensor:
+    """The K = D // 2n angular frequencies pi/2 * theta^y, y from 0 to 1, evaluated in float64.
 
+    positional_embedding_max_pos_count: n, the number of axes. inner_dim: D, the width to rotate.
     Returns (K,) float32 on the CPU.
     """
-    exponents = np.linspace(log(1.0) / log(theta), log(theta) / log(theta), dim // (2 * num_axes))
+    theta, count = positional_embedding_theta, inner_dim // (2 * positional_embedding_max_pos_count)
+    exponents = np.linspace(log(1.0) / log(theta), log(theta) / log(theta), count)
     return torch.tensor(np.power(theta, exponents) * pi / 2, dtype=torch.float32, device="cpu")
 
 
-def generate_freq_grid_pytorch(theta: float, num_axes: int, dim: int) -> torch.Tensor:
+def generate_freq_grid_pytorch(
+    positional_embedding_theta: float, positional_embedding_max_pos_count: int, inner_dim: int
+) -> torch.Tensor:
     """The frequencies of `generate_freq_grid_np` evaluated in float32. Returns (K,) float32 on the CPU."""
-    exponents = torch.linspace(0.0, 1.0, dim // (2 * num_axes), dtype=torch.float32, device="cpu")
-    return theta**exponents * pi / 2
+    count = inner_dim // (2 * positional_embedding_max_pos_count)
+    exponents = torch.linspace(0.0, 1.0, count, dtype=torch.float32, device="cpu")
+    return positional_embedding_theta**exponents * pi / 2
 
 
 @lru_cache(maxsize=64)
@@ -58,7 +66,7 @@ def precompute_freqs_cis(
     dim: int,
     out_dtype: torch.dtype = torch.float32,
     theta: float = 10000.0,
-    max_pos: Sequence[float] = (20, 2048, 2048),
+    max_pos: Sequence[float] | None = None,
     use_middle_indices_grid: bool = False,
     num_attention_heads: int = 32,
     rope_type: LTXRopeType = LTXRopeType.SPLIT,
@@ -68,7 +76,7 @@ def precompute_freqs_cis(
 
     indices_grid: (B, n, T, 2) intervals [start, end) or (B, n, T) points, on n axes.
     dim: width D of the vectors to rotate.
-    max_pos: extent of each axis; positions 0 to max_pos become -1 to 1.
+    max_pos: extent of each axis, 20 s and 2048 x 2048 pixels by default; positions 0 to max_pos become -1 to 1.
     use_middle_indices_grid: take the middle of each interval, else its start.
 
     The angles run over the frequencies, and over the axes inside each frequency. Where they do not fill the
@@ -79,6 +87,7 @@ def precompute_freqs_cis(
     Raises `ShapeError` (an AssertionError) if `indices_grid` does not have one axis per entry of `max_pos`, or no
     [start, end).
     """
+    max_pos = DEFAULT_MAX_POS if max_pos is None else max_pos
     positions = _points(indices_grid, len(max_pos), use_middle_indices_grid)
     grid, extent = _grid_and_extent(freq_grid_generator, theta, tuple(max_pos), dim, positions.device)
     centred = (positions / extent.to(positions.dtype)) * 2 - 1
@@ -116,13 +125,13 @@ def _points(indices_grid: torch.Tensor, num_axes: int, middle: bool) -> torch.Te
 
 
 def apply_rotary_emb(
-    x: torch.Tensor, freqs_cis: RotaryTable, rope_type: LTXRopeType = LTXRopeType.SPLIT
+    input_tensor: torch.Tensor, freqs_cis: RotaryTable, rope_type: LTXRopeType = LTXRopeType.SPLIT
 ) -> torch.Tensor:
-    """x (B, T, D) rotated by a table of `precompute_freqs_cis` in the same dtype. Same shape and dtype as x.
+    """(B, T, D) rotated by a table of `precompute_freqs_cis` in the same dtype. Same shape and dtype.
 
-    Raises `InputError` if cos and sin differ in shape or do not fit x.
+    Raises `InputError` if cos and sin differ in shape or do not fit.
     """
-    cos, sin = freqs_cis
+    x, (cos, sin) = input_tensor, freqs_cis
     _check_table(x, cos, sin, rope_type)
     if rope_type is LTXRopeType.INTERLEAVED:
         even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)

@@ -71,9 +71,10 @@ class VideoDecoder(nn.Module):
     ) -> torch.Tensor:
         """Decode in one piece.
 
-        timestep: (B,), only for decoders conditioned on it; default 0.05. generator: source of the noise that
-        such decoders, and those with noise injection, draw. A latent (C, F, H, W) is a batch of one. The result
-        has the latent's dtype, whatever the network's is. Raises `ShapeError`, or `InputError` for integers.
+        timestep: (B,), or one for all, only for decoders conditioned on it; default 0.05. generator: source of
+        the noise that such decoders, and those with noise injection, draw. A latent (C, F, H, W) is a batch of
+        one. The result has the latent's dtype, whatever the network's is. Raises `ShapeError`, or `InputError`
+        for integers.
         """
         dtype, sample = sample.dtype, self._batched(sample)
         self._check_sides(sample.shape[3:])
@@ -109,7 +110,7 @@ class VideoDecoder(nn.Module):
             return None
         if timestep is None:
             timestep = torch.full((z.shape[0],), self.decode_timestep, device=z.device)
-        return timestep.to(z) * self.timestep_scale_multiplier.to(z)
+        return timestep.to(z).expand(len(z)) * self.timestep_scale_multiplier.to(z)
 
     def _last_modulation(self, x: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:
         if timestep is None:

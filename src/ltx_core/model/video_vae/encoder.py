@@ -49,13 +49,13 @@ class VideoEncoder(nn.Module):
         variances = self.latent_channels if self.latent_log_var is LogVarianceType.PER_CHANNEL else 1
         self.conv_out = style.conv(width, self.latent_channels + variances)
 
-    def forward(self, video: torch.Tensor) -> torch.Tensor:
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
         """Normalised latent means. Frames beyond 8k + 1 are dropped, with a warning.
 
         Raises `ShapeError` for a video that cannot be cut into latents, `InputError` for another dtype than
         the network's.
         """
-        means, _ = self.encode_moments(video)
+        means, _ = self.encode_moments(sample)
         return self.per_channel_statistics.normalize(means)
 
     def encode_moments(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
