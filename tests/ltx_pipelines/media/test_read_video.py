@@ -287,7 +287,7 @@ def test_conditioning_pixels(clips):
 def test_conditioning_is_scaled_like_pictures(tmp_path):
     write_steady(tmp_path / "clip.mkv", moving(2, 37, 53))
     frames = torch.cat(list(decode_video_from_file(tmp_path / "clip.mkv")))
-    expected = resize_and_center_crop(frames, 32, 64) / 127.5 - 1
+    expected = resize_and_center_crop(frames.float(), 32, 64) / 127.5 - 1
     pixels = load_video_conditioning(tmp_path / "clip.mkv", 32, 64, 9, torch.float32, "cpu")
     assert torch.allclose(pixels, expected, atol=1e-6)
 
