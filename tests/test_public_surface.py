@@ -2,10 +2,13 @@
 
 import importlib
 import inspect
+import operator
 import subprocess
 import sys
 
 import pytest
+
+from ltx_pipelines.utils.constants import LTX_2_PARAMS, PipelineParams
 
 SURFACE = {
     "ltx_pipelines": (
@@ -41,9 +44,9 @@ SURFACE = {
     "ltx_pipelines.utils.model_ledger": "ModelLedger",
     "ltx_pipelines.utils.samplers": "euler_denoising_loop gradient_estimating_euler_denoising_loop",
     "ltx_pipelines.utils.media_io": (
-        "decode_audio_from_file decode_image decode_video_from_file encode_video get_videostream_metadata "
-        "load_image_conditioning load_video_conditioning normalize_pixels preprocess resize_and_center_crop "
-        "resize_aspect_ratio_preserving"
+        "decode_audio_from_file decode_image decode_single_frame decode_video_from_file encode_single_frame "
+        "encode_video get_videostream_metadata load_image_conditioning load_video_conditioning normalize_latent "
+        "normalize_pixels preprocess resize_and_center_crop resize_aspect_ratio_preserving"
     ),
     "ltx_pipelines.utils.constants": (
         "DEFAULT_IMAGE_CRF DEFAULT_LORA_STRENGTH DEFAULT_NEGATIVE_PROMPT DISTILLED_SIGMA_VALUES "
@@ -238,3 +241,32 @@ def test_pipelines_take_the_official_order(name):
     pipeline = getattr(importlib.import_module("ltx_pipelines"), name)
     assert positional(pipeline) == CONSTRUCTORS[name].split()
     assert positional(pipeline.__call__) == CALLS[name].split()
+
+
+# Others whose arguments are called by name, or stand in another order elsewhere
+ARGUMENTS = {
+    "ltx_core.components.guiders STGGuider.delta": "pos_denoised perturbed_denoised",
+    "ltx_core.text_encoders.gemma.feature_extractor norm_and_concat_per_token_rms": "encoded_text attention_mask",
+    "ltx_core.utils find_matching_file": "root_path pattern",
+    "ltx_pipelines.utils.constants PipelineParams": (
+        "seed stage_1_height stage_1_width num_frames frame_rate num_inference_steps video_guider_params "
+        "audio_guider_params"
+    ),
+    "ltx_pipelines.utils.media_io encode_single_frame": "output_file image_array crf",
+    "ltx_pipelines.utils.media_io decode_single_frame": "video_file",
+    "ltx_pipelines.utils.media_io normalize_latent": "latent device dtype",
+    "ltx_pipelines.utils.res2s phi": "j neg_h",
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_functions_take_the_official_arguments(name):
+    module, path = name.split()
+    function = operator.attrgetter(path)(importlib.import_module(module))
+    official = ARGUMENTS[name].split()
+    assert positional(function)[: len(official)] == official
+
+
+def test_parameters_are_those_of_the_first_model_if_none_are_given():
+    assert PipelineParams() == LTX_2_PARAMS
+    assert LTX_2_PARAMS.video_guider_params is not PipelineParams().video_guider_params

@@ -88,12 +88,12 @@ def check_config_value(config: Mapping[str, Any], key: str, expected: Any) -> No
         raise ConfigError(f"Config value {key} is {actual}, expected {expected}")
 
 
-def find_matching_file(root: str | Path, pattern: str) -> Path:
-    """The first file under `root` (recursive, sorted) whose name matches `pattern`.
+def find_matching_file(root_path: str | Path, pattern: str) -> Path:
+    """The first file under `root_path` (recursive, sorted) whose name matches `pattern`.
 
     Raises `MissingFileError` (a FileNotFoundError) if there is none.
     """
-    matches = sorted(Path(root).rglob(pattern))
+    matches = sorted(Path(root_path).rglob(pattern))
     if not matches:
-        raise MissingFileError(f"No file matching {pattern!r} under {root}.")
+        raise MissingFileError(f"No file matching {pattern!r} under {root_path}.")
     return matches[0]

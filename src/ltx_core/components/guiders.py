@@ -71,8 +71,8 @@ class STGGuider:
 
     scale: float
 
-    def delta(self, cond: torch.Tensor, perturbed: torch.Tensor) -> torch.Tensor:
-        return self.scale * (cond - perturbed)
+    def delta(self, pos_denoised: torch.Tensor, perturbed_denoised: torch.Tensor) -> torch.Tensor:
+        return self.scale * (pos_denoised - perturbed_denoised)
 
     def enabled(self) -> bool:
         return self.scale != 0.0
