@@ -246,6 +246,7 @@ def test_pipelines_take_the_official_order(name):
 # Others whose arguments are called by name, or stand in another order elsewhere
 ARGUMENTS = {
     "ltx_core.components.guiders STGGuider.delta": "pos_denoised perturbed_denoised",
+    "ltx_core.loader SingleGPUModelBuilder.lora": "lora_path strength sd_ops",
     "ltx_core.text_encoders.gemma.feature_extractor norm_and_concat_per_token_rms": "encoded_text attention_mask",
     "ltx_core.utils find_matching_file": "root_path pattern",
     "ltx_pipelines.utils.constants PipelineParams": (

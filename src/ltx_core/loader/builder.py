@@ -37,7 +37,7 @@ class ModelBuilderProtocol(Protocol):
 class LoRAAdaptableProtocol(Protocol):
     """Anything that takes LoRAs and answers a new builder."""
 
-    def lora(self, path: str, strength: float = 1.0, sd_ops: SDOps | None = None) -> Any: ...
+    def lora(self, lora_path: str, strength: float = 1.0, sd_ops: SDOps | None = None) -> Any: ...
 
 
 class _InMemory:
@@ -70,9 +70,11 @@ class SingleGPUModelBuilder:
     registry: Registry = field(default_factory=DummyRegistry)
     lora_load_device: torch.device = CPU
 
-    def lora(self, path: str, strength: float = 1.0, sd_ops: SDOps | None = None) -> SingleGPUModelBuilder:
+    def lora(
+        self, lora_path: str, strength: float = 1.0, sd_ops: SDOps | None = None
+    ) -> SingleGPUModelBuilder:
         """The same builder with one more LoRA."""
-        one = LoraPathStrengthAndSDOps(path, strength, sd_ops or LTXV_LORA_COMFY_RENAMING_MAP)
+        one = LoraPathStrengthAndSDOps(lora_path, strength, sd_ops or LTXV_LORA_COMFY_RENAMING_MAP)
         return replace(self, loras=(*self.loras, one))
 
     @property
