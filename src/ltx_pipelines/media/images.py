@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import torch
 
-from ltx_core.errors import InputError, MediaError
+from ltx_core.errors import InputError, MediaError, MissingMediaError
 from ltx_pipelines.utils.constants import DEFAULT_IMAGE_CRF
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STUMBLES = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, 
 def decode_image(image_path: str | Path) -> np.ndarray:
     """A picture as uint8 (H, W, 3) in sRGB, upright by its EXIF orientation. Transparency is dropped, not blended.
 
-    Raises `MediaError` for a file that is no picture.
+    Raises `MediaError` for a file that is no picture, `MissingMediaError` (a FileNotFoundError) for a missing one.
     """
     from PIL import Image, ImageOps
 
@@ -33,7 +33,7 @@ def decode_image(image_path: str | Path) -> np.ndarray:
             upright = _without_alpha(ImageOps.exif_transpose(image))
             return np.array(_in_srgb(upright) or _to_rgb(upright))
     except FileNotFoundError:
-        raise MediaError(f"{image_path} does not exist; check the path.") from None
+        raise MissingMediaError(f"{image_path} does not exist; check the path.") from None
     except (*STUMBLES, Image.DecompressionBombError) as error:
         raise MediaError(f"{image_path} cannot be read as an image ({error}).") from None
 

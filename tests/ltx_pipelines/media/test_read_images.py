@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, features
 
-from ltx_core.errors import InputError, MediaError
+from ltx_core.errors import InputError, MediaError, MissingMediaError
 from ltx_pipelines.media.images import (
     decode_image,
     decode_single_frame,
@@ -220,7 +220,7 @@ def test_what_is_no_picture(tmp_path):
     for name in ("notes.png", "folder.png"):
         with pytest.raises(MediaError, match=f"{name} cannot be read as an image"):
             decode_image(tmp_path / name)
-    with pytest.raises(MediaError, match="does not exist; check the path"):
+    with pytest.raises(MissingMediaError, match="does not exist; check the path"):
         decode_image(tmp_path / "missing.png")
 
 

@@ -19,7 +19,7 @@ from tests.ltx_pipelines.media.making_media import (
     write_steady,
 )
 
-from ltx_core.errors import InputError, MediaError
+from ltx_core.errors import InputError, MediaError, MissingMediaError
 from ltx_pipelines.media.images import resize_and_center_crop
 from ltx_pipelines.media.video import (
     decode_video_from_file,
@@ -216,7 +216,7 @@ def test_files_that_are_no_media(tmp_path):
             probe_video(tmp_path / f"{name}.mp4")
     with pytest.raises(MediaError, match="is a folder"):
         probe_video(tmp_path / "folder.mp4")
-    with pytest.raises(MediaError, match="does not exist; check the path"):
+    with pytest.raises(MissingMediaError, match="does not exist; check the path"):
         probe_video(tmp_path / "missing.mp4")
 
 
