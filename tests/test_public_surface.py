@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from ltx_pipelines.utils.constants import LTX_2_PARAMS, PipelineParams
+
 SURFACE = {
     "ltx_pipelines": (
         "A2VidPipelineTwoStage DistilledPipeline ICLoraPipeline KeyframeInterpolationPipeline "
@@ -42,9 +44,9 @@ SURFACE = {
     "ltx_pipelines.utils.model_ledger": "ModelLedger",
     "ltx_pipelines.utils.samplers": "euler_denoising_loop gradient_estimating_euler_denoising_loop",
     "ltx_pipelines.utils.media_io": (
-        "decode_audio_from_file decode_image decode_video_from_file encode_video get_videostream_metadata "
-        "load_image_conditioning load_video_conditioning normalize_pixels preprocess resize_and_center_crop "
-        "resize_aspect_ratio_preserving"
+        "decode_audio_from_file decode_image decode_single_frame decode_video_from_file encode_single_frame "
+        "encode_video get_videostream_metadata load_image_conditioning load_video_conditioning normalize_latent "
+        "normalize_pixels preprocess resize_and_center_crop resize_aspect_ratio_preserving"
     ),
     "ltx_pipelines.utils.constants": (
         "DEFAULT_IMAGE_CRF DEFAULT_LORA_STRENGTH DEFAULT_NEGATIVE_PROMPT DISTILLED_SIGMA_VALUES "
@@ -241,8 +243,8 @@ def test_pipelines_take_the_official_order(name):
     assert positional(pipeline.__call__) == CALLS[name].split()
 
 
-# What the official core is called with by name; ours may take more after it.
-CORE = {
+# What else is called with names, or in an order of its own; ours may take more after it.
+ARGUMENTS = {
     "ltx_core.utils": {
         "rms_norm": "x weight eps",
         "to_velocity": "sample sigma denoised_sample calc_dtype",
@@ -317,12 +319,32 @@ CORE = {
     },
     "ltx_core.model.upsampler": {"upsample_video": "latent video_encoder upsampler"},
     "ltx_core.loader": {"SingleGPUModelBuilder.lora": "self lora_path strength sd_ops"},
+    "ltx_core.text_encoders.gemma.feature_extractor": {
+        "norm_and_concat_per_token_rms": "encoded_text attention_mask",
+    },
+    "ltx_pipelines.utils.constants": {
+        "PipelineParams": (
+            "seed stage_1_height stage_1_width num_frames frame_rate num_inference_steps video_guider_params "
+            "audio_guider_params"
+        ),
+    },
+    "ltx_pipelines.utils.media_io": {
+        "encode_single_frame": "output_file image_array crf",
+        "decode_single_frame": "video_file",
+        "normalize_latent": "latent device dtype",
+    },
+    "ltx_pipelines.utils.res2s": {"phi": "j neg_h"},
 }
 
 
-@pytest.mark.parametrize("module", CORE)
-def test_the_core_takes_the_official_names(module):
-    for path, expected in CORE[module].items():
+@pytest.mark.parametrize("module", ARGUMENTS)
+def test_functions_take_the_official_arguments(module):
+    for path, expected in ARGUMENTS[module].items():
         function = operator.attrgetter(path)(importlib.import_module(module))
         names = expected.split()
         assert list(inspect.signature(function).parameters)[: len(names)] == names, path
+
+
+def test_parameters_are_those_of_the_first_model_if_none_are_given():
+    assert PipelineParams() == LTX_2_PARAMS
+    assert LTX_2_PARAMS.video_guider_params is not PipelineParams().video_guider_params

@@ -35,6 +35,10 @@ class MediaError(LTXError):
     """An image, audio or video file cannot be read or written."""
 
 
+class MissingMediaError(MediaError, FileNotFoundError):
+    """An image, audio or video file that was asked for does not exist."""
+
+
 class DtypeError(InputError, TypeError):
     """A tensor does not have the dtype that a network takes."""
 

@@ -193,7 +193,7 @@ class FolderSource:
         config = self.config
         found = list(decode_video_from_file(path, config.frames, fps=config.fps))
         self._check_length(path, len(found))
-        fitted = resize_and_center_crop(torch.cat(found), config.height, config.width)
+        fitted = resize_and_center_crop(torch.cat(found).float(), config.height, config.width)
         return fitted[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
 
     def _check_length(self, path: Path, frames: int, slack: int = 0) -> None:

@@ -50,7 +50,6 @@ def test_a_checkpoint_brings_its_own_defaults(tmp_path: Path) -> None:
     [
         ("{", "generation_defaults of its metadata is not JSON"),
         ('{"num_inference_steps": "many"}', "num_inference_steps is 'many'"),
-        ("{}", "num_inference_steps is missing"),
         (
             '{"num_inference_steps": 4, "stage_2_sigmas": [0.5, 0.7, 0.0]}',
             "levels that fall from at most 1 to 0",

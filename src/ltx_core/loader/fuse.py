@@ -55,6 +55,8 @@ def apply_loras(
 ) -> StateDict:
     """`model_sd` with LoRAs fused, the rest cast to `dtype` if given; written to `destination_sd` if given.
 
+    Scaled fp8 weights stay what they are.
+
     LoRA keys are as after `LTXV_LORA_COMFY_RENAMING_MAP`; other namings are understood as `match_lora` says.
     The tensors of `model_sd` are neither changed nor shared with the result. Raises `CheckpointError` for a
     LoRA that fits no weight at all.
@@ -68,14 +70,14 @@ def apply_loras(
     for key, value in sd.items():
         module = key.removesuffix(".weight")
         touching = [(lora, match) for lora, match in zip(loras, matches) if module in match.modules]
+        scale = sd.get(f"{key}_scale") if value.dtype in FP8_DTYPES else None
         if touching and key != module:
             pairs = [_pair(lora, match, module, value.device) for lora, match in touching]
-            scale = sd.get(f"{key}_scale") if value.dtype in FP8_DTYPES else None
             result[key], scale = fuse(value, pairs, dtype, scale)
             if scale is not None:
                 result[f"{key}_scale"] = scale
         elif key not in result:
-            cast = dtype is not None and value.is_floating_point() and value.dtype not in FP8_DTYPES
+            cast = dtype is not None and value.is_floating_point() and scale is None
             result[key] = value.to(dtype if cast else value.dtype, copy=True)
     return StateDict.of(result, model_sd.device)
 

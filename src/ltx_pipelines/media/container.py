@@ -8,20 +8,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ltx_core.errors import MediaError
+from ltx_core.errors import MediaError, MissingMediaError
 
 
 @contextmanager
 def open_media(path: str | Path, kind: str) -> Iterator[tuple[Any, Any]]:
     """(container, its first stream of `kind` "video" or "audio"; None for a missing audio stream).
 
-    Raises `MediaError` if the file is missing, cannot be decoded, or has no video stream.
+    Raises `MissingMediaError` (a FileNotFoundError) if there is no such file, `MediaError` if it cannot be decoded
+    or has no video stream.
     """
     import av
 
+    if Path(path).is_dir():
+        raise MediaError(f"{path} is a folder, not a media file.")
     if not Path(path).is_file():
-        what = "is a folder, not a media file" if Path(path).is_dir() else "does not exist; check the path"
-        raise MediaError(f"{path} {what}.")
+        raise MissingMediaError(f"{path} does not exist; check the path.")
     try:
         with _opened(path) as container:
             streams = getattr(container.streams, kind)

@@ -6,12 +6,12 @@ import io
 import math
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
 
-from ltx_core.errors import InputError, MediaError
+from ltx_core.errors import InputError, MediaError, MissingMediaError
 from ltx_pipelines.utils.constants import DEFAULT_IMAGE_CRF
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STUMBLES = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, 
 def decode_image(image_path: str | Path) -> np.ndarray:
     """A picture as uint8 (H, W, 3) in sRGB, upright by its EXIF orientation. Transparency is dropped, not blended.
 
-    Raises `MediaError` for a file that is no picture.
+    Raises `MediaError` for a file that is no picture, `MissingMediaError` (a FileNotFoundError) for a missing one.
     """
     from PIL import Image, ImageOps
 
@@ -33,7 +33,7 @@ def decode_image(image_path: str | Path) -> np.ndarray:
             upright = _without_alpha(ImageOps.exif_transpose(image))
             return np.array(_in_srgb(upright) or _to_rgb(upright))
     except FileNotFoundError:
-        raise MediaError(f"{image_path} does not exist; check the path.") from None
+        raise MissingMediaError(f"{image_path} does not exist; check the path.") from None
     except (*STUMBLES, Image.DecompressionBombError) as error:
         raise MediaError(f"{image_path} cannot be read as an image ({error}).") from None
 
@@ -87,44 +87,52 @@ def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
         raise InputError(f"crf is {crf}; give 0 (the picture stays) to 51 (coarsest).")
     import av
 
-    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
-    if not height or not width:
-        raise InputError(
-            f"A picture of {image.shape[1]}x{image.shape[0]} pixels cannot be compressed; use crf 0."
-        )
+    height, width = image.shape[:2]
+    refusal = f"A picture of {width}x{height} pixels cannot be compressed"
+    if min(height, width) < 2:
+        raise InputError(f"{refusal}; use crf 0.")
     try:
-        return _recompressed(np.ascontiguousarray(image[:height, :width]), crf)
+        with io.BytesIO() as file:
+            encode_single_frame(file, image, crf)
+            file.seek(0)
+            return decode_single_frame(file)
     except av.FFmpegError as error:
-        raise InputError(
-            f"A picture of {width}x{height} pixels cannot be compressed ({error.strerror}); use crf 0."
-        ) from None
+        raise InputError(f"{refusal} ({error.strerror}); use crf 0.") from None
 
 
-def _recompressed(image: np.ndarray, crf: float) -> np.ndarray:
+def encode_single_frame(output_file: str | BinaryIO, image_array: np.ndarray, crf: float) -> None:
+    """Write a picture, uint8 (H, W, 3), as an MP4 of one H.264 frame; without an odd last row or column."""
     import av
 
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
+    height, width = (side // 2 * 2 for side in image_array.shape[:2])
+    with av.open(output_file, "w", format="mp4") as container:
         # A slice for each thread: with as many as there are cores, another machine would give other pixels.
         options = {"crf": str(crf), "preset": "veryfast", "threads": "2"}
         stream = container.add_stream("libx264", rate=1, options=options)
-        stream.width, stream.height, stream.pix_fmt = image.shape[1], image.shape[0], "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image_array[:height, :width]), format="rgb24")
+        container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    buffer.seek(0)
-    with av.open(buffer, "r") as container:
+
+
+def decode_single_frame(video_file: str | BinaryIO) -> np.ndarray:
+    """The first frame of a video, uint8 (H, W, 3)."""
+    import av
+
+    with av.open(video_file, "r") as container:
         return next(container.decode(video=0)).to_ndarray(format="rgb24")
 
 
 def resize_and_center_crop(tensor: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Scale to cover height x width, crop the middle: (H, W, C) or (F, H, W, C) to float32 (1, C, F, h, w).
+    """Scale to cover height x width, crop the middle: (H, W, C) or (F, H, W, C) to (1, C, F, h, w).
 
-    Bilinear without antialiasing, as in training. Raises `InputError` for another number of axes.
+    Bilinear without antialiasing, as in training; in the dtype of `tensor`, which is uint8 or a floating one.
+    Raises `InputError` for another number of axes.
     """
     if tensor.dim() not in (3, 4):
         raise InputError(f"An image has 3 axes and a video 4, not {tensor.dim()}.")
     frames = tensor[None] if tensor.dim() == 3 else tensor
-    frames = frames.permute(0, 3, 1, 2).float()
+    frames = frames.permute(0, 3, 1, 2)
     source_height, source_width = frames.shape[-2:]
     scale = max(height / source_height, width / source_width)
     size = (math.ceil(source_height * scale), math.ceil(source_width * scale))
@@ -134,12 +142,17 @@ def resize_and_center_crop(tensor: torch.Tensor, height: int, width: int) -> tor
 
 
 def resize_aspect_ratio_preserving(image: torch.Tensor, long_side: int) -> torch.Tensor:
-    """An image (H, W, C) or video (F, H, W, C), its long side scaled to `long_side`; same layout, float32."""
+    """An image (H, W, C) or video (F, H, W, C), its long side scaled to `long_side`; same layout and dtype."""
     height, width = image.shape[-3:-1]
-    factor = max(height, width)
-    target = max(int(height * long_side / factor), 1), max(int(width * long_side / factor), 1)
+    scale = long_side / max(height, width)  # by this number, or the sides are cut to whole pixels differently
+    target = max(int(height * scale), 1), max(int(width * scale), 1)
     resized = resize_and_center_crop(image, *target)[0].permute(1, 2, 3, 0)
     return resized[0] if image.dim() == 3 else resized
+
+
+def normalize_latent(latent: torch.Tensor, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+    """`normalize_pixels`, as it was called in v1.0.0."""
+    return normalize_pixels(latent, dtype, device)
 
 
 def normalize_pixels(pixels: torch.Tensor, dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:

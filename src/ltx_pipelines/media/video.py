@@ -200,7 +200,7 @@ def load_video_conditioning(
     Raises `MediaError` if it has no frames.
     """
     frames = [
-        normalize_pixels(resize_and_center_crop(frame, height, width), dtype, device)
+        normalize_pixels(resize_and_center_crop(frame.float(), height, width), dtype, device)
         for frame in decode_video_from_file(video_path, frame_cap, until=until)
     ]
     if not frames:

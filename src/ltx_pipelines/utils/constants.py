@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -53,23 +53,30 @@ def check_schedule(sigmas: Sequence[float], name: str) -> None:
         raise ConfigError(f"{name} are {sigmas}; give levels that fall from at most 1 to 0.")
 
 
+def guidance(cfg_scale: float, stg_block: int = 29) -> MultiModalGuiderParams:
+    """What the published models are guided by."""
+    return MultiModalGuiderParams(
+        cfg_scale=cfg_scale, stg_scale=1.0, stg_blocks=[stg_block], rescale_scale=0.7, modality_scale=3.0
+    )
+
+
 @dataclass(frozen=True)
 class PipelineParams:
-    """Defaults of a call. Sizes in pixels: stage 1's, of which stage 2's are twice.
+    """Defaults of a call, those of LTX-2.0. Sizes in pixels: stage 1's, of which stage 2's are twice.
 
     stage_2_sigmas: noise levels of the refinement, falling to 0. The official ones suit thousands of tokens; fewer
     tell each other less, and keep what stage 1 drew only under less noise (Esser et al. 2024, arXiv:2403.03206).
     A checkpoint can bring its own, as JSON in the metadata entry "generation_defaults".
     """
 
-    num_inference_steps: int
-    video_guider_params: MultiModalGuiderParams
-    audio_guider_params: MultiModalGuiderParams
     seed: int = 10
     stage_1_height: int = 512
     stage_1_width: int = 768
     num_frames: int = 121
     frame_rate: float = 24.0
+    num_inference_steps: int = 40
+    video_guider_params: MultiModalGuiderParams = field(default_factory=lambda: guidance(cfg_scale=3.0))
+    audio_guider_params: MultiModalGuiderParams = field(default_factory=lambda: guidance(cfg_scale=7.0))
     default_image_crf: int = DEFAULT_IMAGE_CRF
     negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
     stage_2_sigmas: tuple[float, ...] = tuple(STAGE_2_DISTILLED_SIGMA_VALUES)
@@ -86,17 +93,12 @@ class PipelineParams:
         return 2 * self.stage_1_width
 
 
-def _params(steps: int, stg_block: int) -> PipelineParams:
-    common = {"stg_scale": 1.0, "rescale_scale": 0.7, "modality_scale": 3.0, "stg_blocks": [stg_block]}
-    return PipelineParams(
-        num_inference_steps=steps,
-        video_guider_params=MultiModalGuiderParams(cfg_scale=3.0, **common),  # type: ignore[arg-type]
-        audio_guider_params=MultiModalGuiderParams(cfg_scale=7.0, **common),  # type: ignore[arg-type]
-    )
-
-
-LTX_2_PARAMS = _params(steps=40, stg_block=29)
-LTX_2_3_PARAMS = _params(steps=30, stg_block=28)
+LTX_2_PARAMS = PipelineParams()
+LTX_2_3_PARAMS = PipelineParams(
+    num_inference_steps=30,
+    video_guider_params=guidance(cfg_scale=3.0, stg_block=28),
+    audio_guider_params=guidance(cfg_scale=7.0, stg_block=28),
+)
 LTX_2_3_HQ_PARAMS = PipelineParams(
     num_inference_steps=15,
     stage_1_height=544,

@@ -23,11 +23,14 @@ SUBSTEP_SEED_OFFSET = 10_000
 MIDPOINT = 0.5
 
 
-def phi(j: int, z: float) -> float:
-    """phi_j(z) = (e^z - sum_{k<j} z^k / k!) / z^j, the functions of exponential integrators; 1/j! at 0."""
-    if abs(z) < 1e-10:
+def phi(j: int, neg_h: float) -> float:
+    """phi_j(z) = (e^z - sum_{k<j} z^k / k!) / z^j, the functions of exponential integrators; 1/j! at 0.
+
+    neg_h: z, which samplers have from a step h as -h.
+    """
+    if abs(neg_h) < 1e-10:
         return 1 / math.factorial(j)
-    return (math.exp(z) - sum(z**k / math.factorial(k) for k in range(j))) / z**j
+    return (math.exp(neg_h) - sum(neg_h**k / math.factorial(k) for k in range(j))) / neg_h**j
 
 
 def get_res2s_coefficients(

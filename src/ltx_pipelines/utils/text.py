@@ -78,8 +78,7 @@ def generate_enhanced_prompt(
     else:
         from ltx_pipelines.media.images import decode_image, resize_aspect_ratio_preserving
 
-        image = torch.as_tensor(decode_image(image_path))
-        image = resize_aspect_ratio_preserving(image, image_long_side).to(torch.uint8)
+        image = resize_aspect_ratio_preserving(torch.as_tensor(decode_image(image_path)), image_long_side)
         answer = text_encoder.enhance_i2v(prompt, image, seed=seed)
     log.info("Enhanced prompt: %s", answer)
     return clean_response(answer)

@@ -144,6 +144,15 @@ def test_the_scale_of_a_scaled_weight_is_replaced_wherever_it_stands():
         assert base.sd["a.weight_scale"] == scale
 
 
+def test_fp8_weights_without_scale_are_cast_with_the_rest_and_scaled_ones_stay():
+    codes = WEIGHT.to(torch.float8_e4m3fn)
+    tensors = {"plain.weight": codes, "scaled.weight": codes, "scaled.weight_scale": torch.tensor(2.0)}
+    base = StateDict.of(tensors | model_state().sd)
+    got = apply_loras(base, [LoraStateDictWithStrength(lora_state(), 0.8)], torch.float32).sd
+    assert torch.equal(got["plain.weight"], codes.float())
+    assert got["scaled.weight"].dtype is torch.float8_e4m3fn
+
+
 def test_a_lora_in_memory_that_fits_nothing_is_refused():
     with pytest.raises(CheckpointError, match="matches no weight"):
         apply_loras(model_state(), [LoraStateDictWithStrength(lora_state("elsewhere"), 1.0)])

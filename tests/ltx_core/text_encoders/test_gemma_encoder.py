@@ -10,12 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ltx_core.errors import CheckpointError, InputError, MissingFileError, UnsupportedConfigError
+from ltx_core.loader import SingleGPUModelBuilder
 from ltx_core.text_encoders.gemma import (
+    GEMMA_LLM_KEY_OPS,
+    GEMMA_MODEL_OPS,
     GemmaTextEncoder,
     GemmaTextEncoderConfigurator,
     load_text_encoder,
     module_ops_from_gemma_root,
 )
+from ltx_core.text_encoders.gemma import model as gemma_model
 from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX
 from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
 
@@ -254,8 +258,6 @@ def test_published_configuration():
 
 
 def test_module_ops_give_tokenizer_and_processor(gemma_root):
-    from ltx_core.text_encoders.gemma import GEMMA_MODEL_OPS
-
     config = json.loads((gemma_root / "config.json").read_text())
     with torch.device("meta"):
         encoder = GemmaTextEncoderConfigurator.from_config(config)
@@ -266,6 +268,28 @@ def test_module_ops_give_tokenizer_and_processor(gemma_root):
     assert encoder.tokenizer.max_length == 1024
     assert encoder.processor.size == (56, 56)
     assert not any(buffer.is_meta for buffer in encoder.buffers())
+
+
+def test_an_official_builder_reads_a_folder_whatever_the_version_of_transformers(
+    gemma_root, encoder, monkeypatch
+):
+    """The configurator knows the sizes of Gemma 3 12B only; this folder's are put in their place."""
+    config = json.loads((gemma_root / "config.json").read_text())
+    monkeypatch.setattr(gemma_model, "GEMMA3_CONFIG_FOR_LTX", SimpleNamespace(to_dict=lambda: config))
+    operations = (GEMMA_MODEL_OPS, *module_ops_from_gemma_root(gemma_root))
+    path = (str(gemma_root / "model.safetensors"),)
+    builder = SingleGPUModelBuilder(GemmaTextEncoderConfigurator, path, GEMMA_LLM_KEY_OPS, operations)
+    made = builder.build(torch.device("cpu"), torch.float32)
+    expected = encoder.encode_valid(TEXT)[0]
+    assert all(torch.equal(a, b) for a, b in zip(made.encode_valid(TEXT)[0], expected))
+    stored = load_file(gemma_root / "model.safetensors")
+    name = "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"
+    assert torch.equal(made.state_dict()[f"model.model.{name}"], stored[name].float())
+    picture = torch.full((40, 60, 3), 200, dtype=torch.uint8)
+    written = made.enhance_i2v("a ball", picture, max_new_tokens=3, system_prompt="Say what is seen.")
+    assert written == encoder.enhance_i2v(
+        "a ball", picture, max_new_tokens=3, system_prompt="Say what is seen."
+    )
 
 
 def test_encoder_without_tokenizer_says_so():

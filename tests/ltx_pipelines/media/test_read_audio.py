@@ -250,10 +250,11 @@ def test_files_that_are_no_sound(tmp_path):
         ("text.wav", "cannot be decoded"),
         ("empty.wav", "cannot be decoded"),
         ("folder", "is a folder"),
-        ("missing.wav", "does not exist"),
     ):
         with pytest.raises(MediaError, match=f"{name} {why}"):
             decode_audio_from_file(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"missing\.wav does not exist"):
+        decode_audio_from_file(tmp_path / "missing.wav")
 
 
 def test_a_truncated_wave_file_gives_what_is_there(tmp_path):

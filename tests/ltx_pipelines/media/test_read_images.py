@@ -8,10 +8,13 @@ import pytest
 import torch
 from PIL import Image, ImageCms, features
 
-from ltx_core.errors import InputError, MediaError
+from ltx_core.errors import InputError, MediaError, MissingMediaError
 from ltx_pipelines.media.images import (
     decode_image,
+    decode_single_frame,
+    encode_single_frame,
     load_image_conditioning,
+    normalize_latent,
     normalize_pixels,
     preprocess,
     resize_and_center_crop,
@@ -217,7 +220,7 @@ def test_what_is_no_picture(tmp_path):
     for name in ("notes.png", "folder.png"):
         with pytest.raises(MediaError, match=f"{name} cannot be read as an image"):
             decode_image(tmp_path / name)
-    with pytest.raises(MediaError, match="does not exist; check the path"):
+    with pytest.raises(MissingMediaError, match="does not exist; check the path"):
         decode_image(tmp_path / "missing.png")
 
 
@@ -285,6 +288,14 @@ def test_a_file_is_compressed_before_it_is_scaled(tmp_path):
     assert 0.8 < sharp.max() <= 1
 
 
+def test_a_picture_as_a_file_of_one_frame(tmp_path):
+    encode_single_frame(str(tmp_path / "one.mp4"), PICTURE[:31, :45], 1)
+    near(decode_single_frame(str(tmp_path / "one.mp4")), PICTURE[:30, :44], 24)
+    pixels = torch.arange(0, 256, 51)
+    levels = torch.tensor([-1.0, -0.6, -0.2, 0.2, 0.6, 1.0], dtype=torch.float64)
+    assert torch.allclose(normalize_latent(pixels, "cpu", torch.float64), levels, atol=1e-7)
+
+
 # Scaling
 
 
@@ -316,11 +327,15 @@ def test_video_is_scaled_like_its_frames():
     assert together.shape == (1, 3, 3, 32, 32)
 
 
-def test_integers_are_scaled_as_numbers():
+def test_bytes_are_scaled_to_the_nearest_byte():
+    """Not cut off, which would make pictures darker by half a level."""
     picture = torch.from_numpy(PICTURE)
-    assert torch.equal(
-        resize_and_center_crop(picture, 30, 30), resize_and_center_crop(picture.float(), 30, 30)
-    )
+    scaled = resize_and_center_crop(picture, 30, 30)
+    assert scaled.dtype == torch.uint8
+    off = scaled - resize_and_center_crop(picture.double(), 30, 30)
+    assert off.dtype == torch.float64
+    assert off.abs().max() < 0.6
+    assert abs(off.mean()) < 0.05
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4), (1, 2, 4, 4, 3)])
@@ -331,7 +346,15 @@ def test_other_numbers_of_axes(shape):
 
 @pytest.mark.parametrize(
     ("size", "long_side", "expected"),
-    [((48, 64), 32, (24, 32)), ((64, 48), 96, (96, 72)), ((37, 53), 40, (27, 40)), ((100, 2), 20, (20, 1))],
+    [
+        ((48, 64), 32, (24, 32)),
+        ((64, 48), 96, (96, 72)),
+        ((37, 53), 40, (27, 40)),
+        ((100, 2), 20, (20, 1)),
+        # 896 / 1280 in floating point is a little less than 0.7, and 720 times it less than 504
+        ((720, 1280), 896, (503, 896)),
+        ((65, 97), 896, (600, 895)),
+    ],
 )
 def test_the_long_side_decides(size, long_side, expected):
     picture = torch.rand(*size, 3)

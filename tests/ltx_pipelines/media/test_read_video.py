@@ -19,7 +19,7 @@ from tests.ltx_pipelines.media.making_media import (
     write_steady,
 )
 
-from ltx_core.errors import InputError, MediaError
+from ltx_core.errors import InputError, MediaError, MissingMediaError
 from ltx_pipelines.media.images import resize_and_center_crop
 from ltx_pipelines.media.video import (
     decode_video_from_file,
@@ -216,7 +216,7 @@ def test_files_that_are_no_media(tmp_path):
             probe_video(tmp_path / f"{name}.mp4")
     with pytest.raises(MediaError, match="is a folder"):
         probe_video(tmp_path / "folder.mp4")
-    with pytest.raises(MediaError, match="does not exist; check the path"):
+    with pytest.raises(MissingMediaError, match="does not exist; check the path"):
         probe_video(tmp_path / "missing.mp4")
 
 
@@ -287,7 +287,7 @@ def test_conditioning_pixels(clips):
 def test_conditioning_is_scaled_like_pictures(tmp_path):
     write_steady(tmp_path / "clip.mkv", moving(2, 37, 53))
     frames = torch.cat(list(decode_video_from_file(tmp_path / "clip.mkv")))
-    expected = resize_and_center_crop(frames, 32, 64) / 127.5 - 1
+    expected = resize_and_center_crop(frames.float(), 32, 64) / 127.5 - 1
     pixels = load_video_conditioning(tmp_path / "clip.mkv", 32, 64, 9, torch.float32, "cpu")
     assert torch.allclose(pixels, expected, atol=1e-6)
 

@@ -41,17 +41,15 @@ def _scale_to_range(x: torch.Tensor, valid: torch.Tensor, count: torch.Tensor) -
     return (RANGE * (x - mean) / (high - low + EPS)).masked_fill(~valid, 0)
 
 
-def norm_and_concat_per_token_rms(
-    encoded_text: HiddenStates, token_attention_mask: torch.Tensor
-) -> torch.Tensor:
+def norm_and_concat_per_token_rms(encoded_text: HiddenStates, attention_mask: torch.Tensor) -> torch.Tensor:
     """Each token's vector in each layer divided by its root mean square. LTX-2.3.
 
-    token_attention_mask: (B, T), 0 = padding, which may hold anything and becomes 0.
+    attention_mask: (B, T), 0 = padding, which may hold anything and becomes 0.
     Returns (B, T, D * L) in the dtype of the input, in which all is computed; layer index fastest.
     """
     layers = _layers(encoded_text)
     normed = _concat([x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + EPS) for x in layers])
-    return normed.masked_fill(~token_attention_mask.bool()[..., None], 0)
+    return normed.masked_fill(~attention_mask.bool()[..., None], 0)
 
 
 def _layers(hidden_states: HiddenStates) -> Sequence[torch.Tensor]:

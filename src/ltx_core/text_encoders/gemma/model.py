@@ -14,7 +14,7 @@ from ltx_core.text_encoders.gemma.language_model import GemmaLanguageModel, read
 
 
 class Gemma(nn.Module):
-    """Gemma 3 under the names of transformers' ``Gemma3ForConditionalGeneration``.
+    """Gemma 3 under the names that transformers 4's ``Gemma3ForConditionalGeneration`` gives, with any transformers.
 
     config: a parsed ``config.json``; one without ``text_config`` stands for Gemma 3 12B. `model.language_model` is
     ours; `model.vision_tower` and `model.multi_modal_projector` are transformers' own, or None as long as nobody
@@ -63,6 +63,9 @@ class Gemma(nn.Module):
 
     def add_vision(self, tower: Any, projector: Any) -> None:
         """Let it see with these."""
+        if not hasattr(tower, "vision_model"):  # transformers from 5.8 on; files have the name
+            flat, tower = tower, nn.Module()
+            tower.vision_model = flat
         self.model.vision_tower, self.model.multi_modal_projector = tower, projector
 
     def as_transformers(self) -> Any:
@@ -74,7 +77,9 @@ class Gemma(nn.Module):
         if hasattr(own, "streamer"):
             own.streamer.serve(inner.layers)
         whole.lm_head.weight = inner.embed_tokens.weight
-        whole.model.vision_tower = self.model.vision_tower
+        tower = self.model.vision_tower
+        nested = tower is None or hasattr(whole.model.vision_tower, "vision_model")
+        whole.model.vision_tower = tower if nested else tower.vision_model
         whole.model.multi_modal_projector = self.model.multi_modal_projector
         return whole.eval()
 
