@@ -27,6 +27,9 @@ class TensorSource(Protocol):
     @property
     def path(self) -> Any: ...
 
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
     def __iter__(self) -> Iterator[str]: ...
 
     def info(self, key: str) -> TensorInfo: ...
@@ -44,7 +47,7 @@ class Stored(NamedTuple):
 
 def build_model(
     configurator: Any,
-    checkpoint: Checkpoint,
+    checkpoint: TensorSource,
     sd_ops: SDOps | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -61,7 +64,7 @@ def build_model(
 
 def prepare_model(
     configurator: Any,
-    checkpoint: Checkpoint,
+    checkpoint: TensorSource,
     sd_ops: SDOps | None = None,
     dtype: torch.dtype | None = None,
     policy: QuantizationPolicy | None = None,
@@ -73,39 +76,25 @@ def prepare_model(
     keeps them. Raises `ConfigError` or `CheckpointError` naming file, key and shapes where the file does not
     fit the configuration.
     """
+    policy = policy or NO_POLICY
+    key_map = policy.chained(sd_ops or EVERYTHING)
+    found = find_tensors(checkpoint, key_map)
     try:
-        if isinstance(configurator, nn.Module):
-            model = configurator
-        else:
-            config = completed(configurator, checkpoint.config, checkpoint, sd_ops)
-            with torch.device("meta"):
-                model = configurator.from_config(config)
-        return prepare(model, checkpoint, sd_ops, dtype, policy)
+        model = _on_meta(configurator, checkpoint, found)
+        return _prepare(model, checkpoint, key_map, found, dtype, policy)
     except ConfigError as error:
         bare = "" if checkpoint.config else "the file carries no model configuration, so it is no model; "
         raise type(error)(f"{checkpoint.path}: {bare}{error}") from None
 
 
-def completed(
-    configurator: Any, config: Mapping[str, Any], source: TensorSource, sd_ops: SDOps | None
-) -> Mapping[str, Any]:
-    """`config` with what `configurator` can tell from the file's tensors, if it is one of ours."""
-    if not (isinstance(configurator, type) and issubclass(configurator, Configurator)):
-        return config
-    shapes = {name: stored.shape for name, stored in find_tensors(source, sd_ops).items()}
-    return configurator.completed(config, shapes)
-
-
-def fill_model(
-    model: nn.Module,
-    checkpoint: TensorSource,
-    sd_ops: SDOps | None,
-    device: torch.device | str,
-    dtype: torch.dtype | None = None,
-    policy: QuantizationPolicy | None = None,
-) -> nn.Module:
-    """Give a module on the meta device its tensors from `checkpoint`, each read once into its final place."""
-    return resident(prepare(model, checkpoint, sd_ops, dtype, policy), device)
+def _on_meta(configurator: Any, checkpoint: TensorSource, found: Mapping[str, Stored]) -> nn.Module:
+    if isinstance(configurator, nn.Module):
+        return configurator
+    config = checkpoint.config
+    if isinstance(configurator, type) and issubclass(configurator, Configurator):
+        config = configurator.completed(config, {name: stored.shape for name, stored in found.items()})
+    with torch.device("meta"):
+        return configurator.from_config(config)
 
 
 def resident(filling: Filling, device: torch.device | str) -> nn.Module:
@@ -115,17 +104,15 @@ def resident(filling: Filling, device: torch.device | str) -> nn.Module:
     return filling.model.to(device).eval().requires_grad_(False)
 
 
-def prepare(
+def _prepare(
     model: nn.Module,
     checkpoint: TensorSource,
-    sd_ops: SDOps | None,
-    dtype: torch.dtype | None = None,
-    policy: QuantizationPolicy | None = None,
+    key_map: SDOps,
+    found: Mapping[str, Stored],
+    dtype: torch.dtype | None,
+    policy: QuantizationPolicy,
 ) -> Filling:
-    """Change a module on the meta device as `policy` asks, and find and check its tensors, reading none."""
-    policy = policy or NO_POLICY
-    key_map = policy.chained(sd_ops or EVERYTHING)
-    found = find_tensors(checkpoint, key_map)
+    """Change a module on the meta device as `policy` asks, and check what was found of its tensors."""
     scales = weight_scales(checkpoint, found)
     for operation in policy.module_ops:
         model = operation.mutator(model) if operation.matcher(model) else model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
@@ -16,11 +17,13 @@ from ltx_core.loader import (
     Checkpoint,
     LoraPathStrengthAndSDOps,
     LoraSwitcher,
+    Registry,
     component_bytes,
     describe,
     stream_model,
 )
 from ltx_core.loader.build import Fill, Filling, find_tensors, prepare_model, resident
+from ltx_core.loader.builder import source_of
 from ltx_core.loader.lora import LoraFile
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
 from ltx_core.model.transformer import LTXModel, LTXModelConfigurator, X0Model
@@ -63,6 +66,7 @@ COMPONENTS = {
 class ModelLedger:
     """Builds components, each call a new module in eval mode on `device` in `dtype`.
 
+    registry: keeps what was read in main memory, for further calls and for the ledgers of `with_loras`.
     Raises `InputError` naming the component and what to pass where a path was not given.
     """
 
@@ -74,7 +78,7 @@ class ModelLedger:
         gemma_root_path: str | None = None,
         spatial_upsampler_path: str | None = None,
         loras: Iterable[LoraPathStrengthAndSDOps] = (),
-        registry: Any = None,
+        registry: Registry | None = None,
         quantization: QuantizationPolicy | None = None,
         *,
         paths: ModelPaths | None = None,
@@ -92,10 +96,9 @@ class ModelLedger:
 
     def with_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
         """The same files with these LoRAs instead."""
-        copy = ModelLedger(self.dtype, self.device, paths=self.paths, quantization=self.quantization)
-        copy.spatial_upsampler_path, copy.registry = self.spatial_upsampler_path, self.registry
-        copy.loras, copy._checkpoints = as_loras(loras), self._checkpoints
-        return copy
+        ledger = copy(self)
+        ledger.loras, ledger._prepared = as_loras(loras), {}
+        return ledger
 
     def with_additional_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
         """The same files with these LoRAs as well."""
@@ -136,7 +139,12 @@ class ModelLedger:
         from ltx_core.text_encoders.gemma import load_text_encoder
 
         return load_text_encoder(
-            self.paths.text_encoder(), self.device, self.dtype, with_vision, _fill("layers", offload)
+            self.paths.text_encoder(),
+            self.device,
+            self.dtype,
+            with_vision,
+            _fill("layers", offload),
+            self.registry,
         )
 
     def gemma_embeddings_processor(self) -> nn.Module:
@@ -210,7 +218,8 @@ class ModelLedger:
     def _prepare(self, component: str) -> Filling:
         made, policy = COMPONENTS[component], self.quantization if component == "transformer" else None
         checkpoint = self.checkpoint(*self.files_of(component))
-        return prepare_model(made.configurator, checkpoint, made.key_map, self.dtype, policy)
+        source, key_map = source_of(checkpoint, made.key_map, self.registry)
+        return prepare_model(made.configurator, source, key_map, self.dtype, policy)
 
     def _build(self, component: str, fill: Fill = resident) -> nn.Module:
         filling = self._prepared.pop(component, None) or self._prepare(component)
