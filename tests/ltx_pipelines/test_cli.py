@@ -171,8 +171,16 @@ class TestHelp:
         ("distilled --distilled-checkpoint-path NOTHING", "--distilled-checkpoint-path: the path is empty"),
         (
             "retake --video-path CLIP --start-time 0 --end-time 1 --gemma-root NOTHING",
-            "also needs --checkpoint-path and --gemma-root",
+            "--gemma-root: the path is empty; name a file or folder",
         ),
+        ("retake --video-path NOTHING --start-time 0 --end-time 1", "--video-path: the path is empty"),
+        (
+            "retake --video-path CLIP --start-time 0 --end-time 1 --loras NOTHING",
+            "--loras: the path is empty",
+        ),
+        ("a2vid-two-stage --audio-path NOTHING", "--audio-path: the path is empty"),
+        ("distilled --config NOTHING", "--config: the path is empty"),
+        ("distilled --save-config NOTHING", "--save-config: the path is empty"),
         ("a2vid-two-stage --audio-path SOUND --audio-start-time 1e300", "has no sound at 1e+300 s"),
         ("distilled --save-config DIRECTORY.toml", "directory.toml is a folder; give the name of a file"),
         ("ti2vid-one-stage --negative-prompt -x", "a value that begins with a dash is written --flag=-value"),

@@ -191,6 +191,8 @@ def _check_image(image: ImageConditioningInput, num_frames: int, crf: int) -> Im
 def check_file(path: str | Path) -> None:
     """Raise `MissingFileError` unless `path` is a file, `InputError` for what is no path at all."""
     check_kind("A file", path, (str, Path), "its path, as a text or a Path")
+    if not str(path):
+        raise InputError("The path of a file is empty; name a file.")
     if not Path(path).is_file():
         what = "is a folder, not a file" if Path(path).is_dir() else "does not exist"
         raise MissingFileError(f"{path} {what}; check the path.")
