@@ -19,6 +19,7 @@ from ltx_pipelines.media.images import decode_image
 from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 
 MAX_SEED = 2**63 - 1
+LARGEST = 2**20  # of sizes and counts: tensors of such sides are too large, but their bytes can be counted
 
 
 def check_kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> None:
@@ -109,6 +110,14 @@ def whole_number(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise InputError(f"{name} is {value!r}; give a whole number.") from None
+
+
+def sized(name: str, value: Any) -> int:
+    """A whole number that PyTorch can count with. Raises `InputError` for other things."""
+    given = whole_number(name, value)
+    if given > LARGEST:
+        raise InputError(f"{name} is {given}; give {LARGEST} at most.")
+    return given
 
 
 def check_seed(seed: int) -> None:
