@@ -107,11 +107,12 @@ def answer(result: Mapping[str, Any]) -> None:
 
 
 def alternate(
-    jobs: Mapping[str, Callable[[int], Result]], rounds: int, title: str
+    jobs: Mapping[str, Callable[[int], Result]], rounds: int, title: str, needed: str | None = None
 ) -> tuple[dict[str, list[Result]], dict[str, str]]:
     """Run every job once a round, in turns, the order reversed every second round.
 
-    A job that is `Unavailable` leaves, and its reason is the second answer.
+    A job that is `Unavailable` leaves, and its reason is the second thing returned; without the one that is `needed`,
+    to which the others are compared, the program ends.
     """
     results: dict[str, list[Result]] = {name: [] for name in jobs}
     failures: dict[str, str] = {}
@@ -123,6 +124,10 @@ def alternate(
                 results[name].append(jobs[name](index))
                 log(f"{title}: {name}, round {index + 1} of {rounds}: {time.perf_counter() - begin:.1f} s")
             except Unavailable as error:
+                if name == needed:
+                    raise SystemExit(
+                        f"{title}: nothing to compare with: {name} cannot be run: {error}"
+                    ) from None
                 failures[name] = str(error)
                 log(f"{title}: {name} cannot be run: {error}")
     return {name: found for name, found in results.items() if name not in failures}, failures

@@ -272,7 +272,7 @@ def main() -> None:
             return common.run_worker(who, "guided_step.py", {**task, "save": save}, args.threads)
 
         jobs = {who: partial(job, who) for who in (common.OURS, *args.peers)}
-        results, failures = common.alternate(jobs, args.rounds, "guided step")
+        results, failures = common.alternate(jobs, args.rounds, "guided step", common.OURS)
         found = {
             who: distance(scratch / f"{who}.safetensors", scratch / "ours.safetensors") for who in results
         }
@@ -283,15 +283,12 @@ def report(
     args: Any, parameters: int, results: Any, failures: dict[str, str], found: dict[str, float]
 ) -> None:
     """Print and save the table: a row for each side."""
-    rows = []
-    ours = results.get(common.OURS)
+    rows, ours = [], results[common.OURS]
     what = f"{parameters / 1e9:.2f} B parameters, {args.grid[0] * args.grid[1] * args.grid[2]} video tokens"
     what += ", image" if args.image else ""
     for who, own in results.items():
         step, cold, peak = (
             common.shown(common.ratio(common.column(ours, key), common.column(own, key)), "×")
-            if ours
-            else "–"
             for key in ("seconds", "cold", "peak_bytes")
         )
         seconds = common.shown(common.spread(common.column(own, "seconds")), " s")

@@ -61,7 +61,7 @@ def main() -> None:
             job(0)
         except common.Unavailable:
             continue
-    results, failures = common.alternate(jobs, args.rounds, "import")
+    results, failures = common.alternate(jobs, args.rounds, "import", "import torch")
     rows = []
     for name, runs in results.items():
         base = results["official: import torch" if name.startswith("official") else "import torch"]

@@ -159,7 +159,9 @@ def main() -> None:
                 side: partial(job, side, {**task, "cache": cache}, args.threads)
                 for side in (common.OURS, BESIDE, OFFICIAL)
             }
-            found, failures = common.alternate(jobs, args.rounds, f"stage switch, {cache} page cache")
+            found, failures = common.alternate(
+                jobs, args.rounds, f"stage switch, {cache} page cache", common.OURS
+            )
             for side, own in found.items():
                 rows += rows_of(cache, side, own, found, Path(name))
             rows += [[cache, side, f"cannot be run: {why}", *["–"] * 7] for side, why in failures.items()]

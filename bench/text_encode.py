@@ -108,7 +108,7 @@ def main() -> None:
         folder = Path(name)
         task = {**write(folder), "prompts": PROMPTS, "folder": name}
         jobs = {who: partial(job, who, task, args.threads) for who in (common.OURS, OFFICIAL)}
-        found, failures = common.alternate(jobs, args.rounds, "text encoding")
+        found, failures = common.alternate(jobs, args.rounds, "text encoding", common.OURS)
         rows = [row(who, own, found[common.OURS], folder) for who, own in found.items()]
     rows += [[who, f"cannot be run: {why}", "–", "–", "–"] for who, why in failures.items()]
     header = ["side", "encode", "×", "call", "×", "contexts"]

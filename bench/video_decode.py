@@ -72,7 +72,7 @@ def main() -> None:
             return common.run_worker(who, "video_decode.py", task | own, args.threads)
 
         jobs = {side: partial(job, side) for side in (common.OURS, TILED, *args.peers)}
-        results, failures = common.alternate(jobs, args.rounds, "video decode")
+        results, failures = common.alternate(jobs, args.rounds, "video decode", common.OURS)
         outputs = {side: compared(side, Path(folder)) for side in results}
     rows, ours = [], results[common.OURS]
     for side, found in results.items():

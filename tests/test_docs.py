@@ -454,3 +454,19 @@ def test_results_of_benchmarks_that_are_not_run_here_stay(monkeypatch, tmp_path)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "import_time.json").write_text('{"rows": []}')
     assert run_all.load() == published | {"import_time": {"rows": []}}
+
+
+def test_a_benchmark_whose_own_side_cannot_run_ends_in_one_line(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    import common
+
+    def missing(index):
+        raise common.Unavailable("no torch")
+
+    jobs = {common.OURS: missing, "official": lambda index: {"seconds": 1.0}}
+    assert common.alternate(jobs, 1, "decode") == (
+        {"official": [{"seconds": 1.0}]},
+        {common.OURS: "no torch"},
+    )
+    with pytest.raises(SystemExit, match="^decode: nothing to compare with: ours cannot be run: no torch$"):
+        common.alternate(jobs, 1, "decode", common.OURS)

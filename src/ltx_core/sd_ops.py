@@ -78,6 +78,14 @@ class SDOps:
         """Both lists of operations, one after the other."""
         return SDOps(f"sd_ops_chain_{self.name}+{other.name}", self.mapping + other.mapping)
 
+    def split(self) -> tuple[SDOps, SDOps]:
+        """What becomes of keys, and then, for keys that are renamed already, what becomes of their tensors."""
+        tensors = tuple(entry for entry in self.mapping if isinstance(entry, SDKeyValueOperation))
+        if not tensors:
+            return self, SDOps(self.name).with_matching()
+        keys = tuple(entry for entry in self.mapping if not isinstance(entry, SDKeyValueOperation))
+        return SDOps(f"{self.name} (keys)", keys), SDOps(self.name, (ContentMatching(), *tensors))
+
     def apply_to_key(self, key: str) -> str | None:
         """The name inside the module, or None if no matching entry keeps the key."""
         if not any(isinstance(entry, ContentMatching) and entry.matches(key) for entry in self.mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -255,3 +255,14 @@ class Modality:
     context_mask: torch.Tensor | None = None
     attention_mask: torch.Tensor | None = None
     keyframes_mask: torch.Tensor | None = None
+
+    def split(self, sizes: Sequence[int]) -> list[Modality]:
+        """The batch in parts of these sizes; what holds for all of it, such as a 0-dim sigma, goes with each."""
+        batch = self.latent.shape[0]
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        split = {
+            name: value.split(list(sizes))
+            for name, value in tensors.items()
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == batch
+        }
+        return [replace(self, **{name: parts[i] for name, parts in split.items()}) for i in range(len(sizes))]

@@ -204,6 +204,7 @@ class Engine:
             for lora in recipe.loras
             if lora.strength != 0 and (key := file_key(lora))
         }
+        self._let_go_of_what_outgrew()
 
         checkpoint = self.ledger.checkpoint(*self.ledger.files_of("transformer"))
         count = checkpoint.config.get("transformer", {}).get(
@@ -280,6 +281,9 @@ class Engine:
         if not hasattr(model, "switcher"):  # it keeps weights, so it lives and goes with the model
             beside = None if self.fuse_loras else (self.device, self.dtype)
             model.switcher = LoraSwitcher(model.velocity_model, beside)
+        if loras and self._loaded["transformer"].offload == "none":
+            needed = self.bytes_kept() - self._kept_by("transformer")
+            self._make_room(memory.MAIN, needed, but="transformer")
         model.switcher.apply(loras, self._lora_files)
         return model
 
@@ -314,7 +318,8 @@ class Engine:
         """Where the components of these names would rest, if nothing else were loaded."""
         sizes = {name: self.size_of(name) for name in names}
         free, main = map(self._available, (self.device, memory.MAIN))
-        return memory.choose_policy(sizes, self.device, free, main, self.offload)
+        kept = {"transformer": self.bytes_kept()}
+        return memory.choose_policy(sizes, self.device, free, main, self.offload, kept)
 
     def size_of(self, name: str, streamed: bool = False) -> int:
         """Bytes that a component takes on the device, LoRAs beside a transformer's weights included.
@@ -325,6 +330,15 @@ class Engine:
         weights = self.ledger.size_of(name) // (memory.STREAMED_SHARE if streamed else 1)
         return weights + sum(file.bytes_in(self.dtype) for file in beside)
 
+    def bytes_kept(self) -> int:
+        """Bytes of main memory that a resident transformer takes besides for the LoRAs of this run.
+
+        That is another weight of each layer that they are fused into: see `LoraSwitcher`.
+        """
+        files = self._lora_files.values() if self.fuse_loras else ()
+        touched = {f"{module}.weight" for file in files for module in file.match.modules}
+        return sum(self.ledger.bytes_of("transformer")[name] for name in touched)
+
     def _available(self, device: torch.device) -> int | None:
         """Bytes that there would be for components on `device` if none were loaded; None if it is not told."""
         free = memory.available_bytes(device)
@@ -332,18 +346,36 @@ class Engine:
 
     def _held(self, name: str, device: torch.device) -> int:
         """Bytes that a loaded component takes on `device`: the engine's, or main memory."""
-        offload = self._loaded[name].offload
-        if device == self.device:
-            return self.size_of(name, streamed=offload != "none")
-        return self.ledger.size_of(name) if offload == "cpu" else 0
+        return self._taken(name, self._loaded[name].offload, self._kept_by(name))[device]
+
+    def _kept_by(self, name: str) -> int:
+        """Bytes of main memory that a loaded component holds for its LoRAs."""
+        switcher = getattr(self._loaded[name].module, "switcher", None)
+        return switcher.bytes_kept if switcher else 0
+
+    def _taken(self, name: str, offload: str, kept: int) -> dict[torch.device, int]:
+        """Bytes that a component takes, by place; kept: those in main memory beside its own weights."""
+        taken = {memory.MAIN: kept + (self.ledger.size_of(name) if offload == "cpu" else 0)}
+        on_device = self.size_of(name, streamed=offload != "none")
+        return taken | {self.device: taken.get(self.device, 0) + on_device}
+
+    def _let_go_of_what_outgrew(self) -> None:
+        """Let go of a resident transformer that with the LoRAs of this run has to be streamed."""
+        name = "transformer"
+        if name not in self._loaded or self._loaded[name].offload != "none":
+            return
+        is_more = self.bytes_kept() > self._kept_by(name)
+        if is_more and self.memory_policy([name]).offload[name] != "none":
+            del self._loaded[name]
+            memory.cleanup_memory()
 
     def _component(self, name: str) -> Any:
         """The component, loaded if it is not."""
         if name not in self._loaded:
             size, offload = self.size_of(name), self.memory_policy([name]).offload[name]
-            self._make_room(self.device, self.size_of(name, streamed=offload != "none"))
-            if offload == "cpu":
-                self._make_room(memory.MAIN, self.ledger.size_of(name))
+            kept = self.bytes_kept() if name == "transformer" and offload == "none" else 0
+            for place, needed in self._taken(name, offload, kept).items():
+                self._make_room(place, needed)
             if size >= memory.SLOW_TO_LOAD:
                 log.info("Loading the %s (%.1f GiB).", name.replace("_", " "), size / 2**30)
             options = {"offload": offload} if name in memory.STREAMABLE else {}
@@ -365,9 +397,9 @@ class Engine:
         if self.compile is not None:
             model.compile_blocks(**self.compile)
 
-    def _make_room(self, device: torch.device, size: int) -> None:
-        """Let go of what was used least recently on `device`, until a component of `size` bytes fits there."""
-        for name in [name for name in self._loaded if self._held(name, device)]:
+    def _make_room(self, device: torch.device, size: int, but: str | None = None) -> None:
+        """Let go of what was used least recently on `device`, until `size` more bytes fit there; but not of `but`."""
+        for name in [name for name in self._loaded if name != but and self._held(name, device)]:
             free = memory.available_bytes(device)
             if free is None or free >= size * memory.HEADROOM:
                 return

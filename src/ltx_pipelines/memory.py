@@ -93,34 +93,49 @@ def choose_policy(
     free: int | None,
     main: int | None = None,
     asked: str | None = None,
+    kept: Mapping[str, int] | None = None,
 ) -> MemoryPolicy:
     """The policy for components of `sizes` bytes: `asked` for, or what fits, the quickest first.
 
     free, main: bytes that they may take on the device and in main memory; None: unknown, so any number.
+    kept: by component, what a resident one takes in main memory besides.
     """
-    offload = {name: _offload(name, size, device, free, main, asked) for name, size in sizes.items()}
+    kept = kept or {}
+    fits = {name: _fits(size, kept.get(name, 0), device, free, main) for name, size in sizes.items()}
+    offload = {name: _offload(name, sizes[name], fits[name], device, main, asked) for name in sizes}
     streamed = [f"{name} from {where}" for name, where in offload.items() if where != "none"]
-    total = sum(size // (1 if offload[name] == "none" else STREAMED_SHARE) for name, size in sizes.items())
+    resident = [name for name in sizes if offload[name] == "none"]
+    total = sum(sizes[name] // (1 if name in resident else STREAMED_SHARE) for name in sizes)
+    total_kept = sum(kept.get(name, 0) for name in resident)
     sentences = [f"Streamed block by block: {', '.join(streamed)}."] if streamed else []
-    largest = max((name for name in sizes if offload[name] == "none"), key=lambda n: sizes[n], default=None)
-    if free is None or total * HEADROOM <= free:
+    too_large = [name for name in resident if not fits[name]]
+    if too_large:
+        sentences.append(
+            f"Does not fit: {too_large[0]} alone is too large; use --offload cpu (or disk), or --quantization."
+        )
+    elif _fits(total, total_kept, device, free, main):
         sentences.append("Fits: what is loaded stays loaded between stages and calls.")
-    elif largest is None or sizes[largest] * HEADROOM <= free:
-        sentences.append("Fits: components take turns, so stages and calls load some of them again.")
     else:
-        sentences.append(f"Does not fit: {largest} alone is too large; use --offload cpu, or --quantization.")
+        sentences.append("Fits: components take turns, so stages and calls load some of them again.")
     return MemoryPolicy(free, offload, " ".join(sentences))
 
 
+def _fits(size: int, kept: int, device: torch.device, free: int | None, main: int | None) -> bool:
+    """Whether `size` bytes find room on the device, and `kept` ones in main memory."""
+    if device.type == "cpu":  # which is one place
+        return free is None or (size + kept) * HEADROOM <= free
+    return (free is None or size * HEADROOM <= free) and (main is None or kept * HEADROOM <= main)
+
+
 def _offload(
-    name: str, size: int, device: torch.device, free: int | None, main: int | None, asked: str | None
+    name: str, size: int, is_fitting: bool, device: torch.device, main: int | None, asked: str | None
 ) -> str:
     if name not in STREAMABLE:
         return "none"
     if asked is not None:
         # On a CPU the weights are in main memory anyway.
         return "none" if asked == "cpu" and device.type == "cpu" else asked
-    if free is None or size * HEADROOM <= free:
+    if is_fitting:
         return "none"
     fits_main = device.type != "cpu" and (main is None or size * HEADROOM <= main)
     return "cpu" if fits_main else "disk"

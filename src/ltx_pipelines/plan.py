@@ -23,6 +23,8 @@ def describe_plan(engine: Engine, recipe: Recipe) -> str:
         engine.check(recipe)
         policy = engine.memory_policy(recipe.components)
         sizes = [f"{name:<28}{_bytes(engine.size_of(name))}" for name in recipe.components]
+        if policy.offload["transformer"] == "none" and (kept := engine.bytes_kept()):
+            sizes.append(f"{'weights without the LoRAs':<28}{_bytes(kept)} of main memory")
     lines = [f"device {engine.device}, {str(engine.dtype).removeprefix('torch.')}"]
     lines += [_stage_line(number, stage) for number, stage in enumerate(recipe.stages, start=1)]
     lines += sizes

@@ -33,7 +33,7 @@ from ltx_pipelines.utils.validation import (
     check_seed,
     check_steps,
     number,
-    whole_number,
+    sized,
 )
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Request:
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "num_frames", "steps"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+            object.__setattr__(self, name, sized(name, getattr(self, name)))
         object.__setattr__(self, "frame_rate", number("frame_rate", self.frame_rate))
         assert_resolution(self.height, self.width, is_two_stage=self.stages > 1)
         check_num_frames(self.num_frames)

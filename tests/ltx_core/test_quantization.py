@@ -14,7 +14,7 @@ from ltx_core.loader import (
     LoraPathStrengthAndSDOps,
     LoraSwitcher,
     build_model,
-    component_bytes,
+    tensor_bytes,
 )
 from ltx_core.model.transformer import LTXModelConfigurator, model_configurator
 from ltx_core.quantization import QuantizationPolicy, UpcastWithStochasticRounding
@@ -264,7 +264,7 @@ def test_a_file_that_is_cast_already_serves_under_fp8_cast(tmp_path, tensors):
         assert model.state_dict()[name].dtype is E4M3
         assert torch.equal(model.state_dict()[name].float(), to_fp8(tensors[name]).float())
         taken = sum(tensor.nbytes for tensor in model.state_dict().values())
-        assert component_bytes(stored, policy.chained(MAP), dtype) == taken
+        assert sum(tensor_bytes(stored, MAP, dtype, policy).values()) == taken
     assert build(stored).state_dict()[name].dtype is torch.bfloat16
 
 
@@ -298,6 +298,14 @@ def test_fp8_scaled_mm_takes_its_layers_from_the_file(scaled, tensors, dtype):
         kept = expected[name].dtype if is_stored or dtype is None else dtype
         assert value.dtype is kept
         assert torch.equal(value.float(), expected[name].to(kept).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("policy", [QuantizationPolicy.fp8_cast(), QuantizationPolicy.fp8_scaled_mm(), None])
+def test_the_size_of_a_scaled_file_is_told_from_its_header(scaled, policy, dtype):
+    taken = {name: value.nbytes for name, value in build(scaled, policy, dtype).state_dict().items()}
+    told = tensor_bytes(scaled, MAP, dtype, policy)
+    assert {name: told[name] for name in taken} == taken
 
 
 @pytest.mark.parametrize("policy", [QuantizationPolicy.fp8_cast(), QuantizationPolicy.fp8_scaled_mm(), None])

@@ -8,6 +8,7 @@ from ltx_core.types import (
     AudioLatentShape,
     GeneratedKeyframeLayout,
     LatentState,
+    Modality,
     SpatioTemporalScaleFactors,
     VideoLatentShape,
     VideoPixelShape,
@@ -69,3 +70,23 @@ def test_keyframe_layout():
 def test_mask_shape_has_one_channel(shape):
     assert shape.mask_shape().channels == 1
     assert shape.mask_shape().frames == shape.frames
+
+
+def test_a_modality_splits_along_its_batch():
+    given = Modality(
+        latent=torch.randn(3, 4, 2),
+        sigma=torch.tensor(0.5),
+        timesteps=torch.rand(3, 4, 1),
+        positions=torch.rand(1, 3, 4, 2),
+        context=torch.randn(3, 5, 2),
+        context_mask=torch.ones(3, 5),
+        enabled=False,
+    )
+    first, second = given.split([1, 2])
+    for name in ("latent", "timesteps", "context", "context_mask"):
+        assert torch.equal(getattr(first, name), getattr(given, name)[:1])
+        assert torch.equal(getattr(second, name), getattr(given, name)[1:])
+    assert second.sigma is given.sigma
+    assert second.positions is given.positions
+    assert second.attention_mask is None
+    assert not second.enabled

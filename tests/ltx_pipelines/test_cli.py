@@ -1,6 +1,7 @@
 """The command line: every entry point, every kind of wrong input in one line, runs that can be repeated."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -166,13 +167,25 @@ class TestHelp:
         ("distilled --device meta", "device is 'meta', which this PyTorch does not have"),
         ("distilled --config none.toml", "none.toml does not exist"),
         ("distilled --config FOREIGN", "ends in .toml or .json"),
+        (f"distilled --height {64 * 10**20}", f"height is {64 * 10**20}; give 1048576 at most"),
+        (f"distilled --num-frames {8 * 10**24 + 1}", f"num_frames is {8 * 10**24 + 1}; give 1048576 at most"),
+        (f"ti2vid-one-stage --num-inference-steps {10**24}", f"steps is {10**24}; give 1048576 at most"),
+        (f"distilled --seed {10**20 - 1}", "give a whole number between 0 and"),
         ("distilled --no-such-flag", "unrecognized arguments: --no-such-flag"),
         ("distilled --lora NOTHING", "--lora takes PATH [STRENGTH]; the path is empty"),
         ("distilled --distilled-checkpoint-path NOTHING", "--distilled-checkpoint-path: the path is empty"),
         (
             "retake --video-path CLIP --start-time 0 --end-time 1 --gemma-root NOTHING",
-            "also needs --checkpoint-path and --gemma-root",
+            "--gemma-root: the path is empty; name a file or folder",
         ),
+        ("retake --video-path NOTHING --start-time 0 --end-time 1", "--video-path: the path is empty"),
+        (
+            "retake --video-path CLIP --start-time 0 --end-time 1 --loras NOTHING",
+            "--loras: the path is empty",
+        ),
+        ("a2vid-two-stage --audio-path NOTHING", "--audio-path: the path is empty"),
+        ("distilled --config NOTHING", "--config: the path is empty"),
+        ("distilled --save-config NOTHING", "--save-config: the path is empty"),
         ("a2vid-two-stage --audio-path SOUND --audio-start-time 1e300", "has no sound at 1e+300 s"),
         ("distilled --save-config DIRECTORY.toml", "directory.toml is a folder; give the name of a file"),
         ("ti2vid-one-stage --negative-prompt -x", "a value that begins with a dash is written --flag=-value"),
@@ -268,12 +281,25 @@ def test_interrupting_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_that_pytorch_cannot_count_to(tmp_path, capsys):
-    path = tmp_path / "out.mp4"
-    assert ltx("distilled", "--prompt", "x", "--output-path", path, "--num-frames", 8 * 10**24 + 1) == 1
+def test_errors_that_nobody_foresaw_are_one_line_without_pytorchs_own_trace(tmp_path, capsys, monkeypatch):
+    def fail(*arguments):
+        torch.zeros(8 * 10**24)
+
+    monkeypatch.setattr("ltx_pipelines.generate.encode_source", fail)
+    assert ltx("distilled", "--prompt", "x", "--output-path", tmp_path / "out.mp4", *SMALL) == 1
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "error:" in line)
     assert line.endswith("(run again with --debug for the trace)")
     assert "frame #0" not in line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_interrupting_while_a_module_imports_torch(name, tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, "-m", f"ltx_pipelines.{name}", "--prompt", "x"]
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+    assert done.returncode == 130
+    assert done.stderr == "\nInterrupted; nothing was written.\n"
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,48 @@ class TestMemory:
         assert not any(pair() is not None for pair in pairs)
 
     @pytest.mark.parametrize("quantization", [None, QuantizationPolicy.fp8_cast()], ids=["plain", "fp8-cast"])
+    def test_what_fused_loras_keep_is_told_before_it_is_kept(self, model_folder, quantization):
+        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), quantization=quantization)
+        engine, recipe = pipeline.engine, pipeline("x", dry_run=True, **SMALL)
+        plan = describe_plan(engine, recipe)
+        told = engine.bytes_kept()
+        switcher = engine.transformer(pipeline.distilled_lora).switcher
+        assert told == sum(weight.value.nbytes for weight in switcher._clean.values()) > 0
+        assert f"weights without the LoRAs {told / 2**20:11.2f} MiB of main memory" in plan
+        assert engine._held("transformer", engine.device) == engine.size_of("transformer") + told
+        streamed = TI2VidTwoStagesPipeline(**files(model_folder), offload="disk")
+        assert "without the LoRAs" not in describe_plan(streamed.engine, recipe)
+
+    def test_what_fused_loras_keep_decides_where_blocks_wait(self, pipeline, monkeypatch):
+        """Also of a transformer that a run without LoRAs has loaded; idle components make room for it."""
+        engine, expected = pipeline.engine, everything(pipeline("x", **SMALL, **STEPS))
+        recipe = pipeline("x", dry_run=True, **SMALL)
+        kept, size = engine.bytes_kept(), engine.size_of("transformer")
+        other = engine.size_of("text_encoder")
+
+        for total, offload, stays in (
+            (size + kept + other, "none", True),
+            (size + kept, "none", False),
+            (size + kept // 2, "disk", True),
+        ):
+            engine.release()
+            monkeypatch.setattr(memory, "available_bytes", lambda device: None)
+            engine._component("transformer")
+            engine._component("text_encoder")
+            monkeypatch.setattr(
+                memory,
+                "available_bytes",
+                lambda device, total=total: (
+                    total * memory.HEADROOM - sum(engine._held(name, device) for name in engine._loaded)
+                ),
+            )
+            engine.check(recipe)
+            engine.transformer(pipeline.distilled_lora)
+            assert engine._loaded["transformer"].offload == offload
+            assert ("text_encoder" in engine._loaded) is stays
+            assert same(expected, everything(pipeline("x", **SMALL, **STEPS)))
+
+    @pytest.mark.parametrize("quantization", [None, QuantizationPolicy.fp8_cast()], ids=["plain", "fp8-cast"])
     def test_blocks_from_disk_give_the_same_video(self, model_folder, quantization):
         options = {**files(model_folder), "quantization": quantization}
         resident, streamed = (
@@ -229,6 +271,20 @@ class TestMemory:
         sizes = {"transformer": 40 * gib}
         for main, where in ((None, "cpu"), (64 * gib, "cpu"), (16 * gib, "disk")):
             assert memory.choose_policy(sizes, gpu, 16 * gib, main).offload["transformer"] == where
+
+    def test_what_is_kept_in_main_memory_has_to_fit_there(self):
+        gib, gpu, cpu = 2**30, torch.device("cuda"), torch.device("cpu")
+        sizes, kept = {"transformer": 40 * gib, "vocoder": gib}, {"transformer": 36 * gib}
+
+        def chosen(*places, asked=None):
+            return memory.choose_policy(sizes, *places, asked=asked, kept=kept)
+
+        assert chosen(gpu, 80 * gib, 64 * gib).offload["transformer"] == "none"
+        assert chosen(gpu, 80 * gib, 32 * gib).offload["transformer"] == "disk"
+        assert chosen(cpu, 100 * gib, 100 * gib).offload["transformer"] == "none"
+        assert chosen(cpu, 80 * gib, 80 * gib).offload["transformer"] == "disk"
+        for places in ((gpu, 80 * gib, 32 * gib), (cpu, 80 * gib, 80 * gib)):
+            assert chosen(*places, asked="none").sentence.startswith("Does not fit: transformer alone")
 
     def test_components_take_turns_in_main_memory(self, pipeline, monkeypatch):
         """What waits there for a GPU makes room for the next; what is on the GPU alone stays."""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ltx_core.loader import Checkpoint, StateDictRegistry
 from ltx_pipelines.progress import progress
 from ltx_pipelines.utils import ModelLedger, helpers
 from ltx_pipelines.utils.args import ImageConditioningInput
@@ -94,3 +95,15 @@ def test_a_ledger_builds_components_in_eval_mode(component, model_folder):
     files = [model_folder / name for name in ("model.safetensors", "gemma", "upsampler.safetensors")]
     module = getattr(ModelLedger(torch.float32, "cpu", *map(str, files)), component)()
     assert not any(part.training for part in module.modules())
+
+
+@pytest.mark.parametrize("component", [*COMPONENTS, "text_encoder"])
+def test_a_ledger_with_a_registry_reads_its_files_once(component, model_folder, monkeypatch):
+    files = [model_folder / name for name in ("model.safetensors", "gemma", "upsampler.safetensors")]
+    expected = getattr(ModelLedger(torch.float32, "cpu", *map(str, files)), component)()
+    ledger = ModelLedger(torch.float32, "cpu", *map(str, files), registry=StateDictRegistry())
+    getattr(ledger, component)()
+    monkeypatch.setattr(Checkpoint, "read", None)
+    again = getattr(ledger.with_loras(()), component)()
+    for name, value in expected.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)

@@ -538,9 +538,10 @@ class TestVersions:
     def test_so_does_the_compression_of_pictures(self, model_folder, tmp_path, picture, version, crf):
         pipeline = self.newer(model_folder, tmp_path, version)
         images = [
-            ImageConditioningInput(str(picture), 0, 1.0, None),
-            *((str(picture), 0, 1.0, *c) for c in ((), (5,))),
+            make(str(picture), 0, 1.0, *crf)
+            for make in (ImageConditioningInput, lambda *values: values)
+            for crf in ((), (None,), (5,))
         ]
         for either in (pipeline, TI2VidTwoStagesHQPipeline(engine=pipeline.engine)):
             recipe = either("x", images=images, dry_run=True, **SMALL)
-            assert [image.crf for image in recipe.stages[0].video.conditions[0].images] == [crf, crf, 5]
+            assert [image.crf for image in recipe.stages[0].video.conditions[0].images] == [crf, crf, 5] * 2

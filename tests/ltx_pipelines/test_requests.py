@@ -299,3 +299,8 @@ def test_what_to_hear_is_checked(sound, clip):
             film("x", audio_path=sound, **arguments)
     with pytest.raises(InputError, match="A file is of type NoneType; give its path"):
         RetakePipeline()(None, "x", 0.0, 1.0)
+
+
+def test_an_empty_path_is_told_as_one():
+    with pytest.raises(InputError, match=r"^The path of a file is empty; name a file\.$"):
+        RetakePipeline()("", "x", 0.0, 0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import torch
@@ -45,13 +45,29 @@ class PerturbationConfig:
 
 @dataclass(frozen=True)
 class BatchedPerturbationConfig:
-    """The perturbations of a batch, one entry per sample; a single entry holds for all of them."""
+    """The perturbations of a batch, one entry per sample; a single entry holds for all of them.
+
+    num_blocks, device, dtype: of the official 1.2.0, which makes its masks beforehand; here without effect.
+    """
 
     perturbations: Sequence[PerturbationConfig]
+    num_blocks: int | None = field(default=None, compare=False)
+    device: torch.device | str | None = field(default=None, compare=False)
+    dtype: torch.dtype | None = field(default=None, compare=False)
 
     @staticmethod
-    def empty(batch_size: int = 1) -> BatchedPerturbationConfig:
-        return BatchedPerturbationConfig([PerturbationConfig.empty()] * batch_size)
+    def empty(
+        batch_size: int = 1,
+        num_blocks: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> BatchedPerturbationConfig:
+        return BatchedPerturbationConfig([PerturbationConfig.empty()] * batch_size, num_blocks, device, dtype)
+
+    def batch_slice(self, start: int, end: int) -> BatchedPerturbationConfig:
+        """The perturbations of the samples from `start` up to `end`."""
+        is_shared = len(self.perturbations) == 1
+        return self if is_shared else replace(self, perturbations=self.perturbations[start:end])
 
     def any_in_batch(self, perturbation_type: PerturbationType, block: int) -> bool:
         return any(sample.is_perturbed(perturbation_type, block) for sample in self.perturbations)

@@ -1,6 +1,6 @@
 """Checkpoints: open, describe, build modules from them, fuse and switch LoRAs, write them."""
 
-from ltx_core.loader.build import build_model, component_bytes
+from ltx_core.loader.build import build_model, tensor_bytes
 from ltx_core.loader.builder import LoRAAdaptableProtocol, ModelBuilderProtocol, SingleGPUModelBuilder
 from ltx_core.loader.checkpoint import Checkpoint
 from ltx_core.loader.describe import FileDescription, describe, variant_by_name
@@ -56,7 +56,7 @@ __all__ = [
     "StateDictRegistry",
     "apply_loras",
     "build_model",
-    "component_bytes",
+    "tensor_bytes",
     "describe",
     "save_checkpoint",
     "stream_model",

@@ -27,6 +27,9 @@ class TensorSource(Protocol):
     @property
     def path(self) -> Any: ...
 
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
     def __iter__(self) -> Iterator[str]: ...
 
     def info(self, key: str) -> TensorInfo: ...
@@ -44,7 +47,7 @@ class Stored(NamedTuple):
 
 def build_model(
     configurator: Any,
-    checkpoint: Checkpoint,
+    checkpoint: TensorSource,
     sd_ops: SDOps | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -61,7 +64,7 @@ def build_model(
 
 def prepare_model(
     configurator: Any,
-    checkpoint: Checkpoint,
+    checkpoint: TensorSource,
     sd_ops: SDOps | None = None,
     dtype: torch.dtype | None = None,
     policy: QuantizationPolicy | None = None,
@@ -73,39 +76,25 @@ def prepare_model(
     keeps them. Raises `ConfigError` or `CheckpointError` naming file, key and shapes where the file does not
     fit the configuration.
     """
+    policy = policy or NO_POLICY
+    key_map = policy.chained(sd_ops or EVERYTHING)
+    found = find_tensors(checkpoint, key_map)
     try:
-        if isinstance(configurator, nn.Module):
-            model = configurator
-        else:
-            config = completed(configurator, checkpoint.config, checkpoint, sd_ops)
-            with torch.device("meta"):
-                model = configurator.from_config(config)
-        return prepare(model, checkpoint, sd_ops, dtype, policy)
+        model = _on_meta(configurator, checkpoint, found)
+        return _prepare(model, checkpoint, key_map, found, dtype, policy)
     except ConfigError as error:
         bare = "" if checkpoint.config else "the file carries no model configuration, so it is no model; "
         raise type(error)(f"{checkpoint.path}: {bare}{error}") from None
 
 
-def completed(
-    configurator: Any, config: Mapping[str, Any], source: TensorSource, sd_ops: SDOps | None
-) -> Mapping[str, Any]:
-    """`config` with what `configurator` can tell from the file's tensors, if it is one of ours."""
-    if not (isinstance(configurator, type) and issubclass(configurator, Configurator)):
-        return config
-    shapes = {name: stored.shape for name, stored in find_tensors(source, sd_ops).items()}
-    return configurator.completed(config, shapes)
-
-
-def fill_model(
-    model: nn.Module,
-    checkpoint: TensorSource,
-    sd_ops: SDOps | None,
-    device: torch.device | str,
-    dtype: torch.dtype | None = None,
-    policy: QuantizationPolicy | None = None,
-) -> nn.Module:
-    """Give a module on the meta device its tensors from `checkpoint`, each read once into its final place."""
-    return resident(prepare(model, checkpoint, sd_ops, dtype, policy), device)
+def _on_meta(configurator: Any, checkpoint: TensorSource, found: Mapping[str, Stored]) -> nn.Module:
+    if isinstance(configurator, nn.Module):
+        return configurator
+    config = checkpoint.config
+    if isinstance(configurator, type) and issubclass(configurator, Configurator):
+        config = configurator.completed(config, {name: stored.shape for name, stored in found.items()})
+    with torch.device("meta"):
+        return configurator.from_config(config)
 
 
 def resident(filling: Filling, device: torch.device | str) -> nn.Module:
@@ -115,17 +104,15 @@ def resident(filling: Filling, device: torch.device | str) -> nn.Module:
     return filling.model.to(device).eval().requires_grad_(False)
 
 
-def prepare(
+def _prepare(
     model: nn.Module,
     checkpoint: TensorSource,
-    sd_ops: SDOps | None,
-    dtype: torch.dtype | None = None,
-    policy: QuantizationPolicy | None = None,
+    key_map: SDOps,
+    found: Mapping[str, Stored],
+    dtype: torch.dtype | None,
+    policy: QuantizationPolicy,
 ) -> Filling:
-    """Change a module on the meta device as `policy` asks, and find and check its tensors, reading none."""
-    policy = policy or NO_POLICY
-    key_map = policy.chained(sd_ops or EVERYTHING)
-    found = find_tensors(checkpoint, key_map)
+    """Change a module on the meta device as `policy` asks, and check what was found of its tensors."""
     scales = weight_scales(checkpoint, found)
     for operation in policy.module_ops:
         model = operation.mutator(model) if operation.matcher(model) else model
@@ -192,17 +179,20 @@ class Filling:
 
 
 def find_tensors(
-    checkpoint: TensorSource, sd_ops: SDOps | None, dtype: torch.dtype | None = None
+    checkpoint: TensorSource,
+    sd_ops: SDOps | None,
+    dtype: torch.dtype | None = None,
+    kept: Collection[str] = (),
 ) -> dict[str, Stored]:
     """Name inside the component -> where it is stored, for all keys that `sd_ops` keeps.
 
-    dtype: of floating tensors before the operations, None for the file's.
+    dtype: of floating tensors before the operations, but for the keys in `kept`; None for the file's.
     """
     key_map, found = sd_ops or EVERYTHING, {}
     for key in checkpoint:
         renamed = key_map.apply_to_key(key)
         if renamed is not None:
-            outline = _outline(checkpoint.info(key), dtype)
+            outline = _outline(checkpoint.info(key), None if key in kept else dtype)
             for name, value in key_map.apply_to_key_value(renamed, outline):
                 found[name] = Stored(key, tuple(value.shape), value.nbytes)
     return found
@@ -241,23 +231,30 @@ def _keep_scaled(
 
     Raises `ConfigError` if there is none.
     """
-    layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and f"{name}.weight" in found
-        and found[f"{name}.weight"].key in scales
-        and checkpoint.info(found[f"{name}.weight"].key).dtype is torch.float8_e4m3fn
-    ]
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    layers = {n: own for n, own in _scaled_layers(checkpoint, found, scales).items() if n in linears}
     if not layers:
         raise ConfigError("no layer is stored as fp8 with a weight_scale; use fp8-cast for this file.")
-    stored = {
-        name: {part: found[f"{name}.{part}"] for part in ScaledLinear.SCALES if f"{name}.{part}" in found}
-        for name in layers
-    }
-    scale_linears(model, {n: {part: one.shape for part, one in own.items()} for n, own in stored.items()})
-    kept = {one.key for own in stored.values() for one in own.values()}
-    return kept | {found[f"{name}.weight"].key for name in layers}
+    scale_linears(model, {n: {part: one.shape for part, one in own.items()} for n, own in layers.items()})
+    return _keys_of(layers, found)
+
+
+def _scaled_layers(
+    checkpoint: TensorSource, found: Mapping[str, Stored], scales: Mapping[str, str]
+) -> dict[str, dict[str, Stored]]:
+    """Layers that are stored as scaled e4m3 -> those of their scales that the file has."""
+    layers = [
+        name.removesuffix(".weight")
+        for name, stored in found.items()
+        if stored.key in scales and checkpoint.info(stored.key).dtype is torch.float8_e4m3fn
+    ]
+    parts = ScaledLinear.SCALES
+    return {n: {part: found[f"{n}.{part}"] for part in parts if f"{n}.{part}" in found} for n in layers}
+
+
+def _keys_of(layers: Mapping[str, Mapping[str, Stored]], found: Mapping[str, Stored]) -> set[str]:
+    scales = {one.key for own in layers.values() for one in own.values()}
+    return scales | {found[f"{name}.weight"].key for name in layers}
 
 
 def check_tensors(
@@ -283,9 +280,19 @@ def check_tensors(
             )
 
 
-def component_bytes(checkpoint: Checkpoint, sd_ops: SDOps | None, dtype: torch.dtype | None) -> int:
-    """Memory of a component in `dtype` (None: as in the file) but for what `sd_ops` casts, told from the header."""
-    return sum(stored.nbytes for stored in find_tensors(checkpoint, sd_ops, dtype).values())
+def tensor_bytes(
+    checkpoint: TensorSource,
+    sd_ops: SDOps | None,
+    dtype: torch.dtype | None,
+    policy: QuantizationPolicy | None = None,
+) -> dict[str, int]:
+    """Name -> memory of each tensor of a component as `build_model` would make it, told from the header."""
+    policy, kept = policy or NO_POLICY, set()
+    key_map = policy.chained(sd_ops or EVERYTHING)
+    if policy.scaled_mm:
+        found = find_tensors(checkpoint, key_map)
+        kept = _keys_of(_scaled_layers(checkpoint, found, weight_scales(checkpoint, found)), found)
+    return {name: one.nbytes for name, one in find_tensors(checkpoint, key_map, dtype, kept).items()}
 
 
 def assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

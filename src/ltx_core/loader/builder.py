@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ltx_core.loader.build import TensorSource, completed, fill_model
+from ltx_core.loader.build import TensorSource, build_model
 from ltx_core.loader.checkpoint import Checkpoint, TensorInfo
 from ltx_core.loader.lora import LoraPathStrengthAndSDOps
 from ltx_core.loader.module_ops import ModuleOps
@@ -23,6 +23,7 @@ from ltx_core.loader.state_dict import (
     StateDictLoader,
 )
 from ltx_core.loader.switch import LoraSwitcher
+from ltx_core.quantization import QuantizationPolicy
 from ltx_core.sd_ops import LTXV_LORA_COMFY_RENAMING_MAP, SDOps
 
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ class ModelBuilderProtocol(Protocol):
 
 
 class LoRAAdaptableProtocol(Protocol):
-    """Anything that takes LoRAs and answers a new builder."""
+    """Anything that takes LoRAs and gives a new builder."""
 
     def lora(self, lora_path: str, strength: float = 1.0, sd_ops: SDOps | None = None) -> Any: ...
 
@@ -43,8 +44,8 @@ class LoRAAdaptableProtocol(Protocol):
 class _InMemory:
     """A state dict with the methods of a checkpoint; what is read from it is a copy."""
 
-    def __init__(self, path: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.path, self._tensors = path, tensors
+    def __init__(self, path: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        self.path, self.config, self._tensors = path, config, tensors
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -55,6 +56,38 @@ class _InMemory:
 
     def read(self, key: str, device: torch.device | str = "cpu") -> torch.Tensor:
         return self._tensors[key].to(device, copy=True)
+
+
+def source_of(
+    files: Checkpoint | Paths,
+    sd_ops: SDOps | None,
+    registry: Registry | None,
+    loader: StateDictLoader | None = None,
+) -> tuple[TensorSource, SDOps | None]:
+    """What to build a model from, and the key map that goes with it, as `build_model` takes them.
+
+    With a registry that keeps nothing, or none: the files, of which each tensor goes straight into its place.
+    Otherwise the registry's state dict, which is filled first. It holds the tensors as the files do: what operations
+    make of them comes after scaled weights are widened.
+    """
+    loader = loader or SafetensorsModelStateDictLoader()
+    if isinstance(registry, DummyRegistry | None) and type(loader) is SafetensorsModelStateDictLoader:
+        return files if isinstance(files, Checkpoint) else Checkpoint(files), sd_ops
+    paths = files.paths if isinstance(files, Checkpoint) else files
+    keys, operations = sd_ops.split() if sd_ops else (None, None)
+    state = _load(paths, keys, registry or DummyRegistry(), loader, CPU)
+    first = str(paths if isinstance(paths, str | Path) else next(iter(paths)))
+    return _InMemory(first, loader.metadata(first), state.sd), operations
+
+
+def _load(
+    paths: Paths, sd_ops: SDOps | None, registry: Registry, loader: StateDictLoader, device: Any
+) -> StateDict:
+    kept = registry.get(paths, sd_ops)
+    if kept is None:
+        kept = loader.load(paths, sd_ops=sd_ops, device=device)
+        registry.add(paths, sd_ops, kept)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -99,28 +132,13 @@ class SingleGPUModelBuilder:
         self, paths: Paths, registry: Registry, device: Any = None, sd_ops: SDOps | None = None
     ) -> StateDict:
         """The renamed state dict, from the registry if it has it."""
-        kept = registry.get(paths, sd_ops)
-        if kept is None:
-            kept = self.model_loader.load(paths, sd_ops=sd_ops, device=device)
-            registry.add(paths, sd_ops, kept)
-        return kept
+        return _load(paths, sd_ops, registry, self.model_loader, device)
 
     def build(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> nn.Module:
-        """The module in eval mode on `device` (default CPU) in `dtype` (default: as in the file).
-
-        With a registry that keeps nothing each tensor goes from the file straight into its place; otherwise
-        the registry's state dict is filled first, and copied from.
-        """
-        direct = isinstance(self.registry, DummyRegistry)
-        if direct and type(self.model_loader) is SafetensorsModelStateDictLoader:
-            source: TensorSource = Checkpoint(self.model_path)
-            key_map = self.model_sd_ops
-        else:
-            state = self.load_sd(self.model_path, self.registry, CPU, self.model_sd_ops)
-            source, key_map = _InMemory(self.first_path, state.sd), None
-        config = completed(self.model_class_configurator, self.model_config(), source, key_map)
-        model = self.meta_model(config, self.module_ops)
-        model = fill_model(model, source, key_map, device or CPU, dtype)
+        """The module in eval mode on `device` (default CPU) in `dtype` (default: as in the file)."""
+        source, key_map = source_of(self.model_path, self.model_sd_ops, self.registry, self.model_loader)
+        policy = QuantizationPolicy(module_ops=self.module_ops)
+        model = build_model(self.model_class_configurator, source, key_map, device or CPU, dtype, policy)
         if any(lora.strength for lora in self.loras):
             LoraSwitcher(model).apply(self.loras)
         return model

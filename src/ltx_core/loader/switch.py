@@ -95,6 +95,11 @@ class LoraSwitcher:
         self._forget({file_key(lora) for lora in wanted})
         return tuple(file.match for file in files)
 
+    @property
+    def bytes_kept(self) -> int:
+        """What it holds in main memory beside the model's own weights: for each touched layer another weight."""
+        return sum(weight.value.nbytes for weight in self._clean.values())
+
     def _open(self, lora: LoraPathStrengthAndSDOps) -> LoraFile:
         key = file_key(lora)
         if key not in self._files:

@@ -63,7 +63,7 @@ SCALES_AS_FACTORS = SDOps("SCALES_AS_FACTORS").with_kv_operation(_as_factor, key
 UPCAST_DURING_INFERENCE = ModuleOps("upcast_fp8_during_linear_forward", _has_linears, upcast_linears)
 
 # Imports that official callers know and that have nothing to do here: scaled weights rest as (out, in), and
-# `fill_model` finds their layers in the file.
+# `prepare_model` finds their layers in the file.
 FP8_TRANSPOSE_SD_OPS = SDOps("fp8_transpose_weights")
 FP8_PREPARE_MODULE_OPS = ModuleOps("fp8_prepare_for_loading", lambda model: False, lambda model: model)
 

@@ -14,6 +14,8 @@ from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.constants import DEFAULT_IMAGE_CRF, DEFAULT_LORA_STRENGTH
 from ltx_pipelines.utils.validation import finite
 
+EMPTY_PATH = "the path is empty; name a file or folder"
+
 
 class _Wrong(argparse.ArgumentTypeError, ValueError):
     """A value that the flag does not know."""
@@ -27,7 +29,7 @@ def resolved_path(text: str) -> str:
     Links stay: their names tell what a file is, where a download cache names files by their hashes.
     """
     if not text:
-        raise _Wrong("the path is empty; name a file or folder")
+        raise _Wrong(EMPTY_PATH)
     return Path(os.path.abspath(Path(text).expanduser())).as_posix()
 
 

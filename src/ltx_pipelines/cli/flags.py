@@ -45,6 +45,11 @@ EPILOG = (
 )
 
 
+def takes_path(action: argparse.Action) -> bool:
+    """Whether a flag's values name files or folders."""
+    return action.metavar in ("PATH", "FILE") or action.dest.endswith(("path", "root"))
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Adds defaults to the help, but not the long negative prompt's, nor none."""
 
@@ -55,7 +60,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        if action.dest.endswith(("path", "root")):
+        if takes_path(action):
             return "PATH"
         return "N" if action.type is int else "X" if action.type is float else "TEXT"
 

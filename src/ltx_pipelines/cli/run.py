@@ -17,10 +17,10 @@ from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint
 from ltx_core.model.video_vae import AUTO_TILING, TilingConfig
-from ltx_pipelines.cli.actions import compile_options
+from ltx_pipelines.cli.actions import EMPTY_PATH, compile_options
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
-from ltx_pipelines.cli.flags import Parser, build_parser
+from ltx_pipelines.cli.flags import Parser, build_parser, takes_path
 from ltx_pipelines.miniature import miniature
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import (
@@ -73,8 +73,17 @@ def parse(
     parser = build_parser(name, params, require_paths=False)
     parser.prog = program or parser.prog
     namespace = parser.parse_args([*as_argv(parser, stored, argv), *argv])
+    check_paths(parser, namespace)
     check_models(parser, namespace)
     return namespace
+
+
+def check_paths(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> None:
+    """End with a usage error if a path is empty, such as a shell's variable that is not set."""
+    for action in filter(takes_path, parser._actions):
+        given = getattr(namespace, action.dest)
+        if given == "" or (isinstance(given, list) and "" in given):
+            parser.error(f"argument {action.option_strings[0]}: {EMPTY_PATH}")
 
 
 def check_models(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
@@ -16,11 +17,13 @@ from ltx_core.loader import (
     Checkpoint,
     LoraPathStrengthAndSDOps,
     LoraSwitcher,
-    component_bytes,
+    Registry,
     describe,
     stream_model,
+    tensor_bytes,
 )
 from ltx_core.loader.build import Fill, Filling, find_tensors, prepare_model, resident
+from ltx_core.loader.builder import source_of
 from ltx_core.loader.lora import LoraFile
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
 from ltx_core.model.transformer import LTXModel, LTXModelConfigurator, X0Model
@@ -63,6 +66,7 @@ COMPONENTS = {
 class ModelLedger:
     """Builds components, each call a new module in eval mode on `device` in `dtype`.
 
+    registry: keeps what was read in main memory, for further calls and for the ledgers of `with_loras`.
     Raises `InputError` naming the component and what to pass where a path was not given.
     """
 
@@ -74,7 +78,7 @@ class ModelLedger:
         gemma_root_path: str | None = None,
         spatial_upsampler_path: str | None = None,
         loras: Iterable[LoraPathStrengthAndSDOps] = (),
-        registry: Any = None,
+        registry: Registry | None = None,
         quantization: QuantizationPolicy | None = None,
         *,
         paths: ModelPaths | None = None,
@@ -87,15 +91,14 @@ class ModelLedger:
         self.loras = as_loras(loras)
         self.registry, self.quantization = registry, quantization
         self._checkpoints: dict[str, Checkpoint] = {}
-        self._sizes: dict[str, int] = {}
+        self._bytes: dict[str, dict[str, int]] = {}
         self._prepared: dict[str, Filling] = {}  # checked and not built yet
 
     def with_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
         """The same files with these LoRAs instead."""
-        copy = ModelLedger(self.dtype, self.device, paths=self.paths, quantization=self.quantization)
-        copy.spatial_upsampler_path, copy.registry = self.spatial_upsampler_path, self.registry
-        copy.loras, copy._checkpoints = as_loras(loras), self._checkpoints
-        return copy
+        ledger = copy(self)
+        ledger.loras, ledger._prepared = as_loras(loras), {}
+        return ledger
 
     def with_additional_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
         """The same files with these LoRAs as well."""
@@ -136,7 +139,12 @@ class ModelLedger:
         from ltx_core.text_encoders.gemma import load_text_encoder
 
         return load_text_encoder(
-            self.paths.text_encoder(), self.device, self.dtype, with_vision, _fill("layers", offload)
+            self.paths.text_encoder(),
+            self.device,
+            self.dtype,
+            with_vision,
+            _fill("layers", offload),
+            self.registry,
         )
 
     def gemma_embeddings_processor(self) -> nn.Module:
@@ -179,21 +187,25 @@ class ModelLedger:
 
     def size_of(self, component: str) -> int:
         """Bytes that a component takes when loaded, from the files' headers."""
-        if component not in self._sizes:
-            self._sizes[component] = self._size(component)
-        return self._sizes[component]
+        return sum(self.bytes_of(component).values())
 
-    def _size(self, component: str) -> int:
+    def bytes_of(self, component: str) -> Mapping[str, int]:
+        """Name -> bytes of each tensor of a component when it is loaded, from the files' headers."""
+        if component not in self._bytes:
+            self._bytes[component] = self._bytes_of(component)
+        return self._bytes[component]
+
+    def _bytes_of(self, component: str) -> dict[str, int]:
         if component == "text_encoder":
             from ltx_core.text_encoders.gemma.folder import GemmaFolder
 
             shards = self.checkpoint(*map(str, GemmaFolder(self.paths.text_encoder()).weights))
-            return component_bytes(shards, sd_ops.GEMMA_LANGUAGE_MODEL_KEYS, self.dtype)
-        key_map, policy = COMPONENTS[component].key_map, self.quantization
+            return tensor_bytes(shards, sd_ops.GEMMA_LANGUAGE_MODEL_KEYS, self.dtype)
         checkpoint = self.checkpoint(*self.files_of(component))
-        if component != "transformer" or policy is None or key_map is None:
-            return component_bytes(checkpoint, key_map, self.dtype)
-        return component_bytes(checkpoint, policy.chained(key_map), None if policy.scaled_mm else self.dtype)
+        return tensor_bytes(checkpoint, COMPONENTS[component].key_map, self.dtype, self._policy_of(component))
+
+    def _policy_of(self, component: str) -> QuantizationPolicy | None:
+        return self.quantization if component == "transformer" else None
 
     def files_of(self, component: str) -> tuple[str, ...]:
         """The paths of the files that hold a component; the configuration is the first one's."""
@@ -208,9 +220,9 @@ class ModelLedger:
         return (found,) if isinstance(found, str) else found
 
     def _prepare(self, component: str) -> Filling:
-        made, policy = COMPONENTS[component], self.quantization if component == "transformer" else None
-        checkpoint = self.checkpoint(*self.files_of(component))
-        return prepare_model(made.configurator, checkpoint, made.key_map, self.dtype, policy)
+        made, checkpoint = COMPONENTS[component], self.checkpoint(*self.files_of(component))
+        source, key_map = source_of(checkpoint, made.key_map, self.registry)
+        return prepare_model(made.configurator, source, key_map, self.dtype, self._policy_of(component))
 
     def _build(self, component: str, fill: Fill = resident) -> nn.Module:
         filling = self._prepared.pop(component, None) or self._prepare(component)

@@ -19,6 +19,7 @@ from ltx_pipelines.media.images import decode_image
 from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 
 MAX_SEED = 2**63 - 1
+LARGEST = 2**20  # of sizes and counts: tensors of such sides are too large, but their bytes can be counted
 
 
 def check_kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> None:
@@ -111,6 +112,14 @@ def whole_number(name: str, value: Any) -> int:
         raise InputError(f"{name} is {value!r}; give a whole number.") from None
 
 
+def sized(name: str, value: Any) -> int:
+    """A whole number that PyTorch can count with. Raises `InputError` for other things."""
+    given = whole_number(name, value)
+    if given > LARGEST:
+        raise InputError(f"{name} is {given}; give {LARGEST} at most.")
+    return given
+
+
 def check_seed(seed: int) -> None:
     if not -MAX_SEED - 1 <= seed <= 2 * MAX_SEED + 1:
         raise InputError(f"seed is {seed}; give a whole number between 0 and {MAX_SEED}.")
@@ -191,6 +200,8 @@ def _check_image(image: ImageConditioningInput, num_frames: int, crf: int) -> Im
 def check_file(path: str | Path) -> None:
     """Raise `MissingFileError` unless `path` is a file, `InputError` for what is no path at all."""
     check_kind("A file", path, (str, Path), "its path, as a text or a Path")
+    if not str(path):
+        raise InputError("The path of a file is empty; name a file.")
     if not Path(path).is_file():
         what = "is a folder, not a file" if Path(path).is_dir() else "does not exist"
         raise MissingFileError(f"{path} {what}; check the path.")

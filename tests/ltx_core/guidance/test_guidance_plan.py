@@ -5,7 +5,12 @@ import torch
 
 from ltx_core.components.guiders import MultiModalGuider, MultiModalGuiderParams
 from ltx_core.errors import InputError
-from ltx_core.guidance.perturbations import PerturbationType
+from ltx_core.guidance.perturbations import (
+    BatchedPerturbationConfig,
+    Perturbation,
+    PerturbationConfig,
+    PerturbationType,
+)
 from ltx_core.guidance.plan import TransformerCall, combine, plan_passes, run_passes
 from ltx_core.types import Modality
 
@@ -99,3 +104,15 @@ def test_combine_uses_the_passes_by_name():
     x = torch.tensor([1.0, 3.0])
     got = combine(guider(cfg_scale=2.0, stg_scale=1.0), {"cond": x, "uncond": x * 0, "perturbed": x})
     assert torch.equal(got, 2 * x)
+
+
+def test_batches_of_perturbations_have_the_newer_official_forms_too():
+    samples = [
+        PerturbationConfig([Perturbation(PerturbationType.SKIP_A2V_CROSS_ATTN, [i])]) for i in range(3)
+    ]
+    batch = BatchedPerturbationConfig(samples, 48, device="cpu", dtype=torch.float32)
+    assert batch == BatchedPerturbationConfig(samples)
+    assert batch.batch_slice(1, 3) == BatchedPerturbationConfig(samples[1:])
+    assert BatchedPerturbationConfig.empty(2, 48, "cpu", torch.float32) == BatchedPerturbationConfig.empty(2)
+    for_all = BatchedPerturbationConfig(samples[:1])
+    assert for_all.batch_slice(1, 3) == for_all

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from ltx_core.errors import CheckpointError, ConfigError
-from ltx_core.loader import Checkpoint, KeyValueOperationResult, SDOps, build_model, component_bytes
-from ltx_core.loader.build import fill_model
+from ltx_core.loader import Checkpoint, KeyValueOperationResult, SDOps, build_model, tensor_bytes
 from ltx_core.loader.module_ops import ModuleOps
 from ltx_core.quantization import QuantizationPolicy
 
@@ -103,7 +102,7 @@ def test_a_file_without_configuration_is_said_to_be_no_model(files):
 def test_files_may_leave_out_buffers_that_have_a_value(files):
     model = files.Network(16).to("meta")
     model.register_buffer("kernel", torch.full((2,), 7.0))
-    fill_model(model, Checkpoint(files.model()), files.MAP, "cpu", torch.bfloat16)
+    build_model(model, Checkpoint(files.model()), files.MAP, "cpu", torch.bfloat16)
     assert torch.equal(model.kernel, torch.full((2,), 7.0))
 
 
@@ -111,7 +110,7 @@ def test_a_lazy_layer_takes_its_shape_from_the_file(files):
     with torch.device("meta"):
         model = nn.Sequential(nn.LazyLinear(3))
     values = {"0.weight": torch.randn(3, 7), "0.bias": torch.randn(3)}
-    fill_model(model, Checkpoint(files.write("x.safetensors", values)), None, "cpu")
+    build_model(model, Checkpoint(files.write("x.safetensors", values)), None, "cpu")
     x = torch.randn(2, 7)
     assert torch.equal(model(x), nn.functional.linear(x, values["0.weight"], values["0.bias"]))
 
@@ -123,7 +122,7 @@ def test_key_value_operations_change_values_names_and_shapes(files):
     ops = SDOps("x").with_matching().with_kv_operation(operation, key_prefix="stored")
     stored = torch.randn(5, 5)
     checkpoint = Checkpoint(files.write("x.safetensors", {"stored": stored}))
-    model = fill_model(nn.Linear(5, 5, device="meta"), checkpoint, ops, "cpu")
+    model = build_model(nn.Linear(5, 5, device="meta"), checkpoint, ops, "cpu")
     assert torch.equal(model.weight, stored.t())
     assert torch.equal(model.bias, stored[:, 0])
     assert checkpoint.bytes_read == stored.nbytes
@@ -137,7 +136,7 @@ def test_key_value_operations_see_the_dtype_of_the_file(files):
     ops = SDOps("x").with_matching().with_kv_operation(turn, key_prefix="weight")
     stored = {"weight": torch.randn(5, 3, dtype=torch.bfloat16), "bias": torch.randn(3)}
     checkpoint = Checkpoint(files.write("x.safetensors", stored))
-    model = fill_model(nn.Linear(5, 3, device="meta"), checkpoint, ops, "cpu", torch.float32)
+    model = build_model(nn.Linear(5, 3, device="meta"), checkpoint, ops, "cpu", torch.float32)
     assert torch.equal(model.weight, stored["weight"].t().float())
 
 
@@ -172,9 +171,9 @@ def test_models_built_in_inference_mode_are_ordinary_ones(files):
 def test_the_size_of_a_component_is_told_from_the_header(files):
     checkpoint = Checkpoint(files.model())
     stored = sum(tensor.nbytes for tensor in files.tensors().values())
-    assert component_bytes(checkpoint, files.MAP, None) == stored
+    assert sum(tensor_bytes(checkpoint, files.MAP, None).values()) == stored
     cast = sum(t.numel() * (4 if t.is_floating_point() else 8) for t in files.tensors().values())
-    assert component_bytes(checkpoint, files.MAP, torch.float32) == cast
+    assert sum(tensor_bytes(checkpoint, files.MAP, torch.float32).values()) == cast
     assert checkpoint.bytes_read == 0
 
 
@@ -214,6 +213,6 @@ def test_the_configuration_is_the_first_files(files):
 def test_the_size_of_a_component_heeds_what_is_cast(files):
     checkpoint, policy = Checkpoint(files.model()), QuantizationPolicy.fp8_cast()
     model = build(files, dtype=torch.bfloat16, policy=policy)
-    taken = sum(tensor.nbytes for tensor in model.state_dict().values())
-    assert component_bytes(checkpoint, files.MAP.chain(policy.sd_ops), torch.bfloat16) == taken
-    assert taken < component_bytes(checkpoint, files.MAP, torch.bfloat16)
+    taken = {name: tensor.nbytes for name, tensor in model.state_dict().items()}
+    assert tensor_bytes(checkpoint, files.MAP, torch.bfloat16, policy) == taken
+    assert taken != tensor_bytes(checkpoint, files.MAP, torch.bfloat16)

@@ -9,6 +9,7 @@ import torch
 from ltx_core import loader
 from ltx_core.errors import CheckpointError
 from ltx_core.loader import (
+    Checkpoint,
     DummyRegistry,
     SafetensorsModelStateDictLoader,
     SafetensorsStateDictLoader,
@@ -16,6 +17,7 @@ from ltx_core.loader import (
     SingleGPUModelBuilder,
     StateDict,
     StateDictRegistry,
+    build_model,
 )
 from ltx_core.quantization import QuantizationPolicy
 
@@ -139,7 +141,7 @@ def test_a_registry_is_filled_once_and_its_tensors_stay_clean(files):
     assert not torch.equal(first.patchify_proj.weight, files.tensors()["patchify_proj.weight"])
 
 
-def test_a_builder_is_a_value_and_lora_answers_a_new_one(files):
+def test_a_builder_is_a_value_and_lora_gives_a_new_one(files):
     base = builder(files)
     more = base.lora("some.safetensors", 0.5)
     assert base.loras == ()
@@ -180,3 +182,16 @@ def test_a_policys_fields_work_the_official_way(files, registry):
         expected[f"{layer}.{part}"].to(torch.float8_e4m3fn).float() for part in ("weight", "bias")
     )
     assert torch.equal(to_q(x), torch.nn.functional.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("registry", BOTH)
+def test_scaled_weights_are_widened_before_they_are_cast_again(files, registry):
+    policy, path = QuantizationPolicy.fp8_cast(), files.scaled_model()
+    made = SingleGPUModelBuilder(
+        files.Configurator, path, files.MAP.chain(policy.sd_ops), policy.module_ops, registry=registry()
+    )
+    expected = build_model(files.Configurator, Checkpoint(path), files.MAP, policy=policy).state_dict()
+    for _ in range(2):
+        for name, value in made.build().state_dict().items():
+            assert value.dtype is expected[name].dtype
+            assert torch.equal(value.float(), expected[name].float())

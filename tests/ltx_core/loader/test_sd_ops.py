@@ -56,6 +56,29 @@ def test_maps_are_values_and_building_on_one_leaves_it_alone():
     assert chained.mapping == base.mapping + longer.mapping
 
 
+@pytest.mark.parametrize(
+    "name", ["LTXV_MODEL_COMFY_RENAMING_MAP", "VOCODER_COMFY_KEYS_FILTER", "GEMMA_LLM_KEY_OPS"]
+)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.diffusion_model.a.weight",
+        "vocoder.vocoder.a.weight",
+        "language_model.model.embed_tokens.weight",
+        "other.weight",
+    ],
+)
+def test_a_map_does_what_its_halves_do_in_turn(name, key):
+    whole, value = getattr(sd_ops, name), torch.ones(2)
+    keys, tensors = whole.split()
+    renamed = keys.apply_to_key(key)
+    assert renamed == whole.apply_to_key(key)
+    if renamed is not None:
+        assert keys.apply_to_key_value(renamed, value) == [(renamed, value)]
+        assert tensors.apply_to_key(renamed) == renamed
+        assert tensors.apply_to_key_value(renamed, value) == whole.apply_to_key_value(renamed, value)
+
+
 RENAMED = {
     ("LTXV_MODEL_COMFY_RENAMING_MAP", "model.diffusion_model.a.model.diffusion_model.b"): ["a.b"],
     ("LTXV_MODEL_COMFY_RENAMING_MAP", "vae.encoder.a"): None,

@@ -16,7 +16,7 @@ from ltx_core.text_encoders.gemma.model import Gemma, fill_buffers
 from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
 
 if TYPE_CHECKING:
-    from ltx_core.loader import Checkpoint
+    from ltx_core.loader import Checkpoint, Registry
     from ltx_core.loader.build import Fill
 
 
@@ -26,23 +26,26 @@ def load_text_encoder(
     dtype: torch.dtype = torch.bfloat16,
     with_vision: bool = False,
     fill: Fill | None = None,
+    registry: Registry | None = None,
 ) -> GemmaTextEncoder:
     """The text encoder of a Gemma 3 folder, in eval mode on `device`, its weights in `dtype`.
 
     Only the language model is read; the vision tower is when an image is first to be looked at, or at once
-    `with_vision`. The output layer is the token embedding and takes no memory. fill: see `build_model`.
+    `with_vision`. The output layer is the token embedding and takes no memory. fill: see `build_model`;
+    registry: keeps what is read of the language model.
     Raises `MissingFileError` (a FileNotFoundError) where the folder lacks a file, `CheckpointError` where
     a file is damaged or lacks a tensor, `ConfigError` where it holds another model.
     """
     from ltx_core.loader import Checkpoint
-    from ltx_core.loader.build import prepare, resident
+    from ltx_core.loader.build import build_model
+    from ltx_core.loader.builder import source_of
 
     folder = GemmaFolder(gemma_root)
     checkpoint = Checkpoint(folder.weights)
     gemma = _on_meta(folder)
     tokenizer = LTXVGemmaTokenizer(folder.tokenizer_folder, MAX_TOKENS)
-    filling = prepare(gemma.model.language_model, checkpoint, GEMMA_LANGUAGE_MODEL_KEYS, dtype)
-    (fill or resident)(filling, device)
+    source, key_map = source_of(checkpoint, GEMMA_LANGUAGE_MODEL_KEYS, registry)
+    build_model(gemma.model.language_model, source, key_map, device, dtype, fill=fill)
     gemma.tie()
     encoder = GemmaTextEncoder(gemma, tokenizer, None, dtype)
     encoder.vision_loader = lambda encoder: _load_vision(encoder, folder, checkpoint)
@@ -61,15 +64,15 @@ def _on_meta(folder: GemmaFolder) -> Gemma:
 
 def _load_vision(encoder: GemmaTextEncoder, folder: GemmaFolder, checkpoint: Checkpoint) -> None:
     """Add the vision tower and its projector, on the device of the language model, and what prepares images."""
-    from ltx_core.loader.build import fill_model
+    from ltx_core.loader.build import build_model
 
     gemma = encoder.model
     device, (tower, projector) = gemma.device, gemma.new_vision()
     encoder.processor = ImageProcessor.from_config(folder.preprocessor_config, gemma.config)
     fill_buffers(tower, device)
     # Up to transformers 5.7 the tower has its layers one attribute deeper.
-    fill_model(
+    build_model(
         getattr(tower, "vision_model", tower), checkpoint, GEMMA_VISION_TOWER_KEYS, device, encoder.dtype
     )
-    fill_model(projector, checkpoint, GEMMA_PROJECTOR_KEYS, device, encoder.dtype)
+    build_model(projector, checkpoint, GEMMA_PROJECTOR_KEYS, device, encoder.dtype)
     gemma.add_vision(tower.eval(), projector)
