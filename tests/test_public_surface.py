@@ -294,7 +294,10 @@ ARGUMENTS = {
         "BatchedPerturbationConfig.mask": "self perturbation_type block device dtype",
         "BatchedPerturbationConfig.mask_like": "self perturbation_type block values",
     },
-    "ltx_core.model.transformer.attention": {"AttentionFunction.__call__": "self q k v heads mask"},
+    "ltx_core.model.transformer.attention": {
+        "Attention.forward": "self x context mask pe k_pe perturbation_mask all_perturbed",
+        "AttentionFunction.__call__": "self q k v heads mask",
+    },
     "ltx_core.model.transformer.rope": {
         "apply_rotary_emb": "input_tensor freqs_cis rope_type",
         "generate_freq_grid_np": ("positional_embedding_theta positional_embedding_max_pos_count inner_dim"),

@@ -165,8 +165,8 @@ def test_skipped_attention_passes_values():
     module = Attention(12, heads=3, dim_head=4)
     x = torch.randn(2, 5, 12)
     values = module.to_out[0](module.to_v(x))
-    assert torch.equal(module(x, keep=False), values)
-    mixed = module(x, keep=torch.tensor([1.0, 0.0]).view(2, 1, 1))
+    assert torch.equal(module(x, all_perturbed=True), values)
+    mixed = module(x, perturbation_mask=torch.tensor([1.0, 0.0]).view(2, 1, 1))
     torch.testing.assert_close(mixed[0], module(x)[0])
     torch.testing.assert_close(mixed[1], values[1])
 

@@ -191,21 +191,22 @@ class Attention(nn.Module):
         mask: torch.Tensor | None = None,
         pe: RotaryTable | None = None,
         k_pe: RotaryTable | None = None,
-        keep: bool | torch.Tensor = True,
+        perturbation_mask: torch.Tensor | None = None,
+        all_perturbed: bool = False,
     ) -> torch.Tensor:
         """The attention's output, (B, T, query_dim).
 
         context: what to attend to; x itself if None.
         mask: additive bias (T, S), (B, T, S) or (B, heads, T, S) up to broadcasting.
         pe, k_pe: rotary tables of the queries and of the keys (of both, if only `pe` is given).
-        keep: False replaces each token's result by its own value vector (self-attention only), a (B, 1, 1)
-            mask does so for the samples where it is 0.
+        perturbation_mask: (B, 1, 1); samples where it is 0 have each token's own value vector as its result
+            (self-attention only). all_perturbed: all samples have.
         """
         context = x if context is None else context
-        if keep is False:
+        if all_perturbed:
             return self._gated(x, self.to_v(context))
         keys_and_values = self.keys_and_values(context, pe if k_pe is None else k_pe)
-        return self.attend(x, keys_and_values, mask, pe, keep)
+        return self.attend(x, keys_and_values, mask, pe, perturbation_mask)
 
     def keys_and_values(
         self, context: torch.Tensor, pe: RotaryTable | None = None
@@ -219,14 +220,14 @@ class Attention(nn.Module):
         keys_and_values: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor | None = None,
         pe: RotaryTable | None = None,
-        keep: bool | torch.Tensor = True,
+        perturbation_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`forward` with a context's `keys_and_values`, which many queries can share; keep: True or a mask."""
+        """`forward` with a context's `keys_and_values`, which many queries can share."""
         k, v = keys_and_values
         q = self._rotated(self.q_norm(self.to_q(x)), pe)
         out = _by_heads(KERNELS[self._function(mask)], q, k, v, self.heads, mask)
-        if isinstance(keep, torch.Tensor):
-            out = out * keep + v * (1 - keep)
+        if perturbation_mask is not None:
+            out = out * perturbation_mask + v * (1 - perturbation_mask)
         return self._gated(x, out)
 
     def _rotated(self, x: torch.Tensor, pe: RotaryTable | None) -> torch.Tensor:

@@ -150,7 +150,13 @@ class TransformerBlock(nn.Module):
         modulation, table = inputs.modulation, self._part(stream, "scale_shift_table")
         y = _modulated(self._norm(x), modulation, table, shift=0, scale=1)
         kept = keep[SKIP_SELF_ATTENTION[stream.name]]
-        y = self._part(stream, "attn1")(y, mask=inputs.self_bias, pe=inputs.rope, keep=kept)
+        y = self._part(stream, "attn1")(
+            y,
+            mask=inputs.self_bias,
+            pe=inputs.rope,
+            perturbation_mask=kept if isinstance(kept, torch.Tensor) else None,
+            all_perturbed=kept is False,
+        )
         x = add_gated(x, y, modulation.vector(2, table[2]))
         y, text_attention = self._norm(x), self._part(stream, "attn2")
         if inputs.prompt is None:
