@@ -7,7 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, InputError, UnsupportedConfigError
+from ltx_core.loader import Checkpoint, build_model, save_checkpoint
 from ltx_core.model.audio_vae import (
+    AUDIO_VAE_DECODER_COMFY_KEYS_FILTER,
+    AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER,
     AudioDecoder,
     AudioDecoderConfigurator,
     AudioEncoder,
@@ -155,6 +158,20 @@ def test_spectrograms_are_cropped_or_padded_to_the_bands_of_the_file():
     assert torch.equal(padded[..., :16], full)
     assert padded.shape[-1] == 18
     assert not padded[..., 16:].any()
+
+
+@pytest.mark.parametrize("bins", [13, 24])
+def test_files_have_as_many_statistics_as_features_whatever_their_bands(tmp_path, bins):
+    path, full = tmp_path / "x.safetensors", decoder()
+    whole = {"audio_encoder": encoder(), "audio_decoder": full}
+    save_checkpoint(path, whole, config(TINY | {"mel_bins": bins}), "2.3.0", torch.float32)
+    made = build_model(AudioDecoderConfigurator, Checkpoint(path), AUDIO_VAE_DECODER_COMFY_KEYS_FILTER)
+    latent = randn(1, 2, 3, 4)
+    common = min(bins, 16)
+    assert made(latent).shape[-1] == bins
+    assert torch.equal(made(latent)[..., :common], full(latent)[..., :common])
+    taker = build_model(AudioEncoderConfigurator, Checkpoint(path), AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER)
+    assert encode_audio(Audio(randn(1, 2, 4000), 16000), taker).shape[-1] == 4
 
 
 # Statistics

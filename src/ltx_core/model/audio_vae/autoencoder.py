@@ -77,6 +77,11 @@ class _Half(nn.Module):
         )
 
 
+def _features(channels: int, mel_bins: int | None, halvings: int) -> int | None:
+    """Latent features (channel x frequency bin) of a spectrogram of `mel_bins` bands."""
+    return channels * (mel_bins >> halvings) if mel_bins else None
+
+
 class AudioEncoder(_Half):
     """(B, 2, T, F) log-mel to the normalised latent (B, z, ceil(T / 4), F / 4). Deterministic."""
 
@@ -102,6 +107,7 @@ class AudioEncoder(_Half):
         n_fft: int = 1024,
         is_causal: bool = True,
         mel_bins: int | None = 64,
+        features: int | None = None,
         **ignored: Any,
     ) -> None:
         super().__init__(sample_rate, mel_hop_length, is_causal, mel_bins)
@@ -110,9 +116,10 @@ class AudioEncoder(_Half):
         outputs = 2 * z_channels if double_z else z_channels
         self.latent_channels = outputs // 2  # the second half is log variance, whatever double_z says
         last = len(ch_mult) - 1
-        features = self.latent_channels * (mel_bins >> last) if mel_bins else ch
+        told = _features(self.latent_channels, mel_bins, last)
+        features = features or told or ch
         self.per_channel_statistics = PerFeatureStatistics(features)
-        self.bands = mel_bins or features // self.latent_channels << last
+        self.bands = mel_bins if mel_bins and features == told else features // self.latent_channels << last
         self.conv_in = CausalConv2d(in_channels, ch, 3, causality_axis)
         self.down = nn.ModuleList()
         width, attended = ch, set(attn_resolutions)
@@ -168,14 +175,14 @@ class AudioDecoder(_Half):
         mel_hop_length: int = 160,
         is_causal: bool = True,
         mel_bins: int | None = None,
+        features: int | None = None,
     ) -> None:
         super().__init__(sample_rate, mel_hop_length, is_causal, mel_bins)
         self.out_ch, self.causality_axis = out_ch, causality_axis
         common = (norm_type, causality_axis)
         last = len(ch_mult) - 1
-        self.per_channel_statistics = PerFeatureStatistics(
-            z_channels * (mel_bins >> last) if mel_bins else ch
-        )
+        features = features or _features(z_channels, mel_bins, last) or ch
+        self.per_channel_statistics = PerFeatureStatistics(features)
         width, attended = ch * ch_mult[-1], set(attn_resolutions)
         self.conv_in = CausalConv2d(z_channels, width, 3, causality_axis)
         self.mid = _middle(width, *common, AttentionType.VANILLA if mid_block_add_attention else None)

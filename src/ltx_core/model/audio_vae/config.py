@@ -15,7 +15,10 @@ from ltx_core.model.common.normalization import NormType
 
 @dataclass(frozen=True)
 class AudioVAEConfig:
-    """``audio_vae.model.params.ddconfig``, names and defaults as there."""
+    """``audio_vae.model.params.ddconfig``, names and defaults as there.
+
+    features: how many statistics the file has; None for what the other values lead to.
+    """
 
     ch: int = 128
     out_ch: int = 2
@@ -32,6 +35,7 @@ class AudioVAEConfig:
     in_channels: int = 2
     attn_type: AttentionType = AttentionType.VANILLA
     resamp_with_conv: bool = True
+    features: int | None = None
 
 
 @dataclass(frozen=True)

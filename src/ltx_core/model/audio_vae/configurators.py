@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ltx_core.config import Configurator, parse_config
+from ltx_core.config import Configurator, T, parse_config
 from ltx_core.model.audio_vae.autoencoder import AudioDecoder, AudioEncoder
 from ltx_core.model.audio_vae.bandwidth_extension import MelSTFT, VocoderWithBWE
 from ltx_core.model.audio_vae.config import ExtensionConfig, parse_audio_vae, parse_generator
@@ -17,7 +17,20 @@ BIG_VGAN = {"resblock": "AMP1", "stereo": True, "activation": "snakebeta"}
 ENCODER_ONLY = ("double_z", "in_channels", "attn_type", "resamp_with_conv")
 
 
-class AudioEncoderConfigurator(Configurator[AudioEncoder]):
+class _HalfConfigurator(Configurator[T]):
+    @classmethod
+    def completed(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Mapping[str, Any]:
+        """The number of statistics is the file's: no key of the configuration states it."""
+        features, *_ = shapes.get("per_channel_statistics.mean-of-means") or (None,)
+        section = config.get("audio_vae", {})
+        model = section.get("model", {})
+        params = model.get("params", {})
+        ddconfig = {**params.get("ddconfig", {}), "features": features}
+        model = {**model, "params": {**params, "ddconfig": ddconfig}}
+        return {**config, "audio_vae": {**section, "model": model}}
+
+
+class AudioEncoderConfigurator(_HalfConfigurator[AudioEncoder]):
     """Makes an `AudioEncoder` from a checkpoint's whole configuration."""
 
     @classmethod
@@ -26,7 +39,7 @@ class AudioEncoderConfigurator(Configurator[AudioEncoder]):
         return AudioEncoder(**vars(network), **vars(spectrogram))
 
 
-class AudioDecoderConfigurator(Configurator[AudioDecoder]):
+class AudioDecoderConfigurator(_HalfConfigurator[AudioDecoder]):
     """Makes an `AudioDecoder` from a checkpoint's whole configuration."""
 
     @classmethod
