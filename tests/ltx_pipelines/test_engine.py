@@ -17,6 +17,7 @@ from ltx_pipelines import DistilledPipeline, TI2VidOneStagePipeline, TI2VidTwoSt
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Cancelled
 from ltx_pipelines.plan import describe_plan, passes
+from ltx_pipelines.utils.model_ledger import ModelLedger
 from ltx_pipelines.utils.model_paths import ModelPaths
 
 SMALL = {"height": 64, "width": 128, "num_frames": 9, "seed": 5}
@@ -549,6 +550,13 @@ class TestLoras:
 
 
 class TestWrongFiles:
+    def test_a_gemma_folder_that_lacks_a_part_is_refused_at_once(self, model_folder, tmp_path):
+        empty = str(tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"'model\*\.safetensors' under"):
+            TI2VidTwoStagesPipeline(**files(model_folder) | {"gemma_root": empty})
+        with pytest.raises(FileNotFoundError, match=r"'model\*\.safetensors' under"):
+            ModelLedger(torch.float32, "cpu", gemma_root_path=empty)
+
     @pytest.mark.parametrize(
         ("change", "sentence"),
         [

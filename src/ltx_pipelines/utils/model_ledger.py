@@ -67,7 +67,8 @@ class ModelLedger:
     """Builds components, each call a new module in eval mode on `device` in `dtype`.
 
     registry: keeps what was read in main memory, for further calls and for the ledgers of `with_loras`.
-    Raises `InputError` naming the component and what to pass where a path was not given.
+    Raises `MissingFileError` for a Gemma folder that lacks a part; when built, `InputError` naming the component and
+    what to pass where a path was not given.
     """
 
     def __init__(
@@ -84,9 +85,10 @@ class ModelLedger:
         paths: ModelPaths | None = None,
     ) -> None:
         self.dtype, self.device = dtype, torch.device(device)
-        self.paths = paths or ModelPaths.from_arguments(
-            checkpoint_path=checkpoint_path, gemma_root=gemma_root_path
-        )
+        if paths is None:
+            paths = ModelPaths.from_arguments(checkpoint_path=checkpoint_path, gemma_root=gemma_root_path)
+            paths.check_gemma_root()
+        self.paths = paths
         self.spatial_upsampler_path = spatial_upsampler_path
         self.loras = as_loras(loras)
         self.registry, self.quantization = registry, quantization

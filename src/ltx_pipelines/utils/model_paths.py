@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltx_core.errors import InputError, MissingFileError
+from ltx_core.text_encoders.gemma.folder import GemmaFolder
 
 PathLike = str | Path
 
@@ -97,9 +98,15 @@ class ModelPaths:
         return [path for path in vars(self).values() if path is not None and not Path(path).exists()]
 
     def check(self) -> None:
-        """Raise `MissingFileError` if a given path does not exist, before any work is done."""
+        """Raise `MissingFileError` if a given path does not exist or a Gemma folder lacks a part, before any work."""
         for path in self.missing():
             raise MissingFileError(f"{path} does not exist; check the path.")
+        self.check_gemma_root()
+
+    def check_gemma_root(self) -> None:
+        """Raise `MissingFileError` if the Gemma folder that was given, if any, lacks a part."""
+        if self.gemma_root is not None:
+            GemmaFolder(self.gemma_root)
 
     @staticmethod
     def _first(what: str, *paths: str | None, whole: str = "checkpoint_path") -> str:
