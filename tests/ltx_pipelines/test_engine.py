@@ -131,11 +131,11 @@ class TestReading:
                 or [processor.process_valid(*encoder.encode_valid(text)) for text in texts]
             ),
         )
-        for prompt in ("a", "b", "a"):
-            pipeline(prompt, negative_prompt="no", **SMALL, **STEPS)
-        assert encoded == ["a", "no", "b"]
-        for number in range(20):
-            pipeline(str(number), negative_prompt="no", **SMALL, **STEPS)
+        encoding = {"callback": lambda event: event.stage == "encode prompt", "negative_prompt": "no"}
+        for prompt in ("a", "b", "a", *map(str, range(20))):
+            with pytest.raises(Cancelled, match="stage 1"):
+                pipeline(prompt, **encoding, **SMALL, **STEPS)
+        assert encoded[:4] == ["a", "no", "b", "0"]
         assert encoded.count("no") == 1
 
     def test_what_came_before_changes_nothing(self, model_folder):
@@ -348,18 +348,26 @@ class TestComputing:
         for prompt in ("x", "y"):
             assert same(*(everything(p(prompt, **SMALL, **STEPS, **guided)) for p in (plain, compiled)))
 
-    @pytest.mark.parametrize("options", [{}, {"offload": "disk"}, {"compile": {"backend": "eager"}}], ids=str)
-    def test_loras_beside_the_weights_give_the_same_video_but_for_rounding(self, model_folder, options):
+    @pytest.fixture(scope="class")
+    def with_and_without(self, model_folder):
+        """Of two prompts, what comes of a fused LoRA, and of none."""
         given = {**files(model_folder), "dtype": torch.float32}
-        fused, beside = (
-            TI2VidTwoStagesPipeline(**given, fuse_loras=fuse, **({} if fuse else options))
-            for fuse in (True, False)
-        )
+        fused = TI2VidTwoStagesPipeline(**given)
         without = TI2VidTwoStagesPipeline(**{**given, "distilled_lora": ()})
-        for prompt in ("x", "y"):  # the second call goes back to the first stage, and there again
-            expected, found, other = (
-                everything(p(prompt, **SMALL, **STEPS)) for p in (fused, beside, without)
-            )
+        return {
+            prompt: [everything(p(prompt, **SMALL, **STEPS)) for p in (fused, without)]
+            for prompt in ("x", "y")
+        }
+
+    @pytest.mark.parametrize("options", [{}, {"offload": "disk"}, {"compile": {"backend": "eager"}}], ids=str)
+    def test_loras_beside_the_weights_give_the_same_video_but_for_rounding(
+        self, model_folder, with_and_without, options
+    ):
+        given = {**files(model_folder), "dtype": torch.float32}
+        beside = TI2VidTwoStagesPipeline(**given, fuse_loras=False, **options)
+        for prompt, (expected, other) in with_and_without.items():
+            # The second call goes back to the first stage, and there again.
+            found = everything(beside(prompt, **SMALL, **STEPS))
             off, changed = ((expected[0].int() - frames.int()).abs() for frames in (found[0], other[0]))
             assert off.max() <= 1
             assert off.float().mean() < 1e-3 < 0.02 < changed.float().mean()

@@ -37,6 +37,7 @@ def main(room: Path, folder: Path) -> None:
         "text_length": 128,
         "lora": {"rank": 2},
         "gradient_checkpointing": True,
+        "stages": [{"steps": 1, "batch_size": 1, "caches": [str(room / "cache")]}],
     }
     for shard in (False, True):
         task = TransformerTask(parse_table(TransformerRun, lora | {"shard": shard}))

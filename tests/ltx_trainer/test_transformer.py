@@ -548,9 +548,10 @@ def test_sharded_runs_end_as_others_do_also_when_they_die_between(room: Path, tm
     assert done.returncode == 0, done.stderr
     assert 0.45 < json.loads((tmp_path / "share.json").read_text()) < 0.55
 
-    for plain, sharded in (("plain", "sharded"), ("plain-lora", "sharded-lora"), ("sharded", "resumed")):
+    pairs = {("plain", "sharded"): 3, ("plain-lora", "sharded-lora"): 1, ("sharded", "resumed"): 3}
+    for (plain, sharded), steps in pairs.items():
         logs = [Log(tmp_path / name / "log.jsonl").read() for name in (plain, sharded)]
-        assert len(logs[0]) == len(logs[1]) == 3
+        assert len(logs[0]) == len(logs[1]) == steps
         for line, other in zip(*logs):
             assert line.keys() == other.keys()
             for score in {"loss", "video_test", "audio_test"} & line.keys():
@@ -569,7 +570,7 @@ def test_sharded_runs_end_as_others_do_also_when_they_die_between(room: Path, tm
 
     from torch.distributed.checkpoint import FileSystemReader  # not in every build of PyTorch
 
-    last = FileSystemReader(tmp_path / "sharded-lora" / "checkpoints" / "step-00000003")
+    last = FileSystemReader(tmp_path / "sharded-lora" / "checkpoints" / "step-00000001")
     kept = last.read_metadata().state_dict_metadata
     assert any(key.startswith("weights.") for key in kept)
     assert all(".lora_" in key for key in kept if key.startswith("weights."))

@@ -33,13 +33,21 @@ def latents(frames: int) -> torch.Tensor:
     return test_audio_vae.randn(1, 2, frames, 16)
 
 
-@pytest.mark.parametrize("vocoder", VOCODERS.values(), ids=VOCODERS)
-@pytest.mark.parametrize(("piece", "signal_bytes"), [(7, 1), (40, 2**17), (90, 2**16)])
-def test_pieces_sound_like_the_whole(vocoder: dict, piece: int, signal_bytes: int) -> None:
-    decoder, voice = parts(vocoder)
+@pytest.fixture(scope="module", params=VOCODERS.values(), ids=VOCODERS)
+def decoded(request: pytest.FixtureRequest) -> tuple:
+    """Both networks, a latent, and what they make of it in one piece."""
+    decoder, voice = parts(request.param)
     latent = latents(90)
-    whole = voice(decoder(latent))
+    with torch.no_grad():
+        whole = voice(decoder(latent))
     assert whole.std() > 1e-2
+    return decoder, voice, latent, whole
+
+
+@pytest.mark.parametrize(("piece", "signal_bytes"), [(7, 1), (40, 2**17), (90, 2**16)])
+@torch.no_grad()
+def test_pieces_sound_like_the_whole(decoded: tuple, piece: int, signal_bytes: int) -> None:
+    decoder, voice, latent, whole = decoded
     taken = lengths_taken(*generators(voice))
     got = decode_in_pieces(latent, decoder, voice, piece, signal_bytes)
     assert len(taken) > len(generators(voice))
@@ -47,6 +55,7 @@ def test_pieces_sound_like_the_whole(vocoder: dict, piece: int, signal_bytes: in
     torch.testing.assert_close(got, whole, rtol=0, atol=3e-6 * float(whole.abs().max()))
 
 
+@torch.no_grad()
 def test_pieces_end_where_the_whole_does() -> None:
     """Some samples later, with kernels of such sizes."""
     decoder, voice = parts(PLAIN | {"upsample_kernel_sizes": [15, 14, 8, 4, 4]})
@@ -113,6 +122,7 @@ def test_a_sample_depends_on_no_more_frames_than_the_reach_and_on_most_of_it(voc
         assert middle + 0.7 * reach <= seen.max() <= middle + reach
 
 
+@torch.no_grad()
 def test_long_sounds_are_never_decoded_at_once() -> None:
     decoder, voice = parts(PLAIN)
     reach = latents_before(decoder)
@@ -127,6 +137,7 @@ def test_long_sounds_are_never_decoded_at_once() -> None:
 
 
 @pytest.mark.parametrize("vocoder", VOCODERS.values(), ids=VOCODERS)
+@torch.no_grad()
 def test_signals_in_a_vocoder_do_not_grow_with_the_sound(vocoder: dict) -> None:
     decoder, voice = parts(vocoder)
     largest: list[int] = []
