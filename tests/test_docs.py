@@ -448,5 +448,5 @@ def test_a_benchmark_whose_own_side_cannot_run_ends_in_one_line(monkeypatch):
         {"official": [{"seconds": 1.0}]},
         {common.OURS: "no torch"},
     )
-    with pytest.raises(SystemExit, match="^decode: nothing to compare with: ours cannot be run: no torch$"):
+    with pytest.raises(SystemExit, match=r"^decode: nothing to compare with: ours cannot be run: no torch$"):
         common.alternate(jobs, 1, "decode", common.OURS)
