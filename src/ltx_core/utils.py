@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -22,12 +23,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     if target.is_dir():
         raise InputError(f"{target} is a folder; give the name of a file.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = partial_name(target)
     try:
         yield partial
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_name(target: Path) -> Path:
+    """A name beside `target` for a file that is not whole yet; no other writer has it."""
+    # Part of the name only: long names must not become too long. The ending tells FFmpeg the format, and the whole
+    # path that it is one: "take:2.mp4" would be a protocol.
+    return target.absolute().with_name(f".{target.stem[:20]}.{uuid4().hex}.partial{target.suffix}")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from ltx_pipelines.recipe import (
 )
 from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
 from ltx_pipelines.utils.args import ImageConditioningInput
-from ltx_pipelines.utils.constants import LTX_2_3_PARAMS, PipelineParams
+from ltx_pipelines.utils.constants import LTX_2_3_PARAMS
 from ltx_pipelines.utils.prompts import ENHANCEMENT_SEED
 from ltx_pipelines.utils.validation import check_file, number
 
@@ -38,6 +38,8 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
 
     The returned audio is the given waveform, not a reconstruction of it.
     """
+
+    fixed_params = LTX_2_3_PARAMS
 
     def __call__(  # type: ignore[override]
         self,
@@ -79,10 +81,6 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
             audio_max_duration=audio_max_duration,
         )
         return self.run(self.recipe(request, source), run)
-
-    @property
-    def params(self) -> PipelineParams:
-        return self.engine.embedded_params or LTX_2_3_PARAMS
 
     def recipe(self, request: Request, source: Source) -> Recipe:  # type: ignore[override]
         images = Images(request.images)

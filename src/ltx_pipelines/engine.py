@@ -24,7 +24,7 @@ from ltx_core.model.transformer import LTXModel, X0Model
 from ltx_core.model.transformer.attention import AttentionFunction, attention_named, best_attention
 from ltx_core.model.upsampler import upsample_video
 from ltx_core.quantization import QuantizationPolicy
-from ltx_core.types import Audio
+from ltx_core.types import Audio, VideoLatentShape
 from ltx_pipelines import memory
 from ltx_pipelines.miniature import Miniature, miniature
 from ltx_pipelines.utils.constants import PipelineParams, embedded_params, parse_version
@@ -91,6 +91,11 @@ class Engine:
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
         self._lora_files: dict[FileKey, LoraFile] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Where it is unpickled, in another process above all, it loads its weights itself."""
+        how = (self.offload, self.attention, self.compile, self.max_batch_size, self.fuse_loras)
+        return type(self), (self.ledger, self.built_in, *how)
 
     @classmethod
     def open(
@@ -197,8 +202,10 @@ class Engine:
         Reads headers only, and nothing for components that are loaded.
         """
         for name in recipe.components:
-            if name not in self._loaded:
-                self.ledger.check(name)
+            module = self._loaded[name].module if name in self._loaded else self.ledger.check(name)
+            if isinstance(module, video_vae.VideoDecoder):
+                latent = VideoLatentShape.from_pixel_shape(recipe.stages[-1].shape)
+                module.check_sides((latent.height, latent.width))
         self._lora_files = {
             key: self._lora_files.get(key) or self.ledger.open_lora(lora)
             for lora in recipe.loras

@@ -66,7 +66,7 @@ class Run(TypedDict, total=False):
     output_path: write the result there as an MP4. callback: told of every stage and step; returning False
     cancels. sampler: "euler", "gradient-estimation" (with ge_gamma) or "res2s". denoising_loop: your own loop
     with the signature of `euler_denoising_loop`, in place of a named sampler. settings: JSON to keep in the
-    file. dry_run: only answer the `Recipe`, and load nothing.
+    file. dry_run: only return the `Recipe`, and load nothing.
     """
 
     output_path: PathArgument
@@ -89,10 +89,14 @@ def check_keywords(given: Mapping[str, Any], known: type, taker: Callable[..., A
 
 
 class Pipeline:
-    """Base of all pipelines. It owns no weights: they are the engine's, which pipelines may share."""
+    """Base of all pipelines. It owns no weights: they are the engine's, which pipelines may share.
+
+    fixed_params: defaults for checkpoints of every version that bring none; None for those of the version.
+    """
 
     stages: ClassVar[int] = 2
     sampler: ClassVar[str] = "euler"
+    fixed_params: ClassVar[PipelineParams | None] = None
 
     def __init__(
         self,
@@ -144,7 +148,9 @@ class Pipeline:
     @property
     def params(self) -> PipelineParams:
         """Default sizes, steps and guidance of the checkpoint in use."""
-        return self.engine.params
+        if self.fixed_params is None:
+            return self.engine.params
+        return self.engine.embedded_params or self.fixed_params
 
     def request(
         self,

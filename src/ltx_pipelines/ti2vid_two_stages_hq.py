@@ -22,7 +22,7 @@ from ltx_pipelines.recipe import (
     scheduled_sigmas,
 )
 from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
-from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, PipelineParams
+from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS
 from ltx_pipelines.utils.validation import finite
 
 
@@ -31,6 +31,7 @@ class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
     of tokens. Only the first distilled LoRA is used; its strength is the stage's, not its own."""
 
     sampler = "res2s"
+    fixed_params = LTX_2_3_HQ_PARAMS
 
     def __init__(
         self,
@@ -59,10 +60,6 @@ class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
             finite("distilled_lora_strength_stage_1", distilled_lora_strength_stage_1),
             finite("distilled_lora_strength_stage_2", distilled_lora_strength_stage_2),
         )
-
-    @property
-    def params(self) -> PipelineParams:
-        return self.engine.embedded_params or LTX_2_3_HQ_PARAMS
 
     def recipe(self, request: Request) -> Recipe:
         images = Images(request.images)

@@ -1,5 +1,7 @@
 """One owner of weights: what is read when, LoRA sets, offloading, threads, cancelling, failures."""
 
+import json
+import pickle
 import threading
 import weakref
 
@@ -515,6 +517,20 @@ class TestSafety:
         assert not (tmp_path / "out.mp4").exists()
 
 
+@pytest.mark.parametrize("quantization", [None, QuantizationPolicy.fp8_cast()], ids=["plain", "fp8-cast"])
+def test_a_pickled_pipeline_opens_its_files_anew(model_folder, quantization):
+    pipeline = TI2VidTwoStagesPipeline(**files(model_folder), quantization=quantization)
+    expected = everything(pipeline("x", **SMALL, **STEPS))
+    pipeline.engine.ledger.check("vocoder")  # what is prepared stays, too
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert not again.engine._loaded
+    assert same(expected, everything(again("x", **SMALL, **STEPS)))
+
+
+def test_the_built_in_model_can_be_pickled_too():
+    assert pickle.loads(pickle.dumps(DistilledPipeline())).loras == DistilledPipeline().loras
+
+
 class TestLoras:
     def test_strength_0_is_no_lora_and_sets_are_restored(self, pipeline, model_folder):
         lora = str(model_folder / "distilled-lora.safetensors")
@@ -632,6 +648,25 @@ class TestWrongFiles:
         caplog.clear()
         DistilledPipeline(path, model_folder / "gemma", model_folder / "upsampler.safetensors")("x", **SMALL)
         assert "suits it" not in caplog.text
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_side_that_the_decoder_cannot_reflect_is_refused_before_any_work(
+    model_folder, tmp_path, monkeypatch, loaded
+):
+    source, path = model_folder / "model.safetensors", tmp_path / "model.safetensors"
+    metadata = Checkpoint(source).metadata
+    config = json.loads(metadata["config"])
+    config["vae"]["spatial_padding_mode"] = "reflect"
+    save_file(load_file(source), path, metadata={**metadata, "config": json.dumps(config)})
+    pipeline = TI2VidOneStagePipeline(path, model_folder / "gemma")
+    if loaded:
+        pipeline.engine._component("video_decoder")
+    monkeypatch.setattr(Engine, "encode_prompts", None)
+    with pytest.raises(
+        LTXError, match="a side of 1 latent does not allow; use sides, and tiles, of 64 pixels"
+    ):
+        pipeline("x", height=32, width=64, num_frames=9)
 
 
 def test_the_engine_says_that_it_uses_the_built_in_model(caplog):

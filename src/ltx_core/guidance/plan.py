@@ -27,7 +27,7 @@ Contexts = tuple[Any, Any]
 """Text features (B, S, D) for video and audio; anything for a stream that is absent."""
 
 TokenPair = tuple[torch.Tensor | None, torch.Tensor | None]
-"""x0 tokens (B, T, D) of video and audio; None for a stream that is absent."""
+"""Tokens (B, T, D) of video and audio, velocities or x0; None for a stream that is absent."""
 
 SELF_ATTENTION = (PerturbationType.SKIP_VIDEO_SELF_ATTN, PerturbationType.SKIP_AUDIO_SELF_ATTN)
 CROSS_ATTENTION = (PerturbationType.SKIP_A2V_CROSS_ATTN, PerturbationType.SKIP_V2A_CROSS_ATTN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import re
 from typing import Any, NoReturn
 
@@ -21,23 +22,7 @@ from ltx_pipelines.cli.actions import (
 )
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.media.video import FITS
-from ltx_pipelines.utils.constants import FIXED_PARAMS, LTX_2_3_PARAMS, PipelineParams
-
-GUIDED = (
-    "ti2vid_two_stages",
-    "ti2vid_two_stages_hq",
-    "ti2vid_one_stage",
-    "keyframe_interpolation",
-    "a2vid_two_stage",
-)
-DISTILLED = ("distilled", "ic_lora")
-WITH_DISTILLED_LORA = (
-    "ti2vid_two_stages",
-    "ti2vid_two_stages_hq",
-    "keyframe_interpolation",
-    "a2vid_two_stage",
-)
-
+from ltx_pipelines.utils.constants import LTX_2_3_PARAMS, PipelineParams
 
 EPILOG = (
     "Defaults are those of LTX-2.3; another checkpoint's are read from its file. Without model files a tiny "
@@ -89,8 +74,10 @@ def build_parser(
 
     require_paths: whether model files must be given; without them the built-in model is used.
     """
-    params = params or FIXED_PARAMS.get(name, LTX_2_3_PARAMS)
     command = COMMANDS[name]
+    cls = command.load()
+    takes = {*inspect.signature(cls).parameters, *inspect.signature(cls.__call__).parameters}
+    params = params or cls.fixed_params or LTX_2_3_PARAMS
     parser = Parser(
         prog=f"ltx {name.replace('_', '-')}",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.",
@@ -98,26 +85,28 @@ def build_parser(
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    _model_flags(parser, name, require_paths)
-    _request_flags(parser, name, params)
-    if name in GUIDED or name == "retake":
+    _model_flags(parser, name, takes, require_paths)
+    _request_flags(parser, name, takes, params)
+    if "video_guider_params" in takes:
         _guidance_flags(parser, params)
     _mode_flags(parser, name)
     _running_flags(parser)
     return parser
 
 
-def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> None:
-    """Which files."""
+def _model_flags(parser: argparse.ArgumentParser, name: str, takes: set[str], required: bool) -> None:
+    """Which files. takes: what the pipeline and its call have arguments for."""
     group = parser.add_argument_group("model files")
     path: dict[str, Any] = {"type": str if name == "retake" else resolved_path}
-    whole = "--distilled-checkpoint-path" if name in DISTILLED else "--checkpoint-path"
-    group.add_argument(whole, required=required, help="checkpoint with all components (.safetensors)", **path)
+    whole = "distilled-checkpoint-path" if "distilled_checkpoint_path" in takes else "checkpoint-path"
+    group.add_argument(
+        f"--{whole}", required=required, help="checkpoint with all components (.safetensors)", **path
+    )
     group.add_argument("--gemma-root", required=required, help="folder of the Gemma text encoder", **path)
-    if name not in ("ti2vid_one_stage", "retake"):
+    if "spatial_upsampler_path" in takes:
         text = "latent upsampler, doubles the size for stage 2"
         group.add_argument("--spatial-upsampler-path", required=required, help=text, **path)
-    if name in WITH_DISTILLED_LORA:
+    if "distilled_lora" in takes:
         group.add_argument(
             "--distilled-lora",
             action=LoraAction,
@@ -126,7 +115,7 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> 
             required=required,
             help="distilled LoRA of stage 2, with an optional strength",
         )
-    if name == "ti2vid_two_stages_hq":
+    if "distilled_lora_strength_stage_1" in takes:
         for stage, strength in ((1, 0.25), (2, 0.5)):
             group.add_argument(
                 f"--distilled-lora-strength-stage-{stage}",
@@ -156,7 +145,9 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, required: bool) -> 
     )
 
 
-def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineParams) -> None:
+def _request_flags(
+    parser: argparse.ArgumentParser, name: str, takes: set[str], params: PipelineParams
+) -> None:
     """What to make."""
     group = parser.add_argument_group("the video")
     group.add_argument("--prompt", required=True, help="what to see and hear")
@@ -179,7 +170,7 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
     group.add_argument("--width", type=int, default=width, help=f"pixels, a multiple of {unit}")
     group.add_argument("--num-frames", type=int, default=params.num_frames, help="a multiple of 8, plus 1")
     group.add_argument("--frame-rate", type=float, default=params.frame_rate, help="frames per second")
-    unused = "; without effect: the distilled schedule is fixed" if name in DISTILLED else ""
+    unused = "" if "num_inference_steps" in takes else "; without effect: the distilled schedule is fixed"
     group.add_argument(
         "--num-inference-steps", type=int, default=params.num_inference_steps, help=f"denoising steps{unused}"
     )
@@ -193,7 +184,7 @@ def _request_flags(parser: argparse.ArgumentParser, name: str, params: PipelineP
         crf=params.default_image_crf,
         help="PATH FRAME_IDX STRENGTH [CRF]: a picture at a frame; may be repeated",
     )
-    if name in GUIDED:
+    if "negative_prompt" in takes:
         group.add_argument(
             "--negative-prompt",
             default=params.negative_prompt,

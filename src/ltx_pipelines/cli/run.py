@@ -24,7 +24,6 @@ from ltx_pipelines.cli.flags import Parser, build_parser, takes_path
 from ltx_pipelines.miniature import miniature
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import (
-    FIXED_PARAMS,
     PipelineParams,
     embedded_params,
     params_for_version,
@@ -117,7 +116,9 @@ def default_params(name: str, checkpoint: str | None) -> PipelineParams:
     """Defaults of a run: those that the model brings, else the pipeline's own, else the version's."""
     opened = Checkpoint(str(checkpoint or miniature().paths.transformer()))
     versions = params_for_version(opened.model_version)
-    fixed = replace(FIXED_PARAMS.get(name, versions), default_image_crf=versions.default_image_crf)
+    fixed = replace(
+        COMMANDS[name].load().fixed_params or versions, default_image_crf=versions.default_image_crf
+    )
     return embedded_params(opened) or fixed
 
 

@@ -131,7 +131,7 @@ def decode_video_from_file(
 ) -> Iterator[torch.Tensor]:
     """Frames (1, H, W, 3), uint8, upright, at most `frame_cap` of them (0 or less: all).
 
-    until: stop before this time in seconds. fps: answer frames at this rate instead of the file's, each the
+    until: stop before this time in seconds. fps: give frames at this rate instead of the file's, each the
     nearest one in time (also evens out variable frame rates). Raises `InputError` for a rate that is none.
     """
     if fps is not None and not (fps > 0 and math.isfinite(fps)):

@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ import torch
 from ltx_core.errors import InputError, MediaError
 from ltx_core.model.audio_vae.processor import match_channels
 from ltx_core.types import Audio
+from ltx_core.utils import partial_name
 from ltx_pipelines.media.container import open_media
 from ltx_pipelines.progress import progress
 
@@ -246,9 +246,7 @@ def _partial(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MediaError(f"Cannot make the folder {target.parent} ({error.strerror}).") from None
-    # Part of the name only: long names must not become too long. Absolute: FFmpeg reads "take:2.mp4" as a protocol.
-    name = f".{target.stem[:20]}.{uuid4().hex}.partial{target.suffix or '.mp4'}"
-    partial = target.absolute().with_name(name)
+    partial = partial_name(target if target.suffix else target.with_suffix(".mp4"))
     try:
         try:
             yield partial

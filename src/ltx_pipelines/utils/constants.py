@@ -108,8 +108,6 @@ LTX_2_3_HQ_PARAMS = PipelineParams(
 )
 # From version 2.4 images are compressed less before they are encoded.
 LTX_2_4_PARAMS = replace(LTX_2_3_PARAMS, default_image_crf=18)
-# Pipelines with the same defaults for every version.
-FIXED_PARAMS = {"ti2vid_two_stages_hq": LTX_2_3_HQ_PARAMS, "a2vid_two_stage": LTX_2_3_PARAMS}
 
 
 def parse_version(text: str | None) -> tuple[int, ...]:

@@ -96,10 +96,14 @@ class ModelLedger:
         self._bytes: dict[str, dict[str, int]] = {}
         self._prepared: dict[str, Filling] = {}  # checked and not built yet
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has, here or in another process."""
+        return self.__dict__ | {"_prepared": {}}
+
     def with_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
         """The same files with these LoRAs instead."""
         ledger = copy(self)
-        ledger.loras, ledger._prepared = as_loras(loras), {}
+        ledger.loras = as_loras(loras)
         return ledger
 
     def with_additional_loras(self, loras: Iterable[LoraPathStrengthAndSDOps]) -> ModelLedger:
@@ -152,19 +156,23 @@ class ModelLedger:
     def gemma_embeddings_processor(self) -> nn.Module:
         return self._build("gemma_embeddings_processor")
 
-    def check(self, component: str) -> None:
-        """Raise `CheckpointError` or `ConfigError` unless a component's file holds it whole; reads headers only."""
+    def check(self, component: str) -> nn.Module | None:
+        """Raise `CheckpointError` or `ConfigError` unless a component's file holds it whole; reads headers only.
+
+        Returns the component on the meta device; None for the text encoder.
+        """
         if component == "text_encoder":
             if not self.size_of(component):
                 raise CheckpointError(f"{self.paths.text_encoder()} holds no Gemma language model.")
-            return
+            return None
         files = self.files_of(component)
         if not self.size_of(component):
             found = describe(files[0]).kind
             raise CheckpointError(
                 f"{files[0]} holds no {component.replace('_', ' ')} ({_article(found)}); give the file that does."
             )
-        self._prepared[component] = self._prepare(component)
+        filling = self._prepared[component] = self._prepare(component)
+        return filling.model
 
     def open_lora(self, lora: LoraPathStrengthAndSDOps) -> LoraFile:
         """A LoRA's file, opened against the transformer; reads headers only.

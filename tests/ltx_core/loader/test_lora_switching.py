@@ -192,7 +192,7 @@ def test_files_that_are_out_of_use_are_let_go(files, loras):
     assert {path for path, _ in switcher._files} == {loras[2].path}
 
 
-def test_the_answer_tells_how_each_lora_fits(files, loras):
+def test_what_is_returned_tells_how_each_lora_fits(files, loras):
     matches = LoraSwitcher(build(files)).apply(loras[:2])
     assert [len(match.modules) for match in matches] == [2, 2]
     assert [match.path for match in matches] == [loras[0].path, loras[1].path]

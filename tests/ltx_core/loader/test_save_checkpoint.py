@@ -11,6 +11,7 @@ from torch import nn
 from ltx_core import sd_ops
 from ltx_core.loader import Checkpoint, build_model, save_checkpoint
 from ltx_core.loader.save import OFFICIAL_PREFIXES
+from ltx_core.utils import whole_file
 
 MAPS = {
     "transformer": sd_ops.LTXV_MODEL_COMFY_RENAMING_MAP,
@@ -96,3 +97,13 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(tmp_path):
     )
     assert done.stdout.startswith("x.safetensors could not be written (")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_may_have_the_longest_name_there_is(tmp_path):
+    path = tmp_path / f"{'x' * 250}.json"
+    with whole_file(path) as partial, whole_file(path) as other:  # two writers of one file
+        assert partial != other
+        partial.write_text("first")
+        other.write_text("second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]

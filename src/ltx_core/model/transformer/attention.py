@@ -126,7 +126,7 @@ def _sage(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor 
 
 
 def _first(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The attention itself: some versions answer with its log-sum-exp as well."""
+    """The attention itself: some versions return its log-sum-exp as well."""
     return output[0] if isinstance(output, tuple) else output
 
 

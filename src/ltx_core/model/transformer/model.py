@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ltx_core.errors import InputError
 from ltx_core.guidance.perturbations import BatchedPerturbationConfig
-from ltx_core.guidance.plan import TransformerCall, can_stack, stack
+from ltx_core.guidance.plan import TokenPair, TransformerCall, can_stack, stack
 from ltx_core.model.transformer.adaln import (
     AdaLayerNormSingle,
     Modulation,
@@ -33,9 +33,6 @@ from ltx_core.types import Modality
 from ltx_core.utils import to_denoised
 
 __all__ = ["LTXModel", "LTXModelType", "LegacyX0Model", "X0Model"]
-
-TokenPair = tuple[torch.Tensor | None, torch.Tensor | None]
-"""(video, audio), each (B, T, C), None for a stream that was not passed."""
 
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of `torch.compile`
 COMPILED_GRAPHS = 64  # of one block: passes, sizes, and what is enabled make more than PyTorch expects
@@ -196,7 +193,7 @@ class LTXModel(nn.Module):
         So the weights of a block are needed once, passes that start from the same state are computed once until
         a perturbation parts them, and passes of the same inputs share the keys and values of their texts.
         """
-        if self.has_cuda_graphs:  # else each block's graph writes over what the one before it has answered
+        if self.has_cuda_graphs:  # else each block's graph writes over what the one before it has given
             torch.compiler.cudagraph_mark_step_begin()
         configs = [BatchedPerturbationConfig.empty() if p is None else p for p in perturbations]
         for state, config in zip(states, configs):
@@ -355,7 +352,7 @@ def _are_equal(
 
 
 class X0Model(nn.Module):
-    """A velocity model that answers with the denoised tokens, x0 = latent - velocity * timestep.
+    """A velocity model that returns the denoised tokens, x0 = latent - velocity * timestep.
 
     max_batch_size: how many calls `run_passes` computes at once; None: all if they have few tokens, else one.
     """

@@ -25,7 +25,7 @@ class Remembered:
         self._made: dict[Hashable, tuple[Any, Any]] = {}
 
     def of(self, what: Hashable, given: Sequence[torch.Tensor | None], make: Callable[[], T]) -> T:
-        """What `make` answered when `what` was first asked for with these very tensors."""
+        """What `make` returned when `what` was first asked for with these very tensors."""
         key = (what, *map(id, given))
         if key not in self._made:
             self._made[key] = given, make()  # while a tensor is held, no other gets its id

@@ -77,7 +77,7 @@ class VideoDecoder(nn.Module):
         for integers.
         """
         dtype, sample = sample.dtype, self._batched(sample)
-        self._check_sides(sample.shape[3:])
+        self.check_sides(sample.shape[3:])
         if self.timestep_conditioning:
             noise = torch.randn(sample.shape, dtype=sample.dtype, device=sample.device, generator=generator)
             sample = self.decode_noise_scale * noise + (1 - self.decode_noise_scale) * sample
@@ -96,7 +96,7 @@ class VideoDecoder(nn.Module):
         check_tensor(latent, "The video decoder", "latents", sizes)
         return latent.to(self.conv_in.conv.weight.dtype)
 
-    def _check_sides(self, sides: Iterable[int]) -> None:
+    def check_sides(self, sides: Iterable[int]) -> None:
         """Refuse a video or tile whose edge has nothing to reflect."""
         if self.conv_in.conv.padding_mode == "reflect" and min(sides) < 2:
             least = 2 * self.video_downscale_factors.height
@@ -137,7 +137,7 @@ class VideoDecoder(nn.Module):
                 "This video decoder looks at the whole clip at once; decode it in one piece or in tiles."
             )
         dtype, latent = latent.dtype, self._batched(latent)
-        self._check_sides(latent.shape[3:])
+        self.check_sides(latent.shape[3:])
         layers = [
             Convolution(self.conv_in, self.causal),
             *(layer for block in self.up_blocks for layer in layers_of(block, self.causal)),
@@ -160,7 +160,7 @@ class VideoDecoder(nn.Module):
         dtype, latent = latent.dtype, self._batched(latent)
         factors = self.video_downscale_factors
         groups = decode_groups(tiling_config, tuple(latent.shape[2:]))
-        self._check_sides([side.length for tile in groups[0].tiles for side in (tile.height, tile.width)])
+        self.check_sides([side.length for tile in groups[0].tiles for side in (tile.height, tile.width)])
         height, width = latent.shape[3] * factors.height, latent.shape[4] * factors.width
 
         def decoded() -> Iterator[tuple]:
