@@ -1,10 +1,5 @@
 """Audio to video in two stages: the sound is given and kept, the picture is generated to it."""
 
-if __name__ == "__main__":  # before the imports, which take so long that they may be interrupted
-    from ltx_pipelines.cli.app import run_pipeline
-
-    raise SystemExit(run_pipeline("a2vid_two_stage"))
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,3 +86,6 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
 
 
 main = entry_point("a2vid_two_stage")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,10 +1,5 @@
 """Text or image to video with the distilled model: eight steps at half size, three at full size."""
 
-if __name__ == "__main__":  # before the imports, which take so long that they may be interrupted
-    from ltx_pipelines.cli.app import run_pipeline
-
-    raise SystemExit(run_pipeline("distilled"))
-
 from collections.abc import Sequence
 
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
@@ -79,3 +74,6 @@ class DistilledPipeline(Pipeline):
 
 
 main = entry_point("distilled")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

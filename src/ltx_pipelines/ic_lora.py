@@ -1,10 +1,5 @@
 """Video to video with an IC-LoRA: control clips steer the first stage, the second refines without them."""
 
-if __name__ == "__main__":  # before the imports, which take so long that they may be interrupted
-    from ltx_pipelines.cli.app import run_pipeline
-
-    raise SystemExit(run_pipeline("ic_lora"))
-
 from collections.abc import Sequence
 
 import torch
@@ -115,3 +110,6 @@ class ICLoraPipeline(Pipeline):
 
 
 main = entry_point("ic_lora")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,10 +1,5 @@
 """Video between keyframes in two stages: every picture guides, none is copied."""
 
-if __name__ == "__main__":  # before the imports, which take so long that they may be interrupted
-    from ltx_pipelines.cli.app import run_pipeline
-
-    raise SystemExit(run_pipeline("keyframe_interpolation"))
-
 from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Images
 from ltx_pipelines.recipe import Recipe, Request, guided_stage, refinement
@@ -23,3 +18,6 @@ class KeyframeInterpolationPipeline(TI2VidTwoStagesPipeline):
 
 
 main = entry_point("keyframe_interpolation")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,10 +1,5 @@
 """Retake: regenerate a time window of a clip, picture or sound or both, and keep the rest."""
 
-if __name__ == "__main__":  # before the imports, which take so long that they may be interrupted
-    from ltx_pipelines.cli.app import run_pipeline
-
-    raise SystemExit(run_pipeline("retake"))
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,3 +122,6 @@ class RetakePipeline(Pipeline):
 
 
 main = entry_point("retake")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

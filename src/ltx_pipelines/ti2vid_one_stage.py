@@ -1,10 +1,5 @@
 """Text or image to video in one guided stage at full size."""
 
-if __name__ == "__main__":  # before the imports, which take so long that they may be interrupted
-    from ltx_pipelines.cli.app import run_pipeline
-
-    raise SystemExit(run_pipeline("ti2vid_one_stage"))
-
 from collections.abc import Sequence
 
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
@@ -74,3 +69,6 @@ class TI2VidOneStagePipeline(GuidedPipeline):
 
 
 main = entry_point("ti2vid_one_stage")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,10 +1,5 @@
 """Text or image to video in two stages: guided at half size, upsampled, refined at full size."""
 
-if __name__ == "__main__":  # before the imports, which take so long that they may be interrupted
-    from ltx_pipelines.cli.app import run_pipeline
-
-    raise SystemExit(run_pipeline("ti2vid_two_stages"))
-
 from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Images
@@ -57,3 +52,6 @@ class TI2VidTwoStagesPipeline(GuidedPipeline):
 
 
 main = entry_point("ti2vid_two_stages")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

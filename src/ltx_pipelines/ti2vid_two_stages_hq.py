@@ -1,10 +1,5 @@
 """Two stages in high quality: second-order sampling, the distilled LoRA at a strength of its own in each."""
 
-if __name__ == "__main__":  # before the imports, which take so long that they may be interrupted
-    from ltx_pipelines.cli.app import run_pipeline
-
-    raise SystemExit(run_pipeline("ti2vid_two_stages_hq"))
-
 import torch
 
 from ltx_core.quantization import QuantizationPolicy
@@ -77,3 +72,6 @@ class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
 
 
 main = entry_point("ti2vid_two_stages_hq")
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,7 +1,6 @@
 """The command line: every entry point, every kind of wrong input in one line, runs that can be repeated."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -290,16 +289,6 @@ def test_errors_that_nobody_foresaw_are_one_line_without_pytorchs_own_trace(tmp_
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "error:" in line)
     assert line.endswith("(run again with --debug for the trace)")
     assert "frame #0" not in line
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_interrupting_while_a_module_imports_torch(name, tmp_path):
-    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
-    command = [sys.executable, "-m", f"ltx_pipelines.{name}", "--prompt", "x"]
-    paths = os.pathsep.join([str(tmp_path), *sys.path])
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
-    assert done.returncode == 130
-    assert done.stderr == "\nInterrupted; nothing was written.\n"
 
 
 @pytest.mark.parametrize(
