@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/ltx demo --output-path outputs/demo.mp4
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check src tests bench
