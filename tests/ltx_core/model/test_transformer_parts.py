@@ -95,6 +95,13 @@ def test_tables_of_one_sample_serve_a_batch(rope_type):
     assert torch.equal(apply_rotary_emb(x, one, rope_type), apply_rotary_emb(x, each, rope_type))
 
 
+def test_heads_may_be_apart():
+    x, given = torch.randn(2, 5, 32), table(LTXRopeType.SPLIT, intervals())
+    apart = x.unflatten(2, (given[0].shape[1], -1)).transpose(1, 2)
+    rotated = apply_rotary_emb(apart, given)
+    assert torch.equal(rotated.transpose(1, 2).flatten(2), apply_rotary_emb(x, given))
+
+
 def test_the_default_extents_are_20_seconds_and_2048_pixels():
     default = precompute_freqs_cis(intervals(), 64, max_pos=None)
     for one, other in zip(default, precompute_freqs_cis(intervals(), 64, max_pos=[20, 2048, 2048])):

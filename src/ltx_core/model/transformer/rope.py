@@ -129,29 +129,32 @@ def apply_rotary_emb(
 ) -> torch.Tensor:
     """(B, T, D) rotated by a table of `precompute_freqs_cis` in the same dtype. Same shape and dtype.
 
-    Raises `InputError` if cos and sin differ in shape or do not fit.
+    Split rotation also takes (B, H, T, D / H). Raises `InputError` if cos and sin differ in shape or do not fit.
     """
     x, (cos, sin) = input_tensor, freqs_cis
+    if x.ndim == 4 and rope_type is LTXRopeType.SPLIT:
+        by_token = x.transpose(1, 2)
+        rotated = apply_rotary_emb(by_token.flatten(2), freqs_cis, rope_type)
+        return rotated.view(by_token.shape).transpose(1, 2)
     _check_table(x, cos, sin, rope_type)
     if rope_type is LTXRopeType.INTERLEAVED:
         even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
         return x * cos + torch.stack((-odd, even), dim=-1).flatten(-2) * sin
     cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)  # (B, T, H, d/2)
     first, second = x.unflatten(-1, (cos.shape[2], 2, -1)).unbind(-2)
-    rotated = (
+    halves = (
         torch.addcmul(first * cos, second, sin, value=-1),
         torch.addcmul(second * cos, first, sin),
     )
-    return torch.cat(rotated, dim=-1).flatten(-2)
+    return torch.cat(halves, dim=-1).flatten(-2)
 
 
 def _check_table(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rope_type: LTXRopeType) -> None:
-    batch, tokens, dim = x.shape
     if rope_type is LTXRopeType.SPLIT:
-        fits = cos.ndim == 4 and (cos.shape[2], 2 * cos.shape[1] * cos.shape[3]) == (tokens, dim)
+        fits = cos.ndim == 4 and (cos.shape[2], 2 * cos.shape[1] * cos.shape[3]) == x.shape[1:]
     else:
-        fits = cos.ndim == 3 and cos.shape[1:] == (tokens, dim)
-    if not fits or cos.shape != sin.shape or cos.shape[0] not in (1, batch):
+        fits = cos.ndim == 3 and cos.shape[1:] == x.shape[1:]
+    if not fits or cos.shape != sin.shape or cos.shape[0] not in (1, len(x)):
         raise InputError(
             f"Rotary tables of shapes {tuple(cos.shape)} and {tuple(sin.shape)} do not fit "
             f"{rope_type.value} rotation of {tuple(x.shape)} (batch, tokens, width)."
