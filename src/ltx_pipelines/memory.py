@@ -108,6 +108,11 @@ def choose_policy(
     total = sum(sizes[name] // (1 if name in resident else STREAMED_SHARE) for name in sizes)
     total_kept = sum(kept.get(name, 0) for name in resident)
     sentences = [f"Streamed block by block: {', '.join(streamed)}."] if streamed else []
+    unasked = [name for name, where in offload.items() if where not in ("none", asked)]
+    if beside := [name for name in unasked if _fits(sizes[name], 0, device, free, main)]:
+        sentences.append(
+            f"With --no-fuse-loras the {beside[0]} would fit: fused LoRAs keep a second copy of its weights."
+        )
     too_large = [name for name in resident if not fits[name]]
     if too_large:
         sentences.append(
