@@ -14,3 +14,7 @@ class ModuleOps(NamedTuple):
     name: str
     matcher: Callable[[nn.Module], bool]
     mutator: Callable[[nn.Module], nn.Module]
+
+    def apply(self, module: nn.Module) -> nn.Module:
+        """The changed module, or the same one if it is not meant."""
+        return self.mutator(module) if self.matcher(module) else module

@@ -115,7 +115,7 @@ def _prepare(
     """Change a module on the meta device as `policy` asks, and check what was found of its tensors."""
     scales = weight_scales(checkpoint, found)
     for operation in policy.module_ops:
-        model = operation.mutator(model) if operation.matcher(model) else model
+        model = operation.apply(model)
     kept = _keep_scaled(model, checkpoint, found, scales) if policy.scaled_mm else set()
     for name in set(getattr(model, "optional_parameters", ())) - found.keys():
         model._parameters.pop(name, None)

@@ -124,8 +124,7 @@ class SingleGPUModelBuilder:
         with torch.device("meta"):
             model = self.model_class_configurator.from_config(config)
         for operation in module_ops:
-            if operation.matcher(model):
-                model = operation.mutator(model)
+            model = operation.apply(model)
         return model
 
     def load_sd(

@@ -5,12 +5,14 @@ import threading
 
 import pytest
 import torch
+from torch import nn
 
 from ltx_core import loader
 from ltx_core.errors import CheckpointError
 from ltx_core.loader import (
     Checkpoint,
     DummyRegistry,
+    ModuleOps,
     SafetensorsModelStateDictLoader,
     SafetensorsStateDictLoader,
     SDOps,
@@ -148,6 +150,21 @@ def test_a_builder_is_a_value_and_lora_gives_a_new_one(files):
     assert [(lora.path, lora.strength) for lora in more.loras] == [("some.safetensors", 0.5)]
     assert more.loras[0].sd_ops is loader.LTXV_LORA_COMFY_RENAMING_MAP
     assert base.model_config() == {"width": 16}
+
+
+def test_the_steps_of_a_build_can_be_called_one_by_one(files):
+    base, registry = builder(files), StateDictRegistry()
+    wanted, unwanted = (
+        ModuleOps(name, lambda module, wanted=wanted: wanted, lambda module: nn.Sequential(module))
+        for name, wanted in (("wanted", True), ("unwanted", False))
+    )
+    changed = base.meta_model(base.model_config(), (wanted, unwanted))
+    assert isinstance(changed, nn.Sequential)
+    assert not isinstance(changed[0], nn.Sequential)
+    assert {parameter.device.type for parameter in changed.parameters()} == {"meta"}
+    state = base.load_sd([files.model()], registry, sd_ops=files.MAP)
+    assert set(state.sd) == set(files.tensors())
+    assert base.load_sd([files.model()], registry, sd_ops=files.MAP) is state
 
 
 def test_loras_of_strength_zero_are_not_opened(files):
