@@ -111,7 +111,7 @@ def choose_policy(
     unasked = [name for name, where in offload.items() if where not in ("none", asked)]
     if beside := [name for name in unasked if _fits(sizes[name], 0, device, free, main)]:
         sentences.append(
-            f"With --no-fuse-loras the {beside[0]} would fit: fused LoRAs keep a second copy of its weights."
+            f"Alone the {beside[0]} would fit: --no-fuse-loras spares the second copy of its weights."
         )
     too_large = [name for name in resident if not fits[name]]
     if too_large:

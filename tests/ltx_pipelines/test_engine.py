@@ -288,7 +288,7 @@ class TestMemory:
         assert chosen(cpu, 80 * gib, 80 * gib).offload["transformer"] == "disk"
         for places in ((gpu, 80 * gib, 32 * gib), (cpu, 80 * gib, 80 * gib)):
             assert chosen(*places, asked="none").sentence.startswith("Does not fit: transformer alone")
-            assert "With --no-fuse-loras the transformer would fit" in chosen(*places).sentence
+            assert "Alone the transformer would fit: --no-fuse-loras" in chosen(*places).sentence
         for places in ((gpu, 80 * gib, 64 * gib), (gpu, 16 * gib, 16 * gib), (cpu, 16 * gib, 16 * gib)):
             assert "--no-fuse-loras" not in chosen(*places).sentence
 
