@@ -28,6 +28,7 @@ from ltx_core.model.transformer.rope import (
     generate_freq_grid_pytorch,
     precompute_freqs_cis,
 )
+from ltx_core.utils import NORM_ROWS, rms_norm
 
 BOTH = pytest.mark.parametrize("rope_type", list(LTXRopeType))
 
@@ -289,6 +290,19 @@ def test_sums_in_place_are_rounded_like_plain_ones_and_leave_what_is_given(dtype
         assert network(x).equal(with_gradients)
     with_gradients.sum().backward()
     assert all(t.equal(before) for t, before in zip((x, y, gate, shift), given))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "shape", [(16,), (0, 16), (5, 16), (2, 3 * NORM_ROWS * torch.get_num_threads() + 7, 16)]
+)
+def test_rms_norm_of_pieces_is_that_of_the_whole_to_the_bit(shape: tuple[int, ...], dtype: torch.dtype):
+    x, weight = torch.randn(*shape, dtype=dtype), torch.randn(16, dtype=dtype)
+    whole = torch.nn.functional.rms_norm
+    assert rms_norm(x).equal(whole(x, (16,), None, 1e-6))
+    assert rms_norm(x, weight, 1e-3).equal(whole(x, (16,), weight, 1e-3))
+    across = x.expand(3, *shape).movedim(0, -2)  # not contiguous
+    assert rms_norm(across, weight).equal(whole(across, (16,), weight, 1e-6))
 
 
 # Masks

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ltx_core.errors import InputError
+from ltx_core.model.common.normalization import RMSNorm
 from ltx_core.model.transformer.rope import LTXRopeType, RotaryTable, apply_rotary_emb
 
 Kernel = Callable[..., torch.Tensor]
@@ -176,8 +177,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.rope_type = rope_type
         self.attention_function = attention_function.check()
-        self.q_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
-        self.k_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
+        self.q_norm = RMSNorm(inner_dim, eps=norm_eps)
+        self.k_norm = RMSNorm(inner_dim, eps=norm_eps)
         self.to_q = nn.Linear(query_dim, inner_dim)
         self.to_k = nn.Linear(context_dim, inner_dim)
         self.to_v = nn.Linear(context_dim, inner_dim)
