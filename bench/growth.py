@@ -6,8 +6,8 @@
 Ours alone, random weights: one pass through one block of the published 2.3 transformer, the decode of
 256x256 videos by its video decoder, and of sounds by its audio decoder and vocoder. The floor of the time is
 the larger of the operations over the rate of a large matrix product or convolution and of the weights' bytes
-over the rate of a copy, measured in the same process. The floor of the transformer's memory holds its residual
-stream and one hidden layer of its feed-forward network.
+over the rate of a copy, the better of those measured before and after in the same process. The floor of the
+transformer's memory holds its residual stream and one hidden layer of its feed-forward network.
 """
 
 from __future__ import annotations
@@ -142,18 +142,20 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     dtype = getattr(torch, task["dtype"])
     with torch.inference_mode():
         run, weights, floor = KINDS[task["what"]](task["size"], dtype)
-        rate, bandwidth = rates(dtype)
+        before = rates(dtype)
         operations = common.count_operations(run)  # warm, too
         gc.collect()
         common.reset_peak()
         base, begin = common.memory("VmRSS"), time.perf_counter()
         run()
-        seconds = time.perf_counter() - begin
+        seconds, peak = time.perf_counter() - begin, common.memory("VmHWM") - base
+        rate, bandwidth = map(max, zip(before, rates(dtype)))
     return {
         "seconds": seconds,
-        "peak": common.memory("VmHWM") - base,
+        "peak": peak,
         "floor": max(operations / rate, weights / bandwidth),
         "memory_floor": floor,
+        "rate": rate,
         "tflop": operations / 1e12,
     }
 
@@ -187,6 +189,7 @@ def main() -> None:
             [
                 f"{what}, {size} {UNITS[what]}",
                 f"{found[0]['tflop']:.2f}",
+                common.shown(common.spread([value / 1e9 for value in common.column(found, "rate")])),
                 common.shown(common.spread(common.column(found, "seconds")), " s"),
                 common.shown(common.spread(common.column(found, "floor")), " s"),
                 common.shown(common.spread(times), "×"),
@@ -194,7 +197,16 @@ def main() -> None:
                 f"{floor / 2**20:.0f} MiB" if floor else "–",
             ]
         )
-    header = ["what", "TFLOP", "seconds", "floor", "over the floor", "peak memory", "floor of memory"]
+    header = [
+        "what",
+        "TFLOP",
+        "GFLOP/s",
+        "seconds",
+        "floor",
+        "over the floor",
+        "peak memory",
+        "floor of memory",
+    ]
     name = "growth" if args.dtype == "float32" else "growth_bfloat16"
     common.save(name, args, header, rows, {"results": results, "failures": failures})
 

@@ -87,11 +87,11 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "256x256 videos, and that of sounds, float32, ours alone. The floor of the time is the larger of the "
         "operations over the rate of a large matrix product or convolution and the weights' bytes over the rate of a "
         "copy; the floor of the memory holds the residual stream and one hidden layer of the feed-forward network. "
-        "Operations are those of products, convolutions and attention; their rate is taken in each row's process: "
-        "here 133 to 257 GFLOP/s, in bfloat16 635 to 1799, which is how a row can be below its floor or far above. "
-        "Aim: within 1.5× of the floor. What is above it: tensors of more than 32 MiB, which are new pages each "
-        "time; in sounds the anti-aliased activations, which are hardly among the operations. The neighbours that "
-        "pieces of a sound take are among the operations.",
+        "Operations are those of products, convolutions and attention; *GFLOP/s* is the rate of them that the floor "
+        "takes, the better of one before and one after in the row's process. Aim: within 1.5× of the floor. What is "
+        "above it: tensors of more than 32 MiB, which are new pages each time; in sounds the anti-aliased "
+        "activations, which are hardly among the operations. The neighbours that pieces of a sound take are among "
+        "the operations.",
     ),
     "growth_bfloat16": (
         ["growth.py", "--dtype", "bfloat16"],
