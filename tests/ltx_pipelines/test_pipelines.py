@@ -319,12 +319,18 @@ class TestRetake:
             ((0.5, 0.5), "The window from 0.5 s to 0.5 s is empty"),
             ((0.6, 0.5), "start_time must be before end_time"),
             ((-2, -1), "ends at -1 s, before the clip begins"),
-            ((2.0, 3.0), r"starts at 2 s, after the end of the clip \(0.750 s\)"),
         ],
     )
     def test_a_wrong_window(self, engine, clip, window, sentence):
         with pytest.raises(InputError, match=sentence):
             RetakePipeline(engine=engine)(clip, "x", *window)
+
+    def test_a_window_after_the_end_keeps_the_clip_with_a_warning(self, engine, clip, caplog):
+        source = self.source(engine, clip)
+        kept = final_latents(RetakePipeline(engine=engine), clip, "x", 2, 3, 1, num_inference_steps=2)
+        assert torch.equal(kept[0].latent, source.video)
+        assert torch.equal(kept[1].latent, source.audio)
+        assert "starts at 2 s, after the end of the clip (0.750 s)" in caplog.text
 
     def test_a_sound_too_short_for_one_latent_goes_on_in_silence(self, engine, clip, monkeypatch):
         from ltx_pipelines.media import audio

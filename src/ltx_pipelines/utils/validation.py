@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
 import secrets
@@ -17,6 +18,8 @@ from ltx_core.errors import InputError, MissingFileError
 from ltx_core.types import AudioLatentShape, VideoPixelShape
 from ltx_pipelines.media.images import decode_image
 from ltx_pipelines.utils.args import ImageConditioningInput, as_image
+
+log = logging.getLogger(__name__)
 
 MAX_SEED = 2**63 - 1
 LARGEST = 2**20  # of sizes and counts: tensors of such sides are too large, but their bytes can be counted
@@ -160,15 +163,19 @@ def check_mask(mask: torch.Tensor, frames: int) -> None:
 
 
 def check_window(start: float, end: float, duration: float) -> None:
-    """Raise `InputError` for a time window that is empty or lies outside a clip of `duration` seconds."""
+    """Raise `InputError` for a time window that is empty or before a clip of `duration` seconds; after it, warn."""
     if not start < end:
         raise InputError(
             f"The window from {start:g} s to {end:g} s is empty; start_time must be before end_time."
         )
-    if start >= duration:
-        raise InputError(f"The window starts at {start:g} s, after the end of the clip ({duration:.3f} s).")
     if end <= 0:
         raise InputError(f"The window ends at {end:g} s, before the clip begins; times count from 0.")
+    if start >= duration:
+        log.warning(
+            "The window starts at %g s, after the end of the clip (%.3f s): all of the clip is kept.",
+            start,
+            duration,
+        )
 
 
 def check_images(
