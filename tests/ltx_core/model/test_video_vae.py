@@ -36,7 +36,6 @@ from ltx_core.model.video_vae.layers import (
     PerChannelStatistics,
     make_norm,
     patchify,
-    sinusoid,
     unpatchify,
 )
 
@@ -328,14 +327,6 @@ def test_a_widening_block_has_a_normalised_shortcut():
 
 
 # Timestep conditioning and injected noise
-
-
-def test_sinusoid_is_cosines_then_sines():
-    y = sinusoid(torch.tensor([0.0, 3.0], dtype=torch.bfloat16))
-    assert (y.shape, y.dtype) == ((2, 256), torch.float32)
-    assert y[0].tolist() == [1.0] * 128 + [0.0] * 128
-    angles = 3 * 10000.0 ** (-torch.arange(128.0) / 128)
-    torch.testing.assert_close(y[1], torch.cat([angles.cos(), angles.sin()]))
 
 
 def test_a_block_is_shifted_and_scaled_after_its_norms():

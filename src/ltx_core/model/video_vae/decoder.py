@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from ltx_core.errors import InputError, ShapeError
 from ltx_core.model.common.checks import check_tensor
+from ltx_core.model.common.timesteps import TimestepEmbedding
 from ltx_core.model.video_vae.blocks import Flow, Style, decoder_block
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import PaddingModeType
-from ltx_core.model.video_vae.layers import PerChannelStatistics, TimestepEmbedding, make_norm, unpatchify
+from ltx_core.model.video_vae.layers import PerChannelStatistics, make_norm, unpatchify
 from ltx_core.model.video_vae.streaming import (
     PIECE_BYTES,
     Convolution,
@@ -116,7 +117,7 @@ class VideoDecoder(nn.Module):
         if timestep is None:
             return x
         table = self.last_scale_shift_table.to(x.dtype)
-        rows = table + self.last_time_embedder(timestep).reshape(-1, *table.shape)
+        rows = table + self.last_time_embedder(timestep, x.dtype).reshape(-1, *table.shape)
         shift, scale = (row[:, :, None, None, None] for row in rows.unbind(dim=1))
         return x * (1 + scale) + shift
 
