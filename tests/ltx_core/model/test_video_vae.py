@@ -19,6 +19,7 @@ from ltx_core.loader import (
 )
 from ltx_core.model.common import convolution
 from ltx_core.model.common.folding import depth_to_space, space_to_depth
+from ltx_core.model.common.statistics import LatentStatistics
 from ltx_core.model.video_vae import (
     VAE_DECODER_COMFY_KEYS_FILTER,
     VAE_ENCODER_COMFY_KEYS_FILTER,
@@ -33,7 +34,6 @@ from ltx_core.model.video_vae.blocks import Downsample, Flow, ResBlock, Strided,
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
 from ltx_core.model.video_vae.layers import (
     CausalConv3d,
-    PerChannelStatistics,
     make_norm,
     patchify,
     unpatchify,
@@ -247,7 +247,7 @@ def test_folding_has_time_as_the_slowest_index():
 
 
 def test_statistics_are_per_channel_and_keep_the_dtype():
-    statistics = PerChannelStatistics(2)
+    statistics = LatentStatistics(2)
     assert torch.equal(statistics.un_normalize(torch.ones(1, 2, 1, 1, 1)), torch.ones(1, 2, 1, 1, 1))
     statistics.get_buffer("std-of-means").copy_(torch.tensor([2.0, 4.0]))
     statistics.get_buffer("mean-of-means").copy_(torch.tensor([1.0, -1.0]))

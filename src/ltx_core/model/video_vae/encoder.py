@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, ShapeError
 from ltx_core.model.common.checks import check_tensor
+from ltx_core.model.common.statistics import LatentStatistics
 from ltx_core.model.video_vae.blocks import Downsample, Flow, Strided, Style, encoder_block
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import LogVarianceType, PaddingModeType
-from ltx_core.model.video_vae.layers import PerChannelStatistics, make_norm, patchify
+from ltx_core.model.video_vae.layers import make_norm, patchify
 from ltx_core.model.video_vae.tiling import AnyTiling, blend, encode_tiles
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class VideoEncoder(nn.Module):
         self.in_channels = config.in_channels
         self.latent_channels, self.latent_log_var = config.latent_channels, config.latent_log_var
         style = Style(config.norm_layer, config.spatial_padding_mode or PaddingModeType.ZEROS)
-        self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
+        self.per_channel_statistics = LatentStatistics(config.latent_channels)
         width = config.latent_channels  # the first width is that of the latent
         self.conv_in = style.conv(config.in_channels * config.patch_size**2, width)
         self.down_blocks = nn.ModuleList()

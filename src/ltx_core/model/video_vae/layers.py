@@ -1,4 +1,4 @@
-"""Primitive operations of the video VAE: causal convolution, norms, patches, statistics."""
+"""Primitive operations of the video VAE: causal convolution, norms, patches."""
 
 from __future__ import annotations
 
@@ -48,30 +48,6 @@ def make_norm(kind: NormLayerType, channels: int) -> nn.Module:
             )
         return nn.GroupNorm(32, channels, eps=1e-6)
     return PixelNorm(eps=1e-8)
-
-
-class PerChannelStatistics(nn.Module):
-    """Mean and deviation of each latent channel over the training data; part of the file, not learnt here.
-
-    Before it is loaded it changes nothing.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        # The official keys are spelt with hyphens.
-        self.register_buffer("std-of-means", torch.ones(channels))
-        self.register_buffer("mean-of-means", torch.zeros(channels))
-
-    def normalize(self, x: torch.Tensor) -> torch.Tensor:
-        """(x - mean) / std per channel; x (B, C, F, H, W) in any dtype, which is kept."""
-        return (x - self._get("mean-of-means", x)) / self._get("std-of-means", x)
-
-    def un_normalize(self, x: torch.Tensor) -> torch.Tensor:
-        """x * std + mean per channel, the inverse of `normalize`."""
-        return x * self._get("std-of-means", x) + self._get("mean-of-means", x)
-
-    def _get(self, name: str, like: torch.Tensor) -> torch.Tensor:
-        return self.get_buffer(name).view(1, -1, 1, 1, 1).to(like)
 
 
 def patchify(x: torch.Tensor, p: int) -> torch.Tensor:
