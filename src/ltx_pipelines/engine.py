@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -23,21 +23,19 @@ from ltx_core.model import audio_vae, video_vae
 from ltx_core.model.transformer import LTXModel, X0Model
 from ltx_core.model.transformer.attention import AttentionFunction, attention_named, best_attention
 from ltx_core.model.upsampler import upsample_video
+from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
 from ltx_core.quantization import QuantizationPolicy
+from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
 from ltx_core.types import Audio, VideoLatentShape
 from ltx_pipelines import memory
 from ltx_pipelines.miniature import Miniature, miniature
+from ltx_pipelines.recipe import Enhancement, Loras, Recipe
 from ltx_pipelines.utils.constants import PipelineParams, embedded_params, parse_version
 from ltx_pipelines.utils.model_ledger import ModelLedger
 from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
+from ltx_pipelines.utils.types import DenoisingFunc
 from ltx_pipelines.utils.validation import check_kind, whole_number
-
-if TYPE_CHECKING:
-    from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
-    from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
-    from ltx_pipelines.recipe import Enhancement, Loras, Recipe
-    from ltx_pipelines.utils.types import DenoisingFunc
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from ltx_pipelines import memory
 from ltx_pipelines.conditions import Encoding
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Callback, Event, tell
+from ltx_pipelines.media.writer import encode_video
 from ltx_pipelines.recipe import AudioOutput, Guidance, Recipe, Stage, Start, Stream
 from ltx_pipelines.sources import SourceLatents, encode_source
 from ltx_pipelines.utils.denoisers import multi_modal_guider_factory_denoising_func, simple_denoising_func
@@ -42,7 +43,6 @@ class Generated(NamedTuple):
 
         settings: JSON kept in the file's metadata, for ``ltx rerun``.
         """
-        from ltx_pipelines.media.writer import encode_video
 
         def watch(step: int) -> None:
             tell(callback, Event("write", step, self.video.chunks))

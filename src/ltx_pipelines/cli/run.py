@@ -21,6 +21,7 @@ from ltx_pipelines.cli.actions import EMPTY_PATH, compile_options
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
 from ltx_pipelines.cli.flags import Parser, build_parser, takes_path
+from ltx_pipelines.media.video import load_video_conditioning
 from ltx_pipelines.miniature import miniature
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import (
@@ -223,8 +224,6 @@ def _guider(given: dict[str, Any], modality: str, cross: str) -> MultiModalGuide
 
 def _load_mask(path: str, given: dict[str, Any]) -> torch.Tensor:
     """A mask clip as (1, 1, F, H, W) in [0, 1]: the mean of its channels at half of the final size."""
-    from ltx_pipelines.utils.media_io import load_video_conditioning
-
     pixels = load_video_conditioning(
         path,
         given["height"] // 2,

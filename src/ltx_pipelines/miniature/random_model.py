@@ -19,6 +19,7 @@ from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
 from ltx_core.text_encoders.gemma.feature_extractor import size_projections
+from ltx_pipelines.miniature.gemma import write_tiny_gemma
 from ltx_pipelines.utils.constants import DEFAULTS_KEY
 
 LORA_RANK = 4
@@ -26,8 +27,6 @@ LORA_RANK = 4
 
 def write_random_model(folder: Path, seed: int = 0) -> None:
     """Write model, upsampler, distilled LoRA and Gemma folder; deterministic, about 12 MB."""
-    from ltx_pipelines.miniature.gemma import write_tiny_gemma
-
     folder.mkdir(parents=True, exist_ok=True)
     write_tiny_gemma(folder / "gemma", seed=seed)
     config = json.loads(
