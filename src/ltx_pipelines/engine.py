@@ -190,10 +190,6 @@ class Engine:
         """The built-in model's IC-LoRA, which follows outlines; nothing for other models."""
         return () if self.built_in is None else self.built_in.control_lora
 
-    def distilled_lora(self, given: Loras) -> Loras:
-        """The distilled LoRA to refine with: the given one, or the built-in model's."""
-        return given or self.distillation
-
     def check(self, recipe: Recipe) -> None:
         """Raise, before any work, if a file that a run needs is missing, damaged or of another kind.
 
@@ -204,10 +200,9 @@ class Engine:
             if isinstance(module, video_vae.VideoDecoder):
                 latent = VideoLatentShape.from_pixel_shape(recipe.stages[-1].shape)
                 module.check_sides((latent.height, latent.width))
+        used = {file_key(lora): lora for lora in recipe.loras if lora.strength != 0}
         self._lora_files = {
-            key: self._lora_files.get(key) or self.ledger.open_lora(lora)
-            for lora in recipe.loras
-            if lora.strength != 0 and (key := file_key(lora))
+            key: self._lora_files.get(key) or self.ledger.open_lora(lora) for key, lora in used.items()
         }
         self._let_go_of_what_outgrew()
 
