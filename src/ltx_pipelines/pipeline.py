@@ -62,9 +62,9 @@ class Run(TypedDict, total=False):
     """Keywords that every pipeline's call takes beside the official ones.
 
     output_path: write the result there as an MP4. callback: told of every stage and step; returning False
-    cancels. sampler: "euler", "gradient-estimation" (with ge_gamma) or "res2s". denoising_loop: your own loop
-    with the signature of `euler_denoising_loop`, in place of a named sampler. settings: JSON to keep in the
-    file. dry_run: only return the `Recipe`, and load nothing.
+    cancels. sampler: "euler", "gradient-estimation" (with ge_gamma), "res2s" or "euler-ancestral". denoising_loop:
+    your own loop with the signature of `euler_denoising_loop`, in place of a named sampler. settings: JSON to keep
+    in the file. dry_run: only return the `Recipe`, and load nothing.
     """
 
     output_path: PathArgument
