@@ -34,6 +34,8 @@ from ltx_pipelines.utils.validation import check_frame_rate, check_output_path, 
 
 TILINGS = {"auto": AUTO_TILING, "blended": TilingConfig.default(), "none": None}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+# Files that may bring defaults, the first that is given counts.
+CHECKPOINTS = ("checkpoint_path", "distilled_checkpoint_path", "transformer_path")
 SPLIT = ("transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
 
 
@@ -57,18 +59,12 @@ def parse(
 ) -> argparse.Namespace:
     """Flags to a namespace; flags on the line replace those of a config file or of a `recorded` run."""
     early = Parser(prog=program or f"ltx {name.replace('_', '-')}", add_help=False, allow_abbrev=False)
-    for flag in ("--checkpoint-path", "--distilled-checkpoint-path", "--transformer-path", "--config"):
-        early.add_argument(flag)
+    for dest in (*CHECKPOINTS, "config"):
+        early.add_argument(flag_names([dest]))
     known, _ = early.parse_known_args(argv)
     stored = (recorded or {}) | (read_config(Path(known.config), name) if known.config else {})
-    checkpoint = (
-        known.checkpoint_path
-        or known.distilled_checkpoint_path
-        or known.transformer_path
-        or stored.get("checkpoint_path")
-        or stored.get("distilled_checkpoint_path")
-        or stored.get("transformer_path")
-    )
+    given = (values.get(path) for values in (vars(known), stored) for path in CHECKPOINTS)
+    checkpoint = next(filter(None, given), None)
     params = None if {"-h", "--help"} & set(argv) else default_params(name, checkpoint)
     parser = build_parser(name, params, require_paths=False)
     parser.prog = program or parser.prog
