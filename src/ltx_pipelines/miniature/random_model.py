@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ltx_core.loader import save_checkpoint
+from ltx_core.loader import save_checkpoint, write_tensors
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
 from ltx_core.model.audio_vae.processor import mel_filterbank
 from ltx_core.model.audio_vae.vocoder import kaiser_sinc_filter
@@ -66,7 +66,7 @@ def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 def _value(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     leaf = name.rsplit(".", 1)[-1]
-    if leaf in ("std-of-means",) or (leaf == "weight" and tensor.dim() == 1):
+    if leaf == "std-of-means" or (leaf == "weight" and tensor.dim() == 1):
         return torch.ones_like(tensor)
     if leaf == "filter":
         return kaiser_sinc_filter()
@@ -82,8 +82,6 @@ def _value(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch
 
 def _write_lora(path: Path, transformer: nn.Module, generator: torch.Generator) -> None:
     """A LoRA in ComfyUI's naming over the self-attentions, too small to break anything."""
-    from safetensors.torch import save_file
-
     tensors = {}
     for name, layer in transformer.named_modules():
         if isinstance(layer, nn.Linear) and "attn1.to_" in name:
@@ -91,4 +89,4 @@ def _write_lora(path: Path, transformer: nn.Module, generator: torch.Generator) 
             up = torch.randn(layer.out_features, LORA_RANK, generator=generator) * 0.01
             tensors[f"diffusion_model.{name}.lora_A.weight"] = down.bfloat16()
             tensors[f"diffusion_model.{name}.lora_B.weight"] = up.bfloat16()
-    save_file(tensors, path)
+    write_tensors(path, tensors)
