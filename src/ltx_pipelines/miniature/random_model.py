@@ -25,15 +25,15 @@ from ltx_pipelines.utils.constants import DEFAULTS_KEY
 LORA_RANK = 4
 
 
-def write_random_model(folder: Path, seed: int = 0) -> None:
+def write_random_model(folder: Path) -> None:
     """Write model, upsampler, distilled LoRA and Gemma folder; deterministic, about 12 MB."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_tiny_gemma(folder / "gemma", seed=seed)
+    write_tiny_gemma(folder / "gemma")
     config = json.loads(
         files("ltx_pipelines.miniature").joinpath("random_model.json").read_text(encoding="utf-8")
     )
     gemma = json.loads((folder / "gemma" / "config.json").read_text(encoding="utf-8"))["text_config"]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     model, upsampler = config["model"], config["upsampler"]
     parts: dict[str, Any] = {
         "transformer": LTXModelConfigurator,
