@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -20,35 +20,14 @@ from ltx_core.types import (
 DEFAULT_SCALE_FACTORS = VIDEO_SCALE_FACTORS
 
 
-class LatentTools(Protocol):
-    """What conditioning and sampling need to know about one stream: its grid and its layout."""
-
-    @property
-    def patchifier(self) -> Any: ...
-
-    @property
-    def target_shape(self) -> Any: ...
-
-    def create_initial_state(
-        self, device: torch.device, dtype: torch.dtype, initial_latent: torch.Tensor | None = None
-    ) -> LatentState: ...
-
-    def patchify(self, latent_state: LatentState) -> LatentState: ...
-
-    def unpatchify(self, latent_state: LatentState) -> LatentState: ...
-
-    def clear_conditioning(self, latent_state: LatentState) -> LatentState: ...
-
-    def positions(self, device: torch.device | None = None) -> torch.Tensor: ...
-
-
-class _GridTools:
-    """What video and audio have in common. Subclasses name a patchifier, a target shape and positions."""
+class LatentTools:
+    """What conditioning and sampling need to know about one stream: its grid, its layout, where its tokens lie."""
 
     patchifier: Any
     target_shape: Any
 
     def positions(self, device: torch.device | None = None) -> torch.Tensor:
+        """Where the target tokens lie: [start, end) in seconds, and rows and columns, (B, 3 or 1, T, 2) float32."""
         raise NotImplementedError
 
     def create_initial_state(
@@ -112,7 +91,7 @@ class _GridTools:
 
 
 @dataclass(frozen=True)
-class VideoLatentTools(_GridTools):
+class VideoLatentTools(LatentTools):
     """Tools of a video stream.
 
     fps: frames per second, gives token times. scale_factors: pixels per latent cell.
@@ -180,7 +159,7 @@ class VideoLatentTools(_GridTools):
 
 
 @dataclass(frozen=True)
-class AudioLatentTools(_GridTools):
+class AudioLatentTools(LatentTools):
     """Tools of an audio stream."""
 
     patchifier: AudioPatchifier

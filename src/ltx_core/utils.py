@@ -35,7 +35,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def partial_name(target: Path) -> Path:
-    """A name beside `target` for a file that is not whole yet; no other writer has it."""
+    """A name beside `target` for a file or folder that is not whole yet; no other writer has it."""
     # Part of the name only: long names must not become too long. The ending tells FFmpeg the format, and the whole
     # path that it is one: "take:2.mp4" would be a protocol.
     return target.absolute().with_name(f".{target.stem[:20]}.{uuid4().hex}.partial{target.suffix}")
@@ -45,8 +45,7 @@ def partial_name(target: Path) -> Path:
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """An empty folder beside `path` to fill, which takes the place of `path` unless an error comes first."""
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_name(target)
     partial.mkdir(parents=True)
     try:
         yield partial

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
@@ -19,13 +19,11 @@ from ltx_core.conditioning.pixel_mask import downsample_mask
 from ltx_core.errors import InputError
 from ltx_core.types import VideoLatentShape, VideoPixelShape
 from ltx_pipelines.media.video import load_video_conditioning, probe_video
+from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.conditionings import (
     combined_image_conditionings,
     image_conditionings_by_adding_guiding_latent,
 )
-
-if TYPE_CHECKING:
-    from ltx_pipelines.utils.args import ImageConditioningInput
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -23,21 +23,19 @@ from ltx_core.model import audio_vae, video_vae
 from ltx_core.model.transformer import LTXModel, X0Model
 from ltx_core.model.transformer.attention import AttentionFunction, attention_named, best_attention
 from ltx_core.model.upsampler import upsample_video
+from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
 from ltx_core.quantization import QuantizationPolicy
+from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
 from ltx_core.types import Audio, VideoLatentShape
 from ltx_pipelines import memory
 from ltx_pipelines.miniature import Miniature, miniature
+from ltx_pipelines.recipe import Enhancement, Loras, Recipe
 from ltx_pipelines.utils.constants import PipelineParams, embedded_params, parse_version
 from ltx_pipelines.utils.model_ledger import ModelLedger
 from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
+from ltx_pipelines.utils.types import DenoisingFunc
 from ltx_pipelines.utils.validation import check_kind, whole_number
-
-if TYPE_CHECKING:
-    from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
-    from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
-    from ltx_pipelines.recipe import Enhancement, Loras, Recipe
-    from ltx_pipelines.utils.types import DenoisingFunc
 
 log = logging.getLogger(__name__)
 
@@ -192,10 +190,6 @@ class Engine:
         """The built-in model's IC-LoRA, which follows outlines; nothing for other models."""
         return () if self.built_in is None else self.built_in.control_lora
 
-    def distilled_lora(self, given: Loras) -> Loras:
-        """The distilled LoRA to refine with: the given one, or the built-in model's."""
-        return given or self.distillation
-
     def check(self, recipe: Recipe) -> None:
         """Raise, before any work, if a file that a run needs is missing, damaged or of another kind.
 
@@ -206,10 +200,9 @@ class Engine:
             if isinstance(module, video_vae.VideoDecoder):
                 latent = VideoLatentShape.from_pixel_shape(recipe.stages[-1].shape)
                 module.check_sides((latent.height, latent.width))
+        used = {file_key(lora): lora for lora in recipe.loras if lora.strength != 0}
         self._lora_files = {
-            key: self._lora_files.get(key) or self.ledger.open_lora(lora)
-            for lora in recipe.loras
-            if lora.strength != 0 and (key := file_key(lora))
+            key: self._lora_files.get(key) or self.ledger.open_lora(lora) for key, lora in used.items()
         }
         self._let_go_of_what_outgrew()
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from ltx_core.errors import LTXError
-
-if TYPE_CHECKING:
-    from ltx_core.types import LatentState
+from ltx_core.types import LatentState
 
 
 class Cancelled(LTXError):

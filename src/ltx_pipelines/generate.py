@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
+from ltx_core.components.guiders import MultiModalGuiderParams, create_multimodal_guider_factory
 from ltx_core.components.noisers import GaussianNoiser
 from ltx_core.errors import InputError
 from ltx_core.model.video_vae import get_video_chunks_number
@@ -17,11 +19,12 @@ from ltx_pipelines import memory
 from ltx_pipelines.conditions import Encoding
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Callback, Event, tell
-from ltx_pipelines.recipe import AudioOutput, Recipe, Stage, Start, Stream
+from ltx_pipelines.media.writer import encode_video
+from ltx_pipelines.recipe import AudioOutput, Guidance, Recipe, Stage, Start, Stream
 from ltx_pipelines.sources import SourceLatents, encode_source
-from ltx_pipelines.utils.denoisers import guided_denoising_func
+from ltx_pipelines.utils.denoisers import multi_modal_guider_factory_denoising_func, simple_denoising_func
 from ltx_pipelines.utils.states import finished, freeze, noise_audio_state, noise_video_state
-from ltx_pipelines.utils.types import PipelineComponents
+from ltx_pipelines.utils.types import DenoisingFunc, PipelineComponents
 
 
 class Generated(NamedTuple):
@@ -40,7 +43,6 @@ class Generated(NamedTuple):
 
         settings: JSON kept in the file's metadata, for ``ltx rerun``.
         """
-        from ltx_pipelines.media.writer import encode_video
 
         def watch(step: int) -> None:
             tell(callback, Event("write", step, self.video.chunks))
@@ -132,7 +134,7 @@ def _denoise(
     run: _Run,
     name: str,
     stage: Stage,
-    contexts: list,
+    contexts: Sequence[Any],
     previous: tuple[LatentState, LatentState] | None,
     source: SourceLatents,
 ) -> tuple[LatentState, LatentState]:
@@ -168,6 +170,25 @@ def _denoise(
     _check_finite(name, video.latent, audio.latent)
     run.tell(name, step=len(sigmas) - 1, of=len(sigmas) - 1, result=(video, audio))
     return video, audio
+
+
+def guided_denoising_func(
+    transformer: nn.Module, contexts: Sequence[Any], guidance: Guidance | None
+) -> DenoisingFunc:
+    """The denoising function of a stage: unguided for `guidance` None, else by its parameters or factories.
+
+    contexts: `EmbeddingsProcessorOutput` of the prompt, then, if there is one, of the negative prompt.
+    """
+    positive, negative = contexts[0], contexts[1] if len(contexts) > 1 else None
+    encodings = (positive.video_encoding, positive.audio_encoding)
+    if guidance is None:
+        return simple_denoising_func(*encodings, transformer)
+    video = create_multimodal_guider_factory(guidance.video, negative and negative.video_encoding)
+    if guidance.audio is None:  # unguided: it takes the positive context in every pass
+        audio = create_multimodal_guider_factory(MultiModalGuiderParams())
+    else:
+        audio = create_multimodal_guider_factory(guidance.audio, negative and negative.audio_encoding)
+    return multi_modal_guider_factory_denoising_func(video, audio, *encodings, transformer)
 
 
 def _start(stream: Stream, source: torch.Tensor | None, previous: torch.Tensor | None) -> torch.Tensor | None:

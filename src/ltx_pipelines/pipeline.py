@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from typing_extensions import TypedDict, Unpack
@@ -21,13 +21,11 @@ from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Callback
 from ltx_pipelines.generate import Generated, generate
 from ltx_pipelines.recipe import Guidance, GuiderArgument, Loras, Recipe, Request
+from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.constants import PipelineParams
 from ltx_pipelines.utils.loras import as_loras
 from ltx_pipelines.utils.model_paths import ModelPaths
 from ltx_pipelines.utils.validation import check_kind, check_output_path, whole_number
-
-if TYPE_CHECKING:
-    from ltx_pipelines.utils.args import ImageConditioningInput
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +62,9 @@ class Run(TypedDict, total=False):
     """Keywords that every pipeline's call takes beside the official ones.
 
     output_path: write the result there as an MP4. callback: told of every stage and step; returning False
-    cancels. sampler: "euler", "gradient-estimation" (with ge_gamma) or "res2s". denoising_loop: your own loop
-    with the signature of `euler_denoising_loop`, in place of a named sampler. settings: JSON to keep in the
-    file. dry_run: only return the `Recipe`, and load nothing.
+    cancels. sampler: "euler", "gradient-estimation" (with ge_gamma), "res2s" or "euler-ancestral". denoising_loop:
+    your own loop with the signature of `euler_denoising_loop`, in place of a named sampler. settings: JSON to keep
+    in the file. dry_run: only return the `Recipe`, and load nothing.
     """
 
     output_path: PathArgument

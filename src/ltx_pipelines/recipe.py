@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,7 +15,9 @@ from ltx_core.loader.switch import Loras
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.types import VideoPixelShape
 from ltx_pipelines.conditions import Condition, Images
+from ltx_pipelines.media.video import VideoInfo
 from ltx_pipelines.sampling import EULER, Sampler
+from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.constants import (
     DEFAULT_IMAGE_CRF,
     DISTILLED_SIGMA_VALUES,
@@ -35,10 +37,6 @@ from ltx_pipelines.utils.validation import (
     number,
     sized,
 )
-
-if TYPE_CHECKING:
-    from ltx_pipelines.media.video import VideoInfo
-    from ltx_pipelines.utils.args import ImageConditioningInput
 
 GuiderArgument = MultiModalGuiderParams | MultiModalGuiderFactory
 

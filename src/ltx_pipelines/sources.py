@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,11 +12,11 @@ from ltx_core.errors import InputError, MediaError
 from ltx_core.model.audio_vae.processor import match_channels
 from ltx_core.model.video_vae import SOURCE_TILING
 from ltx_core.types import Audio, AudioLatentShape, VideoLatentShape, VideoPixelShape
-
-if TYPE_CHECKING:
-    from ltx_pipelines.engine import Engine
-    from ltx_pipelines.recipe import Recipe, Source
-
+from ltx_pipelines.engine import Engine
+from ltx_pipelines.media.audio import decode_audio_from_file
+from ltx_pipelines.media.video import fitted_clip, load_fitted_clip
+from ltx_pipelines.media.writer import MOST_CHANNELS
+from ltx_pipelines.recipe import Recipe, Source
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +47,6 @@ def encode_source(engine: Engine, recipe: Recipe) -> SourceLatents:
 
 def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> SourceLatents:
     """A whole clip: its picture, and its sound (if it has any) up to the end of the picture."""
-    from ltx_pipelines.media.audio import decode_audio_from_file
-    from ltx_pipelines.media.video import fitted_clip, load_fitted_clip
-
     duration = shape.frames / shape.fps
     clip = source.clip or fitted_clip(path, source.fit)
     pixels = load_fitted_clip(path, clip, source.fit, engine.dtype, engine.device)
@@ -68,9 +64,6 @@ def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> 
 
 def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLatents:
     """A given sound, cut to the length of the video; one that is too short is continued with silence."""
-    from ltx_pipelines.media.audio import decode_audio_from_file
-    from ltx_pipelines.media.writer import MOST_CHANNELS
-
     assert source.audio_path is not None
     sound = decode_audio_from_file(
         source.audio_path, engine.device, source.audio_start_time, source.audio_max_duration

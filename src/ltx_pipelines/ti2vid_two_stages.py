@@ -42,7 +42,7 @@ class TI2VidTwoStagesPipeline(GuidedPipeline):
             quantization,
             **options,
         )
-        self.distilled_lora = self.engine.distilled_lora(as_loras(distilled_lora))
+        self.distilled_lora = as_loras(distilled_lora) or self.engine.distillation
 
     def recipe(self, request: Request) -> Recipe:
         images = Images(request.images)

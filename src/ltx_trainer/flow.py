@@ -13,12 +13,8 @@ from torch import Tensor
 from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier
 from ltx_core.conditioning import VideoConditionByKeyframeIndex, VideoConditionByReferenceLatent
 from ltx_core.errors import ConfigError
-from ltx_core.guidance.perturbations import (
-    BatchedPerturbationConfig,
-    Perturbation,
-    PerturbationConfig,
-    PerturbationType,
-)
+from ltx_core.guidance.perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig
+from ltx_core.guidance.plan import CROSS_ATTENTION
 from ltx_core.tools import AudioLatentTools, VideoLatentTools
 from ltx_core.types import AudioLatentShape, LatentState, Modality, VideoLatentShape
 
@@ -252,8 +248,7 @@ def _give_keyframes(
 
 def _isolated(samples: Tensor) -> BatchedPerturbationConfig:
     """Samples whose streams do not attend to each other."""
-    kinds = (PerturbationType.SKIP_A2V_CROSS_ATTN, PerturbationType.SKIP_V2A_CROSS_ATTN)
-    alone = PerturbationConfig([Perturbation(kind, None) for kind in kinds])
+    alone = PerturbationConfig([Perturbation(kind, None) for kind in CROSS_ATTENTION])
     together = PerturbationConfig.empty()
     return BatchedPerturbationConfig([alone if is_alone else together for is_alone in samples.tolist()])
 

@@ -213,10 +213,9 @@ class _Run:
         return bool(self.accelerator.reduce(told, "sum"))
 
     def _save(self) -> None:
-        main = self.accelerator.is_main_process
         if self.accelerator.num_processes > 1:
             self._save_together()
-        elif main:
+        else:
             self._keep(self._write)
 
     def _keep(self, write: Callable[[Path], None]) -> None:

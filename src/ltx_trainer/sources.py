@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ltx_core.errors import InputError, MissingFileError
 from ltx_core.model.audio_vae.processor import match_channels, resample
+from ltx_pipelines.media.audio import decode_audio_from_file
+from ltx_pipelines.media.images import resize_and_center_crop
 from ltx_pipelines.media.video import decode_video_from_file, probe_video
 from ltx_trainer.cache import CacheConfig
 from ltx_trainer.world import Truth, World, WorldConfig
@@ -188,8 +190,6 @@ class FolderSource:
         return torch.stack([self._sound_of(path) for path in paths])
 
     def _frames_of(self, path: Path) -> Tensor:
-        from ltx_pipelines.media.images import resize_and_center_crop
-
         config = self.config
         found = list(decode_video_from_file(path, config.frames, fps=config.fps))
         self._check_length(path, len(found))
@@ -204,8 +204,6 @@ class FolderSource:
             )
 
     def _sound_of(self, path: Path) -> Tensor:
-        from ltx_pipelines.media.audio import decode_audio_from_file
-
         seconds = self.config.frames / self.config.fps
         samples = round(seconds * self.rate)
         wave = torch.zeros(2, samples)

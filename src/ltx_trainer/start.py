@@ -34,7 +34,7 @@ def read_network(config: RunConfig, *sections: str) -> dict[str, Any]:
 
 def make_part(
     configurator: Any,
-    keys: SDOps,
+    keys: SDOps | None,
     config: RunConfig,
     network: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,

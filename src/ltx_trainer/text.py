@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx_core.loader import Checkpoint, write_tensors
+from ltx_core.loader.build import find_tensors
 from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
 from ltx_core.text_encoders.gemma.loading import load_text_encoder
@@ -50,25 +51,15 @@ class TextTower(nn.Module):
     def write(self, folder: Path) -> None:
         """A Gemma folder as the one read, with the weights as they are now; complete or not there."""
         weights, checkpoint = self.language_model.state_dict(), Checkpoint(self.folder.weights)
-        tensors = {}
-        for key in checkpoint:
-            name = _module_name(key)
-            stored = checkpoint.read(key)
-            tensors[key] = weights[name].detach().to("cpu", stored.dtype).contiguous() if name else stored
+        tensors = {key: checkpoint.read(key) for key in checkpoint}
+        for name, (key, *_) in find_tensors(checkpoint, GEMMA_LANGUAGE_MODEL_KEYS).items():
+            tensors[key] = weights[name].detach().to("cpu", tensors[key].dtype).contiguous()
         with whole_folder(folder) as partial:
             for path in (self.folder.config_file.parent, self.folder.tokenizer_folder):
                 for file in path.iterdir():
                     if file.is_file() and not file.name.startswith("model"):
                         shutil.copyfile(file, partial / file.name)
             write_tensors(partial / "model.safetensors", tensors, {"format": "pt"})
-
-
-def _module_name(key: str) -> str | None:
-    """The name that a tensor of a Gemma file has in the language model; None for what is not part of it."""
-    renamed = GEMMA_LANGUAGE_MODEL_KEYS.apply_to_key(key)
-    if renamed is None:
-        return None
-    return GEMMA_LANGUAGE_MODEL_KEYS.apply_to_key_value(renamed, torch.empty(0))[0][0]
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from ltx_core.text_encoders.gemma.language_model import GemmaLayer
 from ltx_pipelines.utils.loras import as_loras
 from ltx_trainer.cache import LatentCache
 from ltx_trainer.config import Method, Precision, RunConfig, StageConfig, require_positive
+from ltx_trainer.data import to_device
 from ltx_trainer.flow import Drawn, NoiseConfig, TasksConfig, draw
 from ltx_trainer.lora import LoRAConfig, add_lora, save_lora
 from ltx_trainer.start import make_part, read_network, seeded
@@ -208,8 +209,7 @@ class TransformerTask(Task):
         size, sums, batches = self.config.stages[stage].batch_size, dict.fromkeys(STREAMS, 0.0), 0
         for start in range(0, self.config.evaluation_clips, size):
             clips = self._tokenised(self.evaluation, self.evaluation.clips(range(start, start + size)))
-            moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in clips.items()}
-            parts = self.losses(self.model, moved, generator)
+            parts = self.losses(self.model, to_device(clips, device), generator)
             sums = {name: total + float(parts[name]) for name, total in sums.items()}
             batches += 1
         return {f"{name}_test": total / batches for name, total in sums.items()}

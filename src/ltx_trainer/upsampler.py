@@ -13,13 +13,11 @@ from torch.nn import functional as F
 from ltx_core.errors import ConfigError
 from ltx_core.loader import Checkpoint, save_checkpoint
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
-from ltx_core.sd_ops import SDOps
 from ltx_trainer.cache import LatentCache
 from ltx_trainer.config import RunConfig
 from ltx_trainer.start import make_part, network_of
 from ltx_trainer.task import Batch, Task
 
-EVERYTHING = SDOps("upsampler").with_matching()
 STATISTICS = ("vae.per_channel_statistics.mean-of-means", "vae.per_channel_statistics.std-of-means")
 
 
@@ -49,7 +47,7 @@ class UpsamplerTask(Task):
         if self.network.get("temporal_upsample") or self.network.get("spatial_scale", 2.0) != 2.0:
             raise ConfigError("[network]: only upsamplers that double height and width can be trained.")
         self.pair, self.evaluation = _pair(config.caches, "caches"), _pair(config.evaluation, "evaluation")
-        self.model = make_part(LatentUpsamplerConfigurator, EVERYTHING, config, self.network)
+        self.model = make_part(LatentUpsamplerConfigurator, None, config, self.network)
         checkpoint = Checkpoint(config.video_vae)
         if STATISTICS[0] not in checkpoint:
             raise ConfigError(f"video_vae: {config.video_vae} holds no video VAE.")

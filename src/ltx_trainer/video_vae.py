@@ -15,10 +15,9 @@ from ltx_core.model.video_vae import (
     VideoDecoderConfigurator,
     VideoEncoderConfigurator,
 )
+from ltx_core.model.video_vae.tiling import SPACE, TIME
 from ltx_trainer.autoencoder import AutoencoderRun, AutoencoderTask
 from ltx_trainer.world import World
-
-SPACE, TIME = 32, 8  # the compression
 
 
 class VideoVAETask(AutoencoderTask):

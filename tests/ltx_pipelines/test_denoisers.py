@@ -13,9 +13,9 @@ from ltx_core.components.guiders import (
 )
 from ltx_core.errors import InputError
 from ltx_core.types import LatentState
+from ltx_pipelines.generate import guided_denoising_func
 from ltx_pipelines.utils.denoisers import (
     GuidedDenoiser,
-    guided_denoising_func,
     guider_denoising_func,
     multi_modal_guider_denoising_func,
     multi_modal_guider_factory_denoising_func,

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from ltx_core.config import Configurator
 from ltx_core.errors import CheckpointError, ConfigError
 from ltx_core.loader.checkpoint import Checkpoint, TensorInfo
+from ltx_core.module_ops import assign
 from ltx_core.quantization.fp8 import FP8_DTYPES, ScaledLinear, dequantize
 from ltx_core.quantization.policy import NO_POLICY, QuantizationPolicy, scale_linears
 from ltx_core.sd_ops import SDOps
@@ -293,13 +294,3 @@ def tensor_bytes(
         found = find_tensors(checkpoint, key_map)
         kept = _keys_of(_scaled_layers(checkpoint, found, weight_scales(checkpoint, found)), found)
     return {name: one.nbytes for name, one in find_tensors(checkpoint, key_map, dtype, kept).items()}
-
-
-def assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Put `tensor` in the place of the parameter or buffer called `name`."""
-    path, _, leaf = name.rpartition(".")
-    owner = model.get_submodule(path)
-    if leaf in owner._parameters:
-        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-    else:
-        owner._buffers[leaf] = tensor

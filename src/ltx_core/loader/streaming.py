@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ltx_core.errors import InputError
-from ltx_core.loader.build import Filling, assign
+from ltx_core.loader.build import Filling
+from ltx_core.module_ops import assign
 
 Tensors = dict[str, torch.Tensor]
 

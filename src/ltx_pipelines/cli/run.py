@@ -21,6 +21,7 @@ from ltx_pipelines.cli.actions import EMPTY_PATH, compile_options
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
 from ltx_pipelines.cli.flags import Parser, build_parser, takes_path
+from ltx_pipelines.media.video import load_video_conditioning
 from ltx_pipelines.miniature import miniature
 from ltx_pipelines.pipeline import Options, Pipeline, Run
 from ltx_pipelines.utils.constants import (
@@ -33,6 +34,8 @@ from ltx_pipelines.utils.validation import check_frame_rate, check_output_path, 
 
 TILINGS = {"auto": AUTO_TILING, "blended": TilingConfig.default(), "none": None}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+# Files that may bring defaults, the first that is given counts.
+CHECKPOINTS = ("checkpoint_path", "distilled_checkpoint_path", "transformer_path")
 SPLIT = ("transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
 
 
@@ -56,18 +59,12 @@ def parse(
 ) -> argparse.Namespace:
     """Flags to a namespace; flags on the line replace those of a config file or of a `recorded` run."""
     early = Parser(prog=program or f"ltx {name.replace('_', '-')}", add_help=False, allow_abbrev=False)
-    for flag in ("--checkpoint-path", "--distilled-checkpoint-path", "--transformer-path", "--config"):
-        early.add_argument(flag)
+    for dest in (*CHECKPOINTS, "config"):
+        early.add_argument(flag_names([dest]))
     known, _ = early.parse_known_args(argv)
     stored = (recorded or {}) | (read_config(Path(known.config), name) if known.config else {})
-    checkpoint = (
-        known.checkpoint_path
-        or known.distilled_checkpoint_path
-        or known.transformer_path
-        or stored.get("checkpoint_path")
-        or stored.get("distilled_checkpoint_path")
-        or stored.get("transformer_path")
-    )
+    given = (values.get(path) for values in (vars(known), stored) for path in CHECKPOINTS)
+    checkpoint = next(filter(None, given), None)
     params = None if {"-h", "--help"} & set(argv) else default_params(name, checkpoint)
     parser = build_parser(name, params, require_paths=False)
     parser.prog = program or parser.prog
@@ -223,8 +220,6 @@ def _guider(given: dict[str, Any], modality: str, cross: str) -> MultiModalGuide
 
 def _load_mask(path: str, given: dict[str, Any]) -> torch.Tensor:
     """A mask clip as (1, 1, F, H, W) in [0, 1]: the mean of its channels at half of the final size."""
-    from ltx_pipelines.utils.media_io import load_video_conditioning
-
     pixels = load_video_conditioning(
         path,
         given["height"] // 2,

@@ -126,17 +126,16 @@ def decode_video_from_file(
     frame_cap: int = 0,
     device: torch.device | str = "cpu",
     *,
-    until: float | None = None,
     fps: float | None = None,
 ) -> Iterator[torch.Tensor]:
     """Frames (1, H, W, 3), uint8, upright, at most `frame_cap` of them (0 or less: all).
 
-    until: stop before this time in seconds. fps: give frames at this rate instead of the file's, each the
-    nearest one in time (also evens out variable frame rates). Raises `InputError` for a rate that is none.
+    fps: give frames at this rate instead of the file's, each the nearest one in time (also evens out variable
+    frame rates). Raises `InputError` for a rate that is none.
     """
     if fps is not None and not (fps > 0 and math.isfinite(fps)):
         raise InputError(f"fps is {fps}; give a positive number of frames a second.")
-    frames = _timed_frames(path, until)
+    frames = _timed_frames(path)
     chosen = (frame for _, frame in frames) if fps is None else _resample(frames, fps)
     for count, frame in enumerate(chosen, start=1):
         yield frame[None].to(device)
@@ -144,7 +143,7 @@ def decode_video_from_file(
             return
 
 
-def _timed_frames(path: str | Path, until: float | None) -> Iterator[tuple[float, torch.Tensor]]:
+def _timed_frames(path: str | Path) -> Iterator[tuple[float, torch.Tensor]]:
     """(seconds since the first frame, frame (H, W, 3))."""
     with open_media(path, "video") as (container, stream):
         quarter_turns: int | None = None
@@ -154,8 +153,6 @@ def _timed_frames(path: str | Path, until: float | None) -> Iterator[tuple[float
                 quarter_turns = round((getattr(frame, "rotation", 0) or 0) / 90)
             time = float(frame.time) if frame.time is not None else 0.0
             first = time if first is None else first
-            if until is not None and time - first >= until - 1e-6:
-                return
             pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
             yield time - first, torch.rot90(pixels, quarter_turns) if quarter_turns % 4 else pixels
 
@@ -192,8 +189,6 @@ def load_video_conditioning(
     frame_cap: int,
     dtype: torch.dtype,
     device: torch.device | str,
-    *,
-    until: float | None = None,
 ) -> torch.Tensor:
     """A clip as pixels (1, 3, F, height, width) in [-1, 1], scaled to cover and cropped.
 
@@ -201,7 +196,7 @@ def load_video_conditioning(
     """
     frames = [
         normalize_pixels(resize_and_center_crop(frame.float(), height, width), dtype, device)
-        for frame in decode_video_from_file(video_path, frame_cap, until=until)
+        for frame in decode_video_from_file(video_path, frame_cap)
     ]
     if not frames:
         raise MediaError(f"{video_path} has no video frames.")

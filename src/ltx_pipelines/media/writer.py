@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -84,7 +85,7 @@ def encode_video(
         _set_up(picture, rate, first.shape[2], first.shape[1], crf)
         count = 0
         total = video_chunks_number or None
-        bar = progress(_chain(first, chunks), total=total, desc="Writing", unit="chunk")
+        bar = progress(itertools.chain([first], chunks), total=total, desc="Writing", unit="chunk")
         for number, chunk in enumerate(bar):
             if on_chunk is not None:
                 on_chunk(number)
@@ -113,11 +114,6 @@ def _checked(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         size = shape[1:3]
         if len(chunk):
             yield chunk
-
-
-def _chain(first: torch.Tensor, rest: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-    yield first
-    yield from rest
 
 
 @contextmanager

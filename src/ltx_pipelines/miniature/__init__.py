@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ltx_core.loader import LoraPathStrengthAndSDOps
+from ltx_pipelines.utils.loras import as_loras
 from ltx_pipelines.utils.model_paths import ModelPaths
-
-if TYPE_CHECKING:
-    from ltx_core.loader import LoraPathStrengthAndSDOps
 
 VARIABLE = "OPENLTX_MINIATURE"  # in the environment: another folder that stands in for the built-in model
 CONTROL = "ic-lora-outline"
@@ -31,8 +29,6 @@ class Miniature:
     @property
     def control_lora(self) -> tuple[LoraPathStrengthAndSDOps, ...]:
         """The IC-LoRA, if there is one."""
-        from ltx_pipelines.utils.loras import as_loras
-
         return as_loras([self.loras[CONTROL]]) if CONTROL in self.loras else ()
 
 
@@ -52,8 +48,6 @@ def in_folder(place: Path) -> Miniature:
 
     model.safetensors, gemma/, upsampler.safetensors, distilled-lora.safetensors, and those of `LORAS` that there are.
     """
-    from ltx_pipelines.utils.loras import as_loras
-
     found = {name: place / f"{file}.safetensors" for name, file in LORAS.items()}
     return Miniature(
         paths=ModelPaths.from_monolith(place / "model.safetensors", place / "gemma"),

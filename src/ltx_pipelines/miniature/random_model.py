@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ltx_core.loader import save_checkpoint
+from ltx_core.loader import save_checkpoint, write_tensors
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
 from ltx_core.model.audio_vae.processor import mel_filterbank
 from ltx_core.model.audio_vae.vocoder import kaiser_sinc_filter
@@ -19,22 +19,21 @@ from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
 from ltx_core.text_encoders.gemma.feature_extractor import size_projections
+from ltx_pipelines.miniature.gemma import write_tiny_gemma
 from ltx_pipelines.utils.constants import DEFAULTS_KEY
 
 LORA_RANK = 4
 
 
-def write_random_model(folder: Path, seed: int = 0) -> None:
+def write_random_model(folder: Path) -> None:
     """Write model, upsampler, distilled LoRA and Gemma folder; deterministic, about 12 MB."""
-    from ltx_pipelines.miniature.gemma import write_tiny_gemma
-
     folder.mkdir(parents=True, exist_ok=True)
-    write_tiny_gemma(folder / "gemma", seed=seed)
+    write_tiny_gemma(folder / "gemma")
     config = json.loads(
         files("ltx_pipelines.miniature").joinpath("random_model.json").read_text(encoding="utf-8")
     )
     gemma = json.loads((folder / "gemma" / "config.json").read_text(encoding="utf-8"))["text_config"]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     model, upsampler = config["model"], config["upsampler"]
     parts: dict[str, Any] = {
         "transformer": LTXModelConfigurator,
@@ -67,7 +66,7 @@ def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 def _value(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     leaf = name.rsplit(".", 1)[-1]
-    if leaf in ("std-of-means",) or (leaf == "weight" and tensor.dim() == 1):
+    if leaf == "std-of-means" or (leaf == "weight" and tensor.dim() == 1):
         return torch.ones_like(tensor)
     if leaf == "filter":
         return kaiser_sinc_filter()
@@ -83,8 +82,6 @@ def _value(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch
 
 def _write_lora(path: Path, transformer: nn.Module, generator: torch.Generator) -> None:
     """A LoRA in ComfyUI's naming over the self-attentions, too small to break anything."""
-    from safetensors.torch import save_file
-
     tensors = {}
     for name, layer in transformer.named_modules():
         if isinstance(layer, nn.Linear) and "attn1.to_" in name:
@@ -92,4 +89,4 @@ def _write_lora(path: Path, transformer: nn.Module, generator: torch.Generator) 
             up = torch.randn(layer.out_features, LORA_RANK, generator=generator) * 0.01
             tensors[f"diffusion_model.{name}.lora_A.weight"] = down.bfloat16()
             tensors[f"diffusion_model.{name}.lora_B.weight"] = up.bfloat16()
-    save_file(tensors, path)
+    write_tensors(path, tensors)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -277,41 +277,3 @@ def multi_modal_guider_factory_denoising_func(
     """Guided by guiders that change with the noise level; see `FactoryGuidedDenoiser`."""
     denoiser = FactoryGuidedDenoiser(v_context, a_context, video_guider_factory, audio_guider_factory)
     return bound(denoiser, transformer)
-
-
-class _TextContexts(Protocol):
-    @property
-    def video_encoding(self) -> torch.Tensor: ...
-
-    @property
-    def audio_encoding(self) -> torch.Tensor: ...
-
-
-class _Guidance(Protocol):
-    @property
-    def video(self) -> MultiModalGuiderParams | MultiModalGuiderFactory: ...
-
-    @property
-    def audio(self) -> MultiModalGuiderParams | MultiModalGuiderFactory | None: ...
-
-
-def guided_denoising_func(
-    transformer: Transformer, contexts: Sequence[_TextContexts], guidance: _Guidance | None
-) -> DenoisingFunc:
-    """The denoising function of a stage: unguided for `guidance` None, else by its parameters or factories.
-
-    contexts: of the prompt, then, if there is one, of the negative prompt.
-    """
-    positive = contexts[0]
-    encodings = (positive.video_encoding, positive.audio_encoding)
-    if guidance is None:
-        return simple_denoising_func(*encodings, transformer)
-    negative = contexts[1] if len(contexts) > 1 else None
-    video = create_multimodal_guider_factory(guidance.video, negative.video_encoding if negative else None)
-    if guidance.audio is None:  # unguided: it takes the positive context in every pass
-        audio = create_multimodal_guider_factory(MultiModalGuiderParams())
-    else:
-        audio = create_multimodal_guider_factory(
-            guidance.audio, negative.audio_encoding if negative else None
-        )
-    return multi_modal_guider_factory_denoising_func(video, audio, *encodings, transformer)

@@ -30,7 +30,8 @@ from ltx_core.model.transformer import LTXModel, LTXModelConfigurator, X0Model
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.quantization import QuantizationPolicy
-from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
+from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator, load_text_encoder
+from ltx_core.text_encoders.gemma.folder import GemmaFolder
 from ltx_pipelines.utils.constants import PipelineParams, detect_params
 from ltx_pipelines.utils.loras import as_loras
 from ltx_pipelines.utils.model_paths import ModelPaths
@@ -142,8 +143,6 @@ class ModelLedger:
 
     def text_encoder(self, with_vision: bool = False, offload: str = "none") -> nn.Module:
         """The Gemma text encoder; with `with_vision` the whole multimodal model, for prompt enhancement."""
-        from ltx_core.text_encoders.gemma import load_text_encoder
-
         return load_text_encoder(
             self.paths.text_encoder(),
             self.device,
@@ -207,8 +206,6 @@ class ModelLedger:
 
     def _bytes_of(self, component: str) -> dict[str, int]:
         if component == "text_encoder":
-            from ltx_core.text_encoders.gemma.folder import GemmaFolder
-
             shards = self.checkpoint(*map(str, GemmaFolder(self.paths.text_encoder()).weights))
             return tensor_bytes(shards, sd_ops.GEMMA_LANGUAGE_MODEL_KEYS, self.dtype)
         checkpoint = self.checkpoint(*self.files_of(component))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
+from ltx_pipelines.media.images import decode_image, resize_aspect_ratio_preserving
 from ltx_pipelines.utils.prompts import ENHANCEMENT_SEED, clean_response
-
-if TYPE_CHECKING:
-    from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +75,6 @@ def generate_enhanced_prompt(
     if image_path is None:
         answer = text_encoder.enhance_t2v(prompt, seed=seed)
     else:
-        from ltx_pipelines.media.images import decode_image, resize_aspect_ratio_preserving
-
         image = resize_aspect_ratio_preserving(torch.as_tensor(decode_image(image_path)), image_long_side)
         answer = text_encoder.enhance_i2v(prompt, image, seed=seed)
     log.info("Enhanced prompt: %s", answer)

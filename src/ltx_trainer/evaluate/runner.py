@@ -87,7 +87,8 @@ def evaluate(options: Options, rows: Mapping[str, Row] = ROWS, studio: Studio | 
             bar.set_description(record["row"])
             bar.update()
     report = _report(identity, chosen, [done[task] for task in tasks], left_out)
-    _write(options.output_path, report.as_json())
+    with whole_file(options.output_path) as partial:
+        partial.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     return report
 
 
@@ -214,8 +215,3 @@ def _report(
         else:
             results.setdefault(record["row"], {})[record["number"]] = record["scores"]
     return Report(identity, results, chosen, failed, left_out)
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -38,7 +38,7 @@ class Hearing:
 
     sound: one of `SOUNDS`, or None if it fits no class. timbre: the ring's name for impacts. onsets: seconds
     at which something rings. level: dB of full scale at the loudest moment. pitch: Hz, the median over what
-    is heard, or None. pan: loudness of right over left, in dB, in the first and last third.
+    is heard, or None.
     """
 
     sound: str | None
@@ -46,7 +46,6 @@ class Hearing:
     onsets: tuple[float, ...]
     level: float
     pitch: float | None
-    pan: tuple[float, float]
 
 
 def resample(wave: Tensor, rate: int, target: int = RATE) -> Tensor:
@@ -195,28 +194,20 @@ def _tone(envelope: np.ndarray, pitches: np.ndarray) -> str:
     return "pulse" if _tremolo(inner) > THROB else "hum"
 
 
-def _pan(wave: Tensor) -> tuple[float, float]:
-    """Loudness of the last channel over the first, in dB, in the first and the last third."""
-    third = max(1, wave.shape[1] // 3)
-    power = [part.square().sum(dim=1) + 1e-9 for part in (wave[:, :third], wave[:, -third:])]
-    first, last = (float(10 * torch.log10(p[-1] / p[0])) for p in power)
-    return first, last
-
-
 def listen(waveform: Tensor, rate: int) -> Hearing:
     """Analyse float samples (C, N) or (N,) at `rate` Hz."""
     wave = waveform.detach().to("cpu", torch.float32)
     wave = resample(wave[None] if wave.ndim == 1 else wave, rate)
     if wave.shape[1] < 2 * WINDOW:
-        return Hearing("silence", None, (), -120.0, None, (0.0, 0.0))
+        return Hearing("silence", None, (), -120.0, None)
     envelope = _envelope(wave)
-    level, pan = float(np.quantile(envelope, 0.98)), _pan(wave)
+    level = float(np.quantile(envelope, 0.98))
     if level < SILENT:
-        return Hearing("silence", None, (), level, None, pan)
+        return Hearing("silence", None, (), level, None)
     spectra = _power_spectra(wave)
     pitches = _pitches(spectra)
     pitch = float(np.median(pitches))
     onsets = find_onsets(envelope)
     if onsets:
-        return Hearing("impacts", _timbre(spectra, onsets), onsets, level, pitch, pan)
-    return Hearing(_tone(envelope, pitches), None, (), level, pitch, pan)
+        return Hearing("impacts", _timbre(spectra, onsets), onsets, level, pitch)
+    return Hearing(_tone(envelope, pitches), None, (), level, pitch)

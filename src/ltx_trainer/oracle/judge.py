@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ltx_core.errors import InputError, MediaError
+from ltx_pipelines.media.audio import decode_audio_from_file
+from ltx_pipelines.media.video import decode_video_from_file, probe_video
 from ltx_trainer.oracle.form import locate, recognise
 from ltx_trainer.oracle.hearing import EARLY, Hearing, listen
 from ltx_trainer.oracle.motion import watch
@@ -218,16 +220,13 @@ def judge(
 
 def judge_file(path: str | Path, wanted: Wanted | Truth | str) -> Verdict:
     """Judge a media file from its pixels and samples. Raises MediaError if it holds no frames."""
-    from ltx_pipelines.utils import media_io
-
-    device = torch.device("cpu")
-    frames = [frame[0] for frame in media_io.decode_video_from_file(str(path), 0, device)]
+    frames = [frame[0] for frame in decode_video_from_file(path)]
     if not frames:
         raise MediaError(
             f"{path} holds no video frames: give a file with video and, if it should be heard, sound."
         )
-    fps = media_io.get_videostream_metadata(str(path))[0]
-    audio = media_io.decode_audio_from_file(str(path), device)
+    fps = probe_video(path).fps
+    audio = decode_audio_from_file(path)
     if audio is None:
         return judge(torch.stack(frames), fps, None, 16_000, wanted)
     samples = round(len(frames) / fps * audio.sampling_rate)  # encoders pad sound to whole packets

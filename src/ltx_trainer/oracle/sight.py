@@ -21,15 +21,12 @@ class Sight:
     """What the frames show, the same for a whole clip.
 
     background, colour: names, or None where nothing in the world looks like it. style: "plain", "striped",
-    "inverted". wall, ink: the measured RGB of background and object, as they are before any inversion.
-    cover: (F, H, W) float32 in [0, 1], how much of each pixel the object covers.
+    "inverted". cover: (F, H, W) float32 in [0, 1], how much of each pixel the object covers.
     """
 
     background: str | None
     colour: str | None
     style: str
-    wall: tuple[float, float, float]
-    ink: tuple[float, float, float] | None
     cover: Tensor
 
 
@@ -92,7 +89,7 @@ def look(frames: Tensor) -> Sight:
     distance = residual.square().sum(dim=1).sqrt_()
     core = _core(distance)
     background = nearest_name(wall, BACKGROUNDS)
-    ink, colour, cover, style = None, None, torch.zeros_like(distance), "plain"
+    colour, cover, style = None, torch.zeros_like(distance), "plain"
     if core.sum() > PRESENT * min(core.shape[1:]) ** 2:  # more than a speck in one frame
         ink, striped = _ink(pixels.movedim(1, 0)[:, core], rows, background)
         style = "striped" if striped else "plain"
@@ -102,7 +99,5 @@ def look(frames: Tensor) -> Sight:
         background=background,
         colour=colour,
         style="inverted" if inverted else style,
-        wall=tuple(wall.tolist()),
-        ink=None if ink is None else tuple(ink.tolist()),
         cover=cover,
     )

@@ -76,9 +76,6 @@ class StubEngine(Engine):
         self.seen: dict[str, torch.Tensor] = {}
         self.stage = -1
 
-    def distilled_lora(self, given: tuple) -> tuple:
-        return given
-
     distillation: tuple = ()
     variant, version = None, (2, 3)
 

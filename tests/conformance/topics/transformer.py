@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
+from ltx_core.model.common.timesteps import timestep_features
 from ltx_core.model.transformer import (
     LTXAudioOnlyModelConfigurator,
     LTXModel,
@@ -20,7 +21,6 @@ from ltx_core.model.transformer import (
     Modality,
     X0Model,
 )
-from ltx_core.model.transformer.adaln import timestep_features
 from ltx_core.model.transformer.rope import (
     LTXRopeType,
     apply_rotary_emb,

@@ -22,8 +22,9 @@ from ltx_core.model.audio_vae import (
 )
 from ltx_core.model.audio_vae.attention import AttentionBlock
 from ltx_core.model.audio_vae.causality_axis import CausalityAxis
-from ltx_core.model.audio_vae.layers import CausalConv2d, Downsample, PerFeatureStatistics, ResBlock, Upsample
+from ltx_core.model.audio_vae.layers import CausalConv2d, Downsample, ResBlock, Upsample
 from ltx_core.model.common.normalization import NormType
+from ltx_core.model.common.statistics import LatentStatistics
 from ltx_core.types import Audio, AudioLatentShape
 
 TINY = {
@@ -178,7 +179,7 @@ def test_files_have_as_many_statistics_as_features_whatever_their_bands(tmp_path
 
 
 def test_features_count_channels_then_bins():
-    statistics = PerFeatureStatistics(6)
+    statistics = LatentStatistics(6)
     assert torch.equal(statistics.normalize(randn(1, 2, 4, 3)), randn(1, 2, 4, 3))
     statistics.get_buffer("std-of-means").copy_(torch.arange(1, 7))
     statistics.get_buffer("mean-of-means").copy_(torch.arange(6) * 10)

@@ -9,13 +9,13 @@ import torch
 
 from ltx_core.errors import InputError
 from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
+from ltx_core.model.common.timesteps import timestep_features
 from ltx_core.model.transformer.adaln import (
     AdaLayerNormSingle,
     Modulation,
     add_gated,
     modulate,
     sample_levels,
-    timestep_features,
     token_levels,
 )
 from ltx_core.model.transformer.attention import Attention, AttentionFunction, attention_named, best_attention
@@ -237,7 +237,8 @@ def test_timestep_features():
     assert features.shape == (3, 256)
     assert features.dtype == torch.float32
     assert features[0].equal(torch.cat((torch.ones(128), torch.zeros(128))))
-    torch.testing.assert_close(features[2, [0, 128]], torch.tensor([math.cos(2.5), math.sin(2.5)]))
+    angles = 2.5 * 10000.0 ** (-torch.arange(128.0) / 128)
+    torch.testing.assert_close(features[2], torch.cat((angles.cos(), angles.sin())))
     assert timestep_features(torch.tensor([2.5], dtype=torch.float64)).equal(features[2:])
 
 

@@ -19,6 +19,7 @@ from ltx_core.loader import (
 )
 from ltx_core.model.common import convolution
 from ltx_core.model.common.folding import depth_to_space, space_to_depth
+from ltx_core.model.common.statistics import LatentStatistics
 from ltx_core.model.video_vae import (
     VAE_DECODER_COMFY_KEYS_FILTER,
     VAE_ENCODER_COMFY_KEYS_FILTER,
@@ -33,10 +34,8 @@ from ltx_core.model.video_vae.blocks import Downsample, Flow, ResBlock, Strided,
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
 from ltx_core.model.video_vae.layers import (
     CausalConv3d,
-    PerChannelStatistics,
     make_norm,
     patchify,
-    sinusoid,
     unpatchify,
 )
 
@@ -248,7 +247,7 @@ def test_folding_has_time_as_the_slowest_index():
 
 
 def test_statistics_are_per_channel_and_keep_the_dtype():
-    statistics = PerChannelStatistics(2)
+    statistics = LatentStatistics(2)
     assert torch.equal(statistics.un_normalize(torch.ones(1, 2, 1, 1, 1)), torch.ones(1, 2, 1, 1, 1))
     statistics.get_buffer("std-of-means").copy_(torch.tensor([2.0, 4.0]))
     statistics.get_buffer("mean-of-means").copy_(torch.tensor([1.0, -1.0]))
@@ -328,14 +327,6 @@ def test_a_widening_block_has_a_normalised_shortcut():
 
 
 # Timestep conditioning and injected noise
-
-
-def test_sinusoid_is_cosines_then_sines():
-    y = sinusoid(torch.tensor([0.0, 3.0], dtype=torch.bfloat16))
-    assert (y.shape, y.dtype) == ((2, 256), torch.float32)
-    assert y[0].tolist() == [1.0] * 128 + [0.0] * 128
-    angles = 3 * 10000.0 ** (-torch.arange(128.0) / 128)
-    torch.testing.assert_close(y[1], torch.cat([angles.cos(), angles.sin()]))
 
 
 def test_a_block_is_shifted_and_scaled_after_its_norms():

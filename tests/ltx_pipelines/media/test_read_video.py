@@ -140,21 +140,6 @@ def test_frames_can_be_taken_one_by_one(clips):
     frames.close()
 
 
-def test_until_stops_before_a_time(clips):
-    path = clips / "even.mp4"
-    assert numbers(decode_video_from_file(path, until=0.5)) == list(range(12))
-    assert numbers(decode_video_from_file(path, until=9.0)) == list(range(24))
-    assert numbers(decode_video_from_file(path, until=0.0)) == []
-    assert numbers(decode_video_from_file(path, 5, until=0.5)) == list(range(5))
-
-
-@pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv", "late.mkv"])
-def test_until_counts_time_and_not_frames(name, clips):
-    assert numbers(decode_video_from_file(clips / name, until=0.2)) == [0, 1, 2, 3, 4]
-    assert numbers(decode_video_from_file(clips / name, until=0.55)) == [0, 1, 2, 3, 4, 5]
-    assert numbers(decode_video_from_file(clips / name, until=0.65)) == [0, 1, 2, 3, 4, 5, 6, 7]
-
-
 @pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv", "late.mkv"])
 def test_uneven_clips_keep_all_frames_unless_a_rate_is_asked_for(name, clips):
     assert numbers(decode_video_from_file(clips / name)) == list(range(11))
@@ -278,9 +263,6 @@ def test_conditioning_pixels(clips):
     assert levels.tolist() == pytest.approx([20 + 6 * i for i in range(9)], abs=2)
     assert (
         load_video_conditioning(clips / "even.mp4", 32, 64, 2, torch.bfloat16, "cpu").dtype == torch.bfloat16
-    )
-    assert (
-        load_video_conditioning(clips / "uneven.mp4", 8, 8, 99, torch.float32, "cpu", until=0.2).shape[2] == 5
     )
 
 

@@ -15,13 +15,13 @@ from ltx_core.model.audio_vae.causality_axis import CausalityAxis
 from ltx_core.model.audio_vae.layers import (
     CausalConv2d,
     Downsample,
-    PerFeatureStatistics,
     ResBlock,
     Upsample,
     make_norm,
 )
 from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.common.normalization import NormType
+from ltx_core.model.common.statistics import LatentStatistics
 
 TIME_FACTOR = 4  # mel frames per latent frame; fixed, whatever the number of levels
 
@@ -118,7 +118,7 @@ class AudioEncoder(_Half):
         last = len(ch_mult) - 1
         told = _features(self.latent_channels, mel_bins, last)
         features = features or told or ch
-        self.per_channel_statistics = PerFeatureStatistics(features)
+        self.per_channel_statistics = LatentStatistics(features)
         self.bands = mel_bins if mel_bins and features == told else features // self.latent_channels << last
         self.conv_in = CausalConv2d(in_channels, ch, 3, causality_axis)
         self.down = nn.ModuleList()
@@ -182,7 +182,7 @@ class AudioDecoder(_Half):
         common = (norm_type, causality_axis)
         last = len(ch_mult) - 1
         features = features or _features(z_channels, mel_bins, last) or ch
-        self.per_channel_statistics = PerFeatureStatistics(features)
+        self.per_channel_statistics = LatentStatistics(features)
         width, attended = ch * ch_mult[-1], set(attn_resolutions)
         self.conv_in = CausalConv2d(z_channels, width, 3, causality_axis)
         self.mid = _middle(width, *common, AttentionType.VANILLA if mid_block_add_attention else None)

@@ -1,4 +1,4 @@
-"""Building blocks of the audio VAE: causal convolutions, residual blocks, resampling, statistics."""
+"""Building blocks of the audio VAE: causal convolutions, residual blocks, resampling."""
 
 from __future__ import annotations
 
@@ -100,26 +100,3 @@ class Upsample(nn.Module):
         if self.axis is CausalityAxis.HEIGHT:
             return x[:, :, 1:]
         return x[..., 1:] if self.axis is CausalityAxis.WIDTH else x
-
-
-class PerFeatureStatistics(nn.Module):
-    """Mean and deviation of each latent feature (channel x frequency bin) over the training data.
-
-    Before it is loaded it changes nothing.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("std-of-means", torch.ones(features))
-        self.register_buffer("mean-of-means", torch.zeros(features))
-
-    def normalize(self, x: torch.Tensor) -> torch.Tensor:
-        """(x - mean) / std; x is (B, C, L, F) with feature index c * F + f."""
-        return (x - self._get("mean-of-means", x)) / self._get("std-of-means", x)
-
-    def un_normalize(self, x: torch.Tensor) -> torch.Tensor:
-        """x * std + mean, the inverse of `normalize`."""
-        return x * self._get("std-of-means", x) + self._get("mean-of-means", x)
-
-    def _get(self, name: str, like: torch.Tensor) -> torch.Tensor:
-        return self.get_buffer(name).view(1, like.shape[1], 1, like.shape[3]).to(like)

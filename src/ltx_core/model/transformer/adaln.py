@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from math import log
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ltx_core.errors import InputError
-
-TIMESTEP_FEATURES = 256
-MAX_PERIOD = 10000
-# Of the 128 frequencies those that float32 exp rounded to the farther neighbour where the reference was recorded.
-REFERENCE_ROUNDS_UP = [12, 106]
+from ltx_core.model.common.timesteps import TimestepEmbedding
 
 
 @dataclass(frozen=True)
@@ -104,56 +98,19 @@ def add_gated(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor) -> torch.Ten
     return (y * gate).add_(x)
 
 
-def timestep_features(timesteps: torch.Tensor) -> torch.Tensor:
-    """Sinusoids of (N,) scaled timesteps: cos then sin of t / 10000^(j / 128), (N, 256) float32.
-
-    Evaluated in float32 in this order: t reaches 1000, where rounding is part of the result.
-    """
-    angles = timesteps.float()[:, None] * _timestep_frequencies(timesteps.device)
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
-
-
-@lru_cache(maxsize=16)
-def _timestep_frequencies(device: torch.device) -> torch.Tensor:
-    """(128,) float32, the same bits on every device and CPU.
-
-    exp of float32 is rounded otherwise by the libraries of different CPUs, and times t = 1000 the last bit is 6e-5
-    of an angle. So it is rounded here from float64, and as the reference's machine rounded it.
-    """
-    half = TIMESTEP_FEATURES // 2
-    with torch.inference_mode(False):
-        exponents = -log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device="cpu")
-        frequencies = torch.exp((exponents / half).double()).float()
-        above = torch.nextafter(frequencies, 2 * frequencies)
-        frequencies[REFERENCE_ROUNDS_UP] = above[REFERENCE_ROUNDS_UP]
-        return frequencies.to(device)
-
-
-class TimestepEmbedding(nn.Module):
-    """Linear, SiLU, linear: features (N, 256) to (N, dim)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(TIMESTEP_FEATURES, dim)
-        self.linear_2 = nn.Linear(dim, dim)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear_2(F.silu(self.linear_1(features)))
-
-
 class AdaLayerNormSingle(nn.Module):
     """Noise levels to `num_vectors` vectors of width `dim`, one set for all blocks (PixArt-alpha)."""
 
     def __init__(self, dim: int, num_vectors: int) -> None:
         super().__init__()
         self.num_vectors = num_vectors
-        self.emb = nn.ModuleDict({"timestep_embedder": TimestepEmbedding(dim)})
+        self.emb = TimestepEmbedding(dim)
         self.linear = nn.Linear(dim, num_vectors * dim)
 
     def forward(self, levels: NoiseLevels, dtype: torch.dtype) -> tuple[Modulation, Modulation]:
         """(modulation with k = num_vectors, embedded timestep with k = 1) at scaled levels, in `dtype`."""
         shape = levels.values.shape
-        embedded = self.emb["timestep_embedder"](timestep_features(levels.values.flatten()).to(dtype))
+        embedded = self.emb(levels.values.flatten(), dtype)
         vectors = self.linear(F.silu(embedded))
         return (
             Modulation(vectors.view(*shape, self.num_vectors, -1), levels.index),

@@ -19,11 +19,10 @@ class GELUProjection(nn.Module):
 class FeedForward(nn.Module):
     """Linear, GELU, linear on (..., dim), four times as wide inside."""
 
-    def __init__(self, dim: int, dim_out: int | None = None, mult: int = 4, bias: bool = True) -> None:
+    def __init__(self, dim: int, bias: bool = True) -> None:
         super().__init__()
-        inner = dim * mult
-        out = nn.Linear(inner, dim if dim_out is None else dim_out, bias=bias)
-        self.net = nn.Sequential(GELUProjection(dim, inner, bias), nn.Identity(), out)
+        out = nn.Linear(4 * dim, dim, bias=bias)
+        self.net = nn.Sequential(GELUProjection(dim, 4 * dim, bias), nn.Identity(), out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)

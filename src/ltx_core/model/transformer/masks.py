@@ -16,11 +16,10 @@ def text_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
     if not mask.is_floating_point():
         bias = (mask.to(dtype) - 1) * torch.finfo(dtype).max
         return bias.view(mask.shape[0], 1, -1, mask.shape[-1])
-    if (
-        mask.dtype != dtype
-    ):  # a narrower type would turn the lowest number into -inf, and a masked row into NaN
-        mask = mask.clamp(min=torch.finfo(dtype).min).to(dtype)
-    return mask
+    if mask.dtype == dtype:
+        return mask
+    # A narrower type would turn the lowest number into -inf, and a masked row into NaN.
+    return mask.clamp(min=torch.finfo(dtype).min).to(dtype)
 
 
 def merge_repeats(context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError
 from ltx_core.model.common.folding import Stride, depth_to_space, space_to_depth
+from ltx_core.model.common.timesteps import TimestepEmbedding
 from ltx_core.model.video_vae.config import Block
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
-from ltx_core.model.video_vae.layers import CausalConv3d, TimestepEmbedding, make_norm
+from ltx_core.model.video_vae.layers import CausalConv3d, make_norm
 
 STRIDES: dict[str, Stride] = {"time": (2, 1, 1), "space": (1, 2, 2), "all": (2, 2, 2)}
 
@@ -108,7 +109,7 @@ class ResBlocks(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, flow: Flow) -> torch.Tensor:
-        embedding = self.time_embedder(flow.timestep) if self.timestep else None
+        embedding = self.time_embedder(flow.timestep, x.dtype) if self.timestep else None
         for block in self.res_blocks:
             x = block(x, flow, embedding)
         return x

@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from ltx_core.errors import InputError, ShapeError
 from ltx_core.model.common.checks import check_tensor
+from ltx_core.model.common.statistics import LatentStatistics
+from ltx_core.model.common.timesteps import TimestepEmbedding
 from ltx_core.model.video_vae.blocks import Flow, Style, decoder_block
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import PaddingModeType
-from ltx_core.model.video_vae.layers import PerChannelStatistics, TimestepEmbedding, make_norm, unpatchify
+from ltx_core.model.video_vae.layers import make_norm, unpatchify
 from ltx_core.model.video_vae.streaming import (
     PIECE_BYTES,
     Convolution,
@@ -50,7 +52,7 @@ class VideoDecoder(nn.Module):
         padding = config.spatial_padding_mode or PaddingModeType.REFLECT
         style = Style(config.norm_layer, padding, config.timestep_conditioning)
         width = config.decoder_bottleneck_channels or 8 * config.decoder_base_channels
-        self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
+        self.per_channel_statistics = LatentStatistics(config.latent_channels)
         self.conv_in = style.conv(config.latent_channels, width)
         self.up_blocks = nn.ModuleList()
         for entry in reversed(parse_blocks(config.decoder_blocks)):
@@ -116,7 +118,7 @@ class VideoDecoder(nn.Module):
         if timestep is None:
             return x
         table = self.last_scale_shift_table.to(x.dtype)
-        rows = table + self.last_time_embedder(timestep).reshape(-1, *table.shape)
+        rows = table + self.last_time_embedder(timestep, x.dtype).reshape(-1, *table.shape)
         shift, scale = (row[:, :, None, None, None] for row in rows.unbind(dim=1))
         return x * (1 + scale) + shift
 

@@ -11,15 +11,14 @@ from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError, ShapeError
 from ltx_core.model.common.checks import check_tensor
+from ltx_core.model.common.statistics import LatentStatistics
 from ltx_core.model.video_vae.blocks import Downsample, Flow, Strided, Style, encoder_block
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import LogVarianceType, PaddingModeType
-from ltx_core.model.video_vae.layers import PerChannelStatistics, make_norm, patchify
-from ltx_core.model.video_vae.tiling import AnyTiling, blend, encode_tiles
+from ltx_core.model.video_vae.layers import make_norm, patchify
+from ltx_core.model.video_vae.tiling import SPACE, TIME, AnyTiling, blend, encode_tiles
 
 log = logging.getLogger(__name__)
-
-TIME_FACTOR, SPACE_FACTOR = 8, 32
 
 
 class VideoEncoder(nn.Module):
@@ -35,7 +34,7 @@ class VideoEncoder(nn.Module):
         self.in_channels = config.in_channels
         self.latent_channels, self.latent_log_var = config.latent_channels, config.latent_log_var
         style = Style(config.norm_layer, config.spatial_padding_mode or PaddingModeType.ZEROS)
-        self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
+        self.per_channel_statistics = LatentStatistics(config.latent_channels)
         width = config.latent_channels  # the first width is that of the latent
         self.conv_in = style.conv(config.in_channels * config.patch_size**2, width)
         self.down_blocks = nn.ModuleList()
@@ -74,10 +73,10 @@ class VideoEncoder(nn.Module):
         Raises `InputError` for overlaps under 16 frames or 64 pixels on an axis that is tiled, and what
         `forward` raises; floating-point pixels are converted to the network's dtype.
         """
-        self._check(video, None, multiple=SPACE_FACTOR)
+        self._check(video, None, multiple=SPACE)
         video = crop_frames(video)
         weight = self.conv_in.conv.weight
-        grid = (1 + (video.shape[2] - 1) // TIME_FACTOR, *(side // SPACE_FACTOR for side in video.shape[3:]))
+        grid = (1 + (video.shape[2] - 1) // TIME, *(side // SPACE for side in video.shape[3:]))
         tiles = encode_tiles(tiling_config, grid)
         shape = (video.shape[0], self.latent_channels, *grid)
         latents = ((tile, self(video[tile.pixels].to(weight))) for tile in tiles)
@@ -106,7 +105,7 @@ class VideoEncoder(nn.Module):
 
 def crop_frames(video: torch.Tensor) -> torch.Tensor:
     """The first 8k + 1 frames."""
-    surplus = (video.shape[2] - 1) % TIME_FACTOR
+    surplus = (video.shape[2] - 1) % TIME
     if not surplus:
         return video
     kept = video.shape[2] - surplus

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import torch
 
 from ltx_core.errors import InputError
+from ltx_core.types import VIDEO_SCALE_FACTORS
 
-TIME, SPACE = 8, 32
+TIME, SPACE, _ = VIDEO_SCALE_FACTORS
 MIN_ENCODE_OVERLAP = {"frames": 16, "pixels": 64}
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from ltx_core.errors import LTXError
+from ltx_core.loader import Checkpoint, Registry
+from ltx_core.loader.build import Fill, build_model
+from ltx_core.loader.builder import source_of
 from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS, GEMMA_PROJECTOR_KEYS, GEMMA_VISION_TOWER_KEYS
 from ltx_core.text_encoders.gemma.encoders.base_encoder import MAX_TOKENS, GemmaTextEncoder
 from ltx_core.text_encoders.gemma.enhancement import ImageProcessor
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
 from ltx_core.text_encoders.gemma.model import Gemma, fill_buffers
 from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
-
-if TYPE_CHECKING:
-    from ltx_core.loader import Checkpoint, Registry
-    from ltx_core.loader.build import Fill
 
 
 def load_text_encoder(
@@ -36,10 +34,6 @@ def load_text_encoder(
     Raises `MissingFileError` (a FileNotFoundError) where the folder lacks a file, `CheckpointError` where
     a file is damaged or lacks a tensor, `ConfigError` where it holds another model.
     """
-    from ltx_core.loader import Checkpoint
-    from ltx_core.loader.build import build_model
-    from ltx_core.loader.builder import source_of
-
     folder = GemmaFolder(gemma_root)
     checkpoint = Checkpoint(folder.weights)
     gemma = _on_meta(folder)
@@ -64,8 +58,6 @@ def _on_meta(folder: GemmaFolder) -> Gemma:
 
 def _load_vision(encoder: GemmaTextEncoder, folder: GemmaFolder, checkpoint: Checkpoint) -> None:
     """Add the vision tower and its projector, on the device of the language model, and what prepares images."""
-    from ltx_core.loader.build import build_model
-
     gemma = encoder.model
     device, (tower, projector) = gemma.device, gemma.new_vision()
     encoder.processor = ImageProcessor.from_config(folder.preprocessor_config, gemma.config)

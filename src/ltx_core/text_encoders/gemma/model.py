@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ltx_core.errors import UnsupportedConfigError
+from ltx_core.module_ops import assign
 from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX
 from ltx_core.text_encoders.gemma.language_model import GemmaLanguageModel, read_sizes
 
@@ -86,8 +87,6 @@ class Gemma(nn.Module):
 
 def _share(source: nn.Module, target: nn.Module) -> None:
     """Give `target` the parameters of `source`."""
-    from ltx_core.loader.build import assign
-
     for name, parameter in source.named_parameters():
         assign(target, name, parameter)
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ltx_core.errors import InputError
+from ltx_core.module_ops import ModuleOps
 from ltx_core.text_encoders.gemma.enhancement import ImageProcessor, chat_text, generate, insert_image
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
 from ltx_core.text_encoders.gemma.model import Gemma
@@ -143,13 +144,11 @@ class GemmaTextEncoder(nn.Module):
         self.vision_loader(self)
 
 
-def module_ops_from_gemma_root(gemma_root: str | Path) -> tuple[Any, ...]:
+def module_ops_from_gemma_root(gemma_root: str | Path) -> tuple[ModuleOps, ...]:
     """`ModuleOps` that give a `GemmaTextEncoder` the tokenizer and the image processor of a Gemma folder.
 
     Raises `MissingFileError` (a FileNotFoundError) if the folder lacks a part.
     """
-    from ltx_core.loader import ModuleOps
-
     folder = GemmaFolder(gemma_root)
 
     def add_tokenizer(encoder: Any) -> nn.Module:
