@@ -108,6 +108,7 @@ def test_mask_item_blends(state):
 def test_window_keeps_what_it_does_not_touch(state):
     got = TemporalRegionMask(0.2, 1.0, fps=8.0).apply_to(state, TOOLS)
     assert got.denoise_mask[0, ::4, 0].tolist() == [0, 1, 0]
+    assert got.denoise_mask.dtype is state.denoise_mask.dtype
     assert TemporalRegionMask(0, 0, 8.0).apply_to(state, TOOLS).denoise_mask.sum() == 0
 
 

@@ -12,6 +12,7 @@ from ltx_core.loader import Checkpoint, build_model, save_checkpoint
 from ltx_core.loader.branch import Branch
 from ltx_core.loader.lora import Pair
 from ltx_core.model.transformer import (
+    LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP,
     LTXV_MODEL_COMFY_RENAMING_MAP,
     LTXAudioOnlyModelConfigurator,
     LTXModel,
@@ -429,6 +430,15 @@ def test_single_streams_have_the_keys_of_the_whole():
     assert all(
         "av_ca" in key or "a2v" in key or "audio_to_video" in key or "video_to_audio" in key for key in rest
     )
+
+
+@pytest.mark.parametrize("section", [V20, V23])
+def test_the_audio_only_map_keeps_what_an_audio_only_model_has(section):
+    key_map, kept = LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP, set()
+    for key, value in build(section).state_dict().items():
+        renamed = key_map.apply_to_key(f"model.diffusion_model.{key}")
+        kept |= {name for name, _ in key_map.apply_to_key_value(renamed, value)}
+    assert kept == build(section, LTXAudioOnlyModelConfigurator).state_dict().keys()
 
 
 def test_weights_survive_a_round_trip_through_meta():
