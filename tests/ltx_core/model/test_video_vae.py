@@ -29,7 +29,17 @@ from ltx_core.model.video_vae import (
     VideoEncoder,
     VideoEncoderConfigurator,
 )
-from ltx_core.model.video_vae.blocks import Downsample, Flow, ResBlock, Strided, Style, Upsample
+from ltx_core.model.video_vae.blocks import (
+    Downsample,
+    Flow,
+    ResBlock,
+    Strided,
+    Style,
+    Upsample,
+    decoder_block,
+    encoder_block,
+)
+from ltx_core.model.video_vae.config import Block
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
 from ltx_core.model.video_vae.layers import (
     CausalConv3d,
@@ -325,6 +335,15 @@ def test_a_widening_block_has_a_normalised_shortcut():
     expected = torch.einsum("oc,bcfhw->bofhw", block.conv_shortcut.weight.flatten(1), normed)
     expected = expected + block.conv_shortcut.bias.view(1, 6, 1, 1, 1)
     torch.testing.assert_close(block(x, Flow(causal=True)), expected)
+
+
+@pytest.mark.parametrize(("make", "widths"), [(encoder_block, {2: 16, 4: 32}), (decoder_block, {2: 4, 4: 2})])
+def test_blocks_of_two_widths_widen_an_encoder_and_narrow_a_decoder(make, widths):
+    for multiplier, width in widths.items():
+        params = {} if multiplier == 2 else {"multiplier": multiplier}
+        block, told = make(Block("res_x_y", params), 8, STYLE)
+        assert told == width
+        assert block(randn(1, 8, 2, 3, 3), Flow(causal=False)).shape == (1, width, 2, 3, 3)
 
 
 # Timestep conditioning and injected noise
