@@ -202,6 +202,8 @@ def test_pixels_are_clamped_and_truncated():
     frames = to_uint8(x)
     assert (frames.shape, frames.dtype) == ((2, 1, 6, 3), torch.uint8)
     assert frames[1, 0, :, 2].tolist() == [0, 0, 127, 254, 255, 255]
+    low = torch.linspace(-1, 1, 513).bfloat16().expand(3, 1, 1, 513)
+    assert torch.equal(to_uint8(low), to_uint8(low.float()))  # bfloat16 has no 256 steps between 0 and 1
 
 
 def test_decode_video_gives_the_first_sample_in_one_chunk():
