@@ -34,6 +34,8 @@ def test_latent_index_writes_clean_latent_and_mask_only(state):
     assert got.denoise_mask[0, :, 0].tolist() == [1] * 4 + [0.25] * 4 + [1] * 4
     assert state.clean_latent.sum() == 0
     assert state.denoise_mask.min() == 1
+    last = VideoConditionByLatentIndex(FRAME, 0.75, latent_idx=2).apply_to(state, TOOLS)
+    assert last.denoise_mask[0, :, 0].tolist() == [1] * 8 + [0.25] * 4
 
 
 def test_latent_index_refuses_other_grids_and_frames_past_the_end(state):
@@ -101,6 +103,8 @@ def test_mask_item_blends(state):
     got = VideoConditionByMask(latent, mask, strength=0.75).apply_to(state, TOOLS)
     assert got.clean_latent[0, :, 0].tolist() == [2] * 4 + [0] * 8
     assert got.denoise_mask[0, :, 0].tolist() == [0.25] * 4 + [1] * 8
+    assert state.clean_latent.sum() == 0
+    assert state.denoise_mask.min() == 1
     with pytest.raises(ConditioningError, match="do not fit"):
         VideoConditionByMask(latent, mask[:, :2]).apply_to(state, TOOLS)
 

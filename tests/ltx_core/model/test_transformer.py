@@ -26,6 +26,7 @@ from ltx_core.model.transformer import model as model_module
 from ltx_core.model.transformer.adaln import NoiseLevels
 from ltx_core.model.transformer.attention import AttentionFunction
 from ltx_core.model.transformer.model import LegacyX0Model, LTXModelType
+from ltx_core.model.transformer.rope import generate_freq_grid_np, precompute_freqs_cis
 
 VIDEO_TOKENS, AUDIO_TOKENS, BLOCKS = 12, 5, 3
 FIXED = model_configurator.EXPECTED | model_configurator.EXPECTED_AUDIO_VIDEO
@@ -282,6 +283,25 @@ def test_rotary_tables_can_be_reused(model23):
         assert torch.equal(x, y)
     with pytest.raises(InputError, match="made without the other"):
         model23.prepare(v, a, model23.rope_tables(v, None) | model23.rope_tables(None, a))
+
+
+@pytest.mark.parametrize(("video_extent", "audio_extent"), [(20, 40), (40, 20)])
+def test_streams_meet_on_the_longer_of_their_time_axes(video_extent, audio_extent):
+    extents = {
+        "positional_embedding_max_pos": [video_extent, 2048, 2048],
+        "audio_positional_embedding_max_pos": [audio_extent],
+    }
+    given = {"video": video(), "audio": audio()}
+    for name, tables in build(V23 | extents).rope_tables(*given.values()).items():
+        expected = precompute_freqs_cis(
+            given[name].positions[:, :1],
+            TINY["audio_cross_attention_dim"],
+            max_pos=[40],
+            use_middle_indices_grid=True,
+            num_attention_heads=2,
+            freq_grid_generator=generate_freq_grid_np,
+        )
+        assert all(torch.equal(x, y) for x, y in zip(tables.cross, expected))
 
 
 # Masks and markers

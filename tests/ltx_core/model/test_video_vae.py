@@ -571,6 +571,8 @@ def test_videos_that_an_encoder_cannot_take(shape, dtype, message, caplog):
 def test_strided_convolutions_take_sides_that_are_no_multiples():
     strided = encoder(TIGHT, encoder_blocks=[["compress_space", {}]] * 3)
     assert strided(randn(1, 3, 1, 36, 68)).shape == (1, 4, 1, 2, 3)
+    with pytest.raises(ShapeError, match="video of 68x38 pixels"):  # patches are cut, and come out even
+        strided(randn(1, 3, 1, 38, 68))
     mixed = encoder(TIGHT, encoder_blocks=[["compress_space", {}], ["compress_space_res", {}]])
     assert mixed(randn(1, 3, 1, 12, 16)).shape == (1, 4, 1, 1, 1)
     with pytest.raises(ShapeError, match=r"video of 16x20 pixels .* multiples of 16"):
@@ -596,5 +598,7 @@ def test_an_encoder_that_reflects_needs_two_latents_a_side():
     ],
 )
 def test_latents_that_a_decoder_cannot_take(shape, dtype, message):
-    with pytest.raises(InputError, match=message):
-        decoder(TIGHT)(torch.zeros(shape, dtype=dtype))
+    model, latent = decoder(TIGHT), torch.zeros(shape, dtype=dtype)
+    for call in (model, lambda x: next(model.streamed_decode(x)), lambda x: next(model.tiled_decode(x))):
+        with pytest.raises(InputError, match=message):
+            call(latent)
