@@ -54,6 +54,12 @@ def test_ancestral_needs_noise_and_ends_in_the_estimate():
     assert torch.equal(step.step(NOISY, CLEAN, SIGMAS, 1), CLEAN)
 
 
+def test_a_step_that_adds_no_noise_asks_for_none():
+    kinds = (EulerAncestralDiffusionStep, EulerCfgPpDiffusionStep)
+    assert all(kind().stochastic and not kind(eta=0.0).stochastic for kind in kinds)
+    assert not EulerCfgPpDiffusionStep(s_noise=0.0).stochastic
+
+
 @pytest.mark.parametrize("kind", [{"sigma_up": 0.2}, {"sigma_down": 0.4}])
 def test_sde_coefficients_are_consistent(kind):
     sigma_next = torch.tensor([0.5, 0.3], dtype=torch.float64)

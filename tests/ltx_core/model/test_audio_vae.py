@@ -254,6 +254,11 @@ def test_residual_blocks_project_where_the_width_changes():
         torch.testing.assert_close(block(x), expected)
 
 
+def test_pixel_norm_does_not_blow_up_what_is_small():
+    small = ResBlock(4, 4, NormType.PIXEL, CausalityAxis.HEIGHT).norm1(torch.full((1, 4, 1, 1), 1e-3))
+    torch.testing.assert_close(small, torch.full_like(small, 0.5**0.5))  # the square is as large as epsilon
+
+
 def test_attention_is_softmax_over_all_positions():
     block, x = fill(AttentionBlock(32, NormType.GROUP)), randn(2, 32, 3, 4)
     normed = F.group_norm(x, 32, block.norm.weight, block.norm.bias, eps=1e-6).flatten(2)

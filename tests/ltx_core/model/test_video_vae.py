@@ -276,6 +276,8 @@ def test_pixel_norm_makes_unit_vectors_and_keeps_zeros():
     y = make_norm(NormLayerType.PIXEL_NORM, 8)(x)
     torch.testing.assert_close(y[:, :, 1].square().mean(dim=1), torch.ones(1, 3, 3))
     assert not y[:, :, 0].any()
+    small = make_norm(NormLayerType.PIXEL_NORM, 8)(torch.full((1, 8, 1, 1, 1), 1e-4))
+    torch.testing.assert_close(small, torch.full_like(small, 0.5**0.5))  # the square is as large as epsilon
 
 
 def test_group_norm_has_32_groups():
@@ -457,7 +459,9 @@ def test_keys_that_no_network_reads_are_ignored():
     [
         ({"encoder_blocks": [["attention", {}]]}, "unknown block: attention"),
         ({"encoder_blocks": [["compress_time_x_y", {}]]}, "unknown block: compress_time_x_y"),
+        ({"encoder_blocks": [["space", {}]]}, "unknown block: space"),
         ({"decoder_blocks": [["compress_all_res", {}]]}, "unknown layer: compress_all_res"),
+        ({"decoder_blocks": [["space", {}]]}, "unknown layer: space"),
         ({"decoder_blocks": [["res_x", {}]]}, "res_x lacks num_layers"),
         ({"encoder_blocks": [["compress_all_res", {"multiplier": 3}]]}, "cannot fold 4 into 12 channels"),
         ({"dims": [2, 1]}, r"unsupported dimensions: config.vae.dims is \[2, 1\]"),
