@@ -63,6 +63,8 @@ def test_keyframe_clip_keeps_its_cells(state):
     clip = torch.ones(1, 4, 2, 2, 2)
     got = VideoConditionByKeyframeIndex(clip, 0, 1.0, num_pixel_frames=9).apply_to(state, TOOLS)
     assert got.positions[0, 0, 12:].unique(dim=0).tolist() == [[0, 1 / 8], [1 / 8, 9 / 8]]
+    later = VideoConditionByKeyframeIndex(clip, 8, 1.0, num_pixel_frames=9).apply_to(state, TOOLS)
+    assert later.positions[0, 0, 12:].unique(dim=0).tolist() == [[1, 2], [2, 3]]  # of eight frames each
 
 
 def test_reference_at_half_size_spans_the_same_pixels(state):
