@@ -26,10 +26,12 @@ from ltx_core.model.video_vae.decoder import to_uint8
 from ltx_core.model.video_vae.tiling import (
     Interval,
     decode_axes,
+    decode_groups,
     encode_tiles,
     frames_of,
     overlap_add,
     pixels_of,
+    spatial_weights,
     split,
     split_time,
     trapezoid,
@@ -142,6 +144,16 @@ def test_masks_of_neighbours_sum_to_one():
             for i in intervals:
                 total[i.start : i.end] += trapezoid(i.length, i.left, i.right, from_zero=time, device=CPU)
             torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_masks_of_tiles_of_all_axes_sum_to_one():
+    for group in decode_groups(tiling((128, 32), (32, 8)), (7, 10, 12)):
+        weights = spatial_weights(group.tiles, 320, 384, CPU)
+        torch.testing.assert_close(weights, torch.ones(320, 384))
+    total = torch.zeros(12, 10, 14)
+    for tile in encode_tiles(sizes((48, 16), (192, 64), (192, 64)), (12, 10, 14)):
+        total[tile.latents[2:]] += tile.mask(CPU)
+    torch.testing.assert_close(total, torch.ones_like(total))
 
 
 def test_the_shorter_side_gets_proportional_tiles():
