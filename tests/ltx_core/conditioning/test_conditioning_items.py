@@ -107,6 +107,8 @@ def test_mask_item_blends(state):
     assert got.denoise_mask[0, :, 0].tolist() == [0.25] * 4 + [1] * 8
     assert state.clean_latent.sum() == 0
     assert state.denoise_mask.min() == 1
+    chosen = VideoConditionByMask(latent, mask.bool(), strength=0.75).apply_to(state, TOOLS)
+    assert torch.equal(chosen.denoise_mask, got.denoise_mask)
     with pytest.raises(ConditioningError, match="do not fit"):
         VideoConditionByMask(latent, mask[:, :2]).apply_to(state, TOOLS)
 
@@ -115,6 +117,8 @@ def test_window_keeps_what_it_does_not_touch(state):
     got = TemporalRegionMask(0.2, 1.0, fps=8.0).apply_to(state, TOOLS)
     assert got.denoise_mask[0, ::4, 0].tolist() == [0, 1, 0]
     assert got.denoise_mask.dtype is state.denoise_mask.dtype
+    cell = TemporalRegionMask(1 / 8, 9 / 8, fps=8.0).apply_to(state, TOOLS)  # its neighbours only meet it
+    assert cell.denoise_mask[0, ::4, 0].tolist() == [0, 1, 0]
     assert TemporalRegionMask(0, 0, 8.0).apply_to(state, TOOLS).denoise_mask.sum() == 0
 
 
