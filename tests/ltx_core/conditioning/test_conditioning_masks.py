@@ -25,6 +25,7 @@ def state(mask=None):
 )
 def test_every_form_of_cross_mask(mask):
     assert torch.equal(resolve(mask), torch.full((2, 3), 0.5))
+    assert resolve(mask).dtype is torch.float32
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 4), (3, 3), (2, 3, 3)])

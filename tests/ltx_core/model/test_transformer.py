@@ -388,9 +388,11 @@ def test_gradients_reach_everything_with_and_without_checkpointing(section):
         build(section)(v, a)  # what is cached here must serve training too
     grads = []
     for checkpointing in (False, True):
-        model = build(section)
+        model, runs = build(section), []
         model.set_gradient_checkpointing(checkpointing)
+        model.transformer_blocks[0].register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
         sum(x.square().mean() for x in model(v, a)).backward()
+        assert len(runs) == (2 if checkpointing else 1)
         grads.append({name: p.grad for name, p in model.named_parameters()})
     assert all(g is not None and g.isfinite().all() for g in grads[0].values())
     for name, grad in grads[0].items():
