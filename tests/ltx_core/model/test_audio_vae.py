@@ -365,6 +365,8 @@ def test_rates_are_read_from_their_sections():
         )
         plain = AudioEncoderConfigurator.from_config({})
     assert (model.sample_rate, model.mel_hop_length, model.n_fft, model.mel_bins) == (24000, 120, 512, 16)
+    seconds = model.patchifier.get_patch_grid_bounds(AudioLatentShape(1, 2, 3, 4))
+    torch.testing.assert_close(seconds[0, 0, :, 1], torch.tensor([1.0, 5.0, 9.0]) * 120 / 24000)
     assert (other.sample_rate, other.mel_hop_length, other.is_causal, other.mel_bins) == (
         24000,
         120,
