@@ -1,14 +1,19 @@
-"""What configurators say to files without a configuration."""
+"""From JSON to typed sections: what serves as what, what is refused; files without a configuration."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from ltx_core.config import Configurator
-from ltx_core.errors import ConfigError
+from ltx_core.config import Configurator, parse_config
+from ltx_core.errors import ConfigError, MissingKeyError
 from ltx_core.model.audio_vae.configurators import (
     AudioDecoderConfigurator,
     AudioEncoderConfigurator,
     VocoderConfigurator,
 )
+from ltx_core.model.common.normalization import NormType
 from ltx_core.model.transformer.model_configurator import (
     LTXAudioOnlyModelConfigurator,
     LTXModelConfigurator,
@@ -37,3 +42,59 @@ from ltx_core.text_encoders.gemma.encoders.encoder_configurator import Embedding
 def test_metadata_without_a_configuration_is_refused(configurator: type[Configurator]):
     with pytest.raises(ConfigError, match=r"holds \['format'\]; expected a parsed 'config'"):
         configurator.from_metadata({"format": "pt"})
+
+
+@dataclass(frozen=True)
+class Section:
+    width: int
+    share: float = 1.0
+    flag: bool = False
+    sizes: tuple[int, ...] = ()
+    norm: NormType = NormType.GROUP
+    layers: int | None = None
+    other: Any = None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "parsed"),
+    [
+        ("width", 48.0, 48),
+        ("share", 2, 2.0),
+        ("flag", True, True),
+        ("sizes", [1, 2.0], (1, 2)),
+        ("norm", "pixel", NormType.PIXEL),
+        ("layers", None, None),
+        ("layers", 3, 3),
+        ("other", {"any": ["thing"]}, {"any": ["thing"]}),
+    ],
+)
+def test_values_of_json_become_those_of_the_fields(key, value, parsed):
+    section = parse_config(Section, {"width": 1, "not a field": 0, key: value}, "config.section")
+    found = getattr(section, key)
+    assert (found, type(found)) == (parsed, type(parsed))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("width", 1.5, "int"),
+        ("width", True, "int"),
+        ("width", "1", "int"),
+        ("width", None, "int"),
+        ("share", True, "float"),
+        ("share", "1", "float"),
+        ("flag", 1, "bool"),
+        ("sizes", 3, "tuple[int, ...]"),
+        ("norm", "batch", "one of 'group', 'pixel'"),
+        ("layers", "many", "int | None"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(key, value, expected):
+    message = f"config.section.{key} is {value!r}; expected {expected}."
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_config(Section, {"width": 1, key: value}, "config.section")
+
+
+def test_a_key_without_default_must_be_there():
+    with pytest.raises(MissingKeyError, match=r"config.section.width is missing; expected int"):
+        parse_config(Section, {"share": 1.0}, "config.section")

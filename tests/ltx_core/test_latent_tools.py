@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier
-from ltx_core.conditioning import VideoConditionByKeyframeIndex
+from ltx_core.conditioning import ConditioningItemAttentionStrengthWrapper, VideoConditionByKeyframeIndex
 from ltx_core.errors import ShapeError
 from ltx_core.tools import AudioLatentTools, VideoLatentTools
 from ltx_core.types import AudioLatentShape, GeneratedKeyframeLayout, VideoLatentShape
@@ -56,6 +56,8 @@ def test_positions_are_seconds_and_pixels():
     assert positions[0, 0, 0].tolist() == pytest.approx([0, 1 / 24])
     assert positions[0, 0, -1].tolist() == pytest.approx([9 / 24, 17 / 24])
     assert positions[0, 1:, -1].tolist() == [[32, 64], [64, 96]]
+    even = replace(VIDEO, causal_fix=False).positions()
+    assert torch.equal(even[0, 0, ::6] * 24, torch.tensor([[0.0, 8.0], [8.0, 16.0], [16.0, 24.0]]))
 
 
 def test_keyframes_mask_marks_latent_frame_0():
@@ -65,7 +67,9 @@ def test_keyframes_mask_marks_latent_frame_0():
 
 def test_clear_conditioning_drops_appended_tokens():
     state = VIDEO.create_initial_state(CPU, torch.float32)
-    more = VideoConditionByKeyframeIndex(torch.ones(2, 4, 1, 2, 3), 8, 1.0).apply_to(state, VIDEO)
+    keyframe = VideoConditionByKeyframeIndex(torch.ones(2, 4, 1, 2, 3), 8, 1.0)
+    more = ConditioningItemAttentionStrengthWrapper(keyframe, 0.5).apply_to(state, VIDEO)
+    assert more.attention_mask is not None
     cleared = VIDEO.clear_conditioning(more)
     assert cleared.latent.shape == state.latent.shape
     assert torch.equal(cleared.positions, state.positions)

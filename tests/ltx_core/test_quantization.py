@@ -29,6 +29,7 @@ from ltx_core.quantization.fp8 import (
     scaled_matmul,
     to_fp8,
 )
+from ltx_core.quantization.policy import scale_linears
 from ltx_core.sd_ops import LTXV_MODEL_COMFY_RENAMING_MAP as MAP
 
 PREFIX = "model.diffusion_model."
@@ -150,11 +151,11 @@ def test_a_cast_layer_computes_with_the_widened_weights():
 
 
 def scaled_layer(out_features: int, in_features: int, bias: bool = True) -> ScaledLinear:
-    layer = ScaledLinear(in_features, out_features, bias).requires_grad_(False)
-    weight, scale = requantize_scaled(randn(out_features, in_features))
+    model = nn.Sequential(nn.Linear(in_features, out_features, bias)).requires_grad_(False)
+    [layer] = scale_linears(model, {"0": dict.fromkeys(ScaledLinear.SCALES, ())})
+    weight, layer.weight_scale = requantize_scaled(randn(out_features, in_features))
     layer.weight = nn.Parameter(weight, requires_grad=False)
-    layer.weight_scale.copy_(scale)
-    layer.input_scale.fill_(0.01)
+    layer.input_scale = torch.tensor(0.01)
     if bias:
         layer.bias.copy_(randn(out_features, seed=3))
     return layer

@@ -33,6 +33,12 @@ def test_audio_frames_round_half_to_even():
     assert [AudioLatentShape.from_duration(1, d).frames for d in (0.02, 0.06, 0.1, 5.0)] == [0, 2, 2, 125]
 
 
+def test_audio_lasts_as_long_as_the_video():
+    video = VideoPixelShape(2, 121, 64, 64, 24.0)
+    assert AudioLatentShape.from_video_pixel_shape(video) == (2, 8, 126, 16)
+    assert AudioLatentShape.from_video_pixel_shape(video, 4, 32, 24000, 240, 2) == (2, 4, 252, 32)
+
+
 def test_scale_factors_from_config():
     blocks = [["res_x", {}], ["compress_space_res", {}], ["compress_time_res", {}], ["compress_all_res", {}]]
     config = {"vae": {"encoder_blocks": blocks, "patch_size": 2}}

@@ -57,18 +57,13 @@ class ScaledLinear(nn.Linear):
 
     y = round(input_scale * weight_scale * (q(x) @ W^T)) + bias, for x (..., in). weight_scale: () or (out, 1).
     input_scale: (); None gives each token the scale of its largest value. Uses PyTorch's scaled matmul where the
-    device has it, else the same sum on widened operands.
+    device has it, else the same sum on widened operands. `scale_linears` makes linear layers such.
     """
 
     SCALES = ("weight_scale", "input_scale")
 
     weight_scale: torch.Tensor
     input_scale: torch.Tensor | None
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features, bias)
-        for buffer in self.SCALES:
-            self.register_buffer(buffer, torch.ones((), dtype=torch.float32))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens, scale = x.reshape(-1, x.shape[-1]), self.input_scale

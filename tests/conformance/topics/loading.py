@@ -233,8 +233,7 @@ def _scaled_linear(
     q = quantize_activation(x, input_scale)
     yield exact(f"lin.{i}.x", q.float(), t[f"lin.{i}.bf16.x_fp8"].float())
     layer = _layer(ScaledLinear, codes, bias)
-    layer.weight_scale.copy_(weight_scale)
-    layer.input_scale.copy_(input_scale)
+    layer.weight_scale, layer.input_scale = weight_scale, input_scale
     yield _one_ulp(f"lin.{i}.y_bf16", layer(x), t[f"lin.{i}.bf16.y_bf16"], context)
     flat = scaled_matmul(q.flatten(0, -2), codes, input_scale, weight_scale, torch.float32)
     wide = flat.reshape(*x.shape[:-1], -1) if bias is None else flat.reshape(*x.shape[:-1], -1) + bias.float()

@@ -52,6 +52,13 @@ def test_ancestral_needs_noise_and_ends_in_the_estimate():
     with pytest.raises(InputError, match="needs noise"):
         step.step(NOISY, CLEAN, SIGMAS, 0)
     assert torch.equal(step.step(NOISY, CLEAN, SIGMAS, 1), CLEAN)
+    assert step.step(NOISY.bfloat16(), CLEAN, SIGMAS, 1).dtype is torch.bfloat16
+
+
+def test_a_step_that_adds_no_noise_asks_for_none():
+    kinds = (EulerAncestralDiffusionStep, EulerCfgPpDiffusionStep)
+    assert all(kind().stochastic and not kind(eta=0.0).stochastic for kind in kinds)
+    assert not EulerCfgPpDiffusionStep(s_noise=0.0).stochastic
 
 
 @pytest.mark.parametrize("kind", [{"sigma_up": 0.2}, {"sigma_down": 0.4}])

@@ -34,6 +34,8 @@ def test_latent_index_writes_clean_latent_and_mask_only(state):
     assert got.denoise_mask[0, :, 0].tolist() == [1] * 4 + [0.25] * 4 + [1] * 4
     assert state.clean_latent.sum() == 0
     assert state.denoise_mask.min() == 1
+    last = VideoConditionByLatentIndex(FRAME, 0.75, latent_idx=2).apply_to(state, TOOLS)
+    assert last.denoise_mask[0, :, 0].tolist() == [1] * 8 + [0.25] * 4
 
 
 def test_latent_index_refuses_other_grids_and_frames_past_the_end(state):
@@ -61,6 +63,8 @@ def test_keyframe_clip_keeps_its_cells(state):
     clip = torch.ones(1, 4, 2, 2, 2)
     got = VideoConditionByKeyframeIndex(clip, 0, 1.0, num_pixel_frames=9).apply_to(state, TOOLS)
     assert got.positions[0, 0, 12:].unique(dim=0).tolist() == [[0, 1 / 8], [1 / 8, 9 / 8]]
+    later = VideoConditionByKeyframeIndex(clip, 8, 1.0, num_pixel_frames=9).apply_to(state, TOOLS)
+    assert later.positions[0, 0, 12:].unique(dim=0).tolist() == [[1, 2], [2, 3]]  # of eight frames each
 
 
 def test_reference_at_half_size_spans_the_same_pixels(state):
@@ -101,6 +105,10 @@ def test_mask_item_blends(state):
     got = VideoConditionByMask(latent, mask, strength=0.75).apply_to(state, TOOLS)
     assert got.clean_latent[0, :, 0].tolist() == [2] * 4 + [0] * 8
     assert got.denoise_mask[0, :, 0].tolist() == [0.25] * 4 + [1] * 8
+    assert state.clean_latent.sum() == 0
+    assert state.denoise_mask.min() == 1
+    chosen = VideoConditionByMask(latent, mask.bool(), strength=0.75).apply_to(state, TOOLS)
+    assert torch.equal(chosen.denoise_mask, got.denoise_mask)
     with pytest.raises(ConditioningError, match="do not fit"):
         VideoConditionByMask(latent, mask[:, :2]).apply_to(state, TOOLS)
 
@@ -108,6 +116,9 @@ def test_mask_item_blends(state):
 def test_window_keeps_what_it_does_not_touch(state):
     got = TemporalRegionMask(0.2, 1.0, fps=8.0).apply_to(state, TOOLS)
     assert got.denoise_mask[0, ::4, 0].tolist() == [0, 1, 0]
+    assert got.denoise_mask.dtype is state.denoise_mask.dtype
+    cell = TemporalRegionMask(1 / 8, 9 / 8, fps=8.0).apply_to(state, TOOLS)  # its neighbours only meet it
+    assert cell.denoise_mask[0, ::4, 0].tolist() == [0, 1, 0]
     assert TemporalRegionMask(0, 0, 8.0).apply_to(state, TOOLS).denoise_mask.sum() == 0
 
 

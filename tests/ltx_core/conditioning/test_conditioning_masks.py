@@ -20,9 +20,12 @@ def state(mask=None):
     return LatentState(latent, latent[..., :1], torch.zeros(2, 3, 5, 2), latent, mask)
 
 
-@pytest.mark.parametrize("mask", [0.5, torch.tensor(0.5), torch.full((3,), 0.5), torch.full((1, 3), 0.5)])
+@pytest.mark.parametrize(
+    "mask", [0.5, torch.tensor(0.5), torch.full((3,), 0.5).double(), torch.full((1, 3), 0.5)]
+)
 def test_every_form_of_cross_mask(mask):
     assert torch.equal(resolve(mask), torch.full((2, 3), 0.5))
+    assert resolve(mask).dtype is torch.float32
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 4), (3, 3), (2, 3, 3)])

@@ -87,6 +87,11 @@ def test_passes_share_all_but_context_and_flags():
     assert (call.video.enabled, call.audio.enabled) == (True, False)
 
 
+def test_a_call_counts_the_tokens_of_both_streams():
+    assert TransformerCall(modality(), modality()).tokens == 6
+    assert TransformerCall(None, modality()).tokens == 3
+
+
 def test_run_one_by_one_or_together():
     calls = [TransformerCall(modality(), None), TransformerCall(None, modality())]
     assert run_passes(lambda video, audio, perturbations: (video, audio), calls) == [

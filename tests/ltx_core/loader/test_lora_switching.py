@@ -101,14 +101,30 @@ def test_blocks_that_wait_elsewhere_are_fused_on_arrival(files, loras, kind, res
 
     resident = build(files, kind)
     streamed = build(files, kind, partial(stream_model, blocks="transformer_blocks", rest=rest))
-    at_rest = streamed.transformer_blocks.state_dict()
+    at_rest = streamed.transformer_blocks.state_dict(keep_vars=True)
     switchers = [LoraSwitcher(model) for model in (resident, streamed)]
     for wanted in (loras[:1], loras, [], loras[1:]):
         for switcher in switchers:
             switcher.apply(wanted)
         assert same(computed(resident), computed(streamed))
-        for name, value in streamed.transformer_blocks.state_dict().items():
-            assert value.data_ptr() == at_rest[name].data_ptr()
+        for name, value in streamed.transformer_blocks.state_dict(keep_vars=True).items():
+            assert value is at_rest[name]
+
+
+@pytest.mark.parametrize("rest", ["cpu", "disk"])
+def test_blocks_go_back_to_rest_after_a_pass_that_failed(files, rest):
+    def fails(x):
+        raise RuntimeError("out of memory")
+
+    streamed = build(files, fill=partial(stream_model, blocks="transformer_blocks", rest=rest))
+    block = streamed.transformer_blocks[0]
+    at_rest, block.forward = block.state_dict(keep_vars=True), fails
+    with pytest.raises(RuntimeError, match="out of memory"):
+        block(torch.zeros(1))
+    assert all(value is at_rest[name] for name, value in block.state_dict(keep_vars=True).items())
+    # And the next pass begins with this block, though the one after it has been sent for.
+    block.forward = lambda x: block.attn1.to_q.weight.clone()
+    assert torch.equal(block(torch.zeros(1)), files.tensors()["transformer_blocks.0.attn1.to_q.weight"])
 
 
 def test_the_parameters_stay_the_same_objects(files, loras):

@@ -255,6 +255,11 @@ def test_residual_blocks_project_where_the_width_changes():
         torch.testing.assert_close(block(x), expected)
 
 
+def test_pixel_norm_does_not_blow_up_what_is_small():
+    small = ResBlock(4, 4, NormType.PIXEL, CausalityAxis.HEIGHT).norm1(torch.full((1, 4, 1, 1), 1e-3))
+    torch.testing.assert_close(small, torch.full_like(small, 0.5**0.5))  # the square is as large as epsilon
+
+
 def test_attention_is_softmax_over_all_positions():
     block, x = fill(AttentionBlock(32, NormType.GROUP)), randn(2, 32, 3, 4)
     normed = F.group_norm(x, 32, block.norm.weight, block.norm.bias, eps=1e-6).flatten(2)
@@ -361,6 +366,8 @@ def test_rates_are_read_from_their_sections():
         )
         plain = AudioEncoderConfigurator.from_config({})
     assert (model.sample_rate, model.mel_hop_length, model.n_fft, model.mel_bins) == (24000, 120, 512, 16)
+    seconds = model.patchifier.get_patch_grid_bounds(AudioLatentShape(1, 2, 3, 4))
+    torch.testing.assert_close(seconds[0, 0, :, 1], torch.tensor([1.0, 5.0, 9.0]) * 120 / 24000)
     assert (other.sample_rate, other.mel_hop_length, other.is_causal, other.mel_bins) == (
         24000,
         120,

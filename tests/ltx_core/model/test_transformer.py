@@ -12,6 +12,7 @@ from ltx_core.loader import Checkpoint, build_model, save_checkpoint
 from ltx_core.loader.branch import Branch
 from ltx_core.loader.lora import Pair
 from ltx_core.model.transformer import (
+    LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP,
     LTXV_MODEL_COMFY_RENAMING_MAP,
     LTXAudioOnlyModelConfigurator,
     LTXModel,
@@ -25,6 +26,7 @@ from ltx_core.model.transformer import model as model_module
 from ltx_core.model.transformer.adaln import NoiseLevels
 from ltx_core.model.transformer.attention import AttentionFunction
 from ltx_core.model.transformer.model import LegacyX0Model, LTXModelType
+from ltx_core.model.transformer.rope import generate_freq_grid_np, precompute_freqs_cis
 
 VIDEO_TOKENS, AUDIO_TOKENS, BLOCKS = 12, 5, 3
 FIXED = model_configurator.EXPECTED | model_configurator.EXPECTED_AUDIO_VIDEO
@@ -283,6 +285,25 @@ def test_rotary_tables_can_be_reused(model23):
         model23.prepare(v, a, model23.rope_tables(v, None) | model23.rope_tables(None, a))
 
 
+@pytest.mark.parametrize(("video_extent", "audio_extent"), [(20, 40), (40, 20)])
+def test_streams_meet_on_the_longer_of_their_time_axes(video_extent, audio_extent):
+    extents = {
+        "positional_embedding_max_pos": [video_extent, 2048, 2048],
+        "audio_positional_embedding_max_pos": [audio_extent],
+    }
+    given = {"video": video(), "audio": audio()}
+    for name, tables in build(V23 | extents).rope_tables(*given.values()).items():
+        expected = precompute_freqs_cis(
+            given[name].positions[:, :1],
+            TINY["audio_cross_attention_dim"],
+            max_pos=[40],
+            use_middle_indices_grid=True,
+            num_attention_heads=2,
+            freq_grid_generator=generate_freq_grid_np,
+        )
+        assert all(torch.equal(x, y) for x, y in zip(tables.cross, expected))
+
+
 # Masks and markers
 
 
@@ -367,9 +388,11 @@ def test_gradients_reach_everything_with_and_without_checkpointing(section):
         build(section)(v, a)  # what is cached here must serve training too
     grads = []
     for checkpointing in (False, True):
-        model = build(section)
+        model, runs = build(section), []
         model.set_gradient_checkpointing(checkpointing)
+        model.transformer_blocks[0].register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
         sum(x.square().mean() for x in model(v, a)).backward()
+        assert len(runs) == (2 if checkpointing else 1)
         grads.append({name: p.grad for name, p in model.named_parameters()})
     assert all(g is not None and g.isfinite().all() for g in grads[0].values())
     for name, grad in grads[0].items():
@@ -429,6 +452,15 @@ def test_single_streams_have_the_keys_of_the_whole():
     assert all(
         "av_ca" in key or "a2v" in key or "audio_to_video" in key or "video_to_audio" in key for key in rest
     )
+
+
+@pytest.mark.parametrize("section", [V20, V23])
+def test_the_audio_only_map_keeps_what_an_audio_only_model_has(section):
+    key_map, kept = LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP, set()
+    for key, value in build(section).state_dict().items():
+        renamed = key_map.apply_to_key(f"model.diffusion_model.{key}")
+        kept |= {name for name, _ in key_map.apply_to_key_value(renamed, value)}
+    assert kept == build(section, LTXAudioOnlyModelConfigurator).state_dict().keys()
 
 
 def test_weights_survive_a_round_trip_through_meta():

@@ -327,7 +327,10 @@ def test_self_attention_bias():
     info = torch.finfo(torch.float32)
     expected = torch.tensor([0.0, math.log(0.5), info.min, info.min, math.log(info.tiny)])
     torch.testing.assert_close(self_attention_bias(weights, torch.float32).flatten(), expected)
-    assert self_attention_bias(torch.ones(2, 3, 3, dtype=torch.int64), torch.bfloat16).eq(0).all()
+    for kind in (torch.int64, torch.bool):
+        bias = self_attention_bias(torch.tensor([[[1, 0]]], dtype=kind), torch.bfloat16)
+        assert bias.dtype is torch.bfloat16
+        assert bias.tolist() == [[[0, torch.finfo(torch.bfloat16).min]]]
 
 
 # Perturbations

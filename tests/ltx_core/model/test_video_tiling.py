@@ -26,10 +26,12 @@ from ltx_core.model.video_vae.decoder import to_uint8
 from ltx_core.model.video_vae.tiling import (
     Interval,
     decode_axes,
+    decode_groups,
     encode_tiles,
     frames_of,
     overlap_add,
     pixels_of,
+    spatial_weights,
     split,
     split_time,
     trapezoid,
@@ -144,6 +146,16 @@ def test_masks_of_neighbours_sum_to_one():
             torch.testing.assert_close(total, torch.ones_like(total))
 
 
+def test_masks_of_tiles_of_all_axes_sum_to_one():
+    for group in decode_groups(tiling((128, 32), (32, 8)), (7, 10, 12)):
+        weights = spatial_weights(group.tiles, 320, 384, CPU)
+        torch.testing.assert_close(weights, torch.ones(320, 384))
+    total = torch.zeros(12, 10, 14)
+    for tile in encode_tiles(sizes((48, 16), (192, 64), (192, 64)), (12, 10, 14)):
+        total[tile.latents[2:]] += tile.mask(CPU)
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
 def test_the_shorter_side_gets_proportional_tiles():
     _, rows, columns = decode_axes(tiling((256, 64)), (1, 8, 16))
     assert [i.length for i in columns] == [8, 8, 4]
@@ -202,6 +214,8 @@ def test_pixels_are_clamped_and_truncated():
     frames = to_uint8(x)
     assert (frames.shape, frames.dtype) == ((2, 1, 6, 3), torch.uint8)
     assert frames[1, 0, :, 2].tolist() == [0, 0, 127, 254, 255, 255]
+    low = torch.linspace(-1, 1, 513).bfloat16().expand(3, 1, 1, 513)
+    assert torch.equal(to_uint8(low), to_uint8(low.float()))  # bfloat16 has no 256 steps between 0 and 1
 
 
 def test_decode_video_gives_the_first_sample_in_one_chunk():

@@ -30,7 +30,17 @@ from ltx_core.model.video_vae import (
     VideoEncoder,
     VideoEncoderConfigurator,
 )
-from ltx_core.model.video_vae.blocks import Downsample, Flow, ResBlock, Strided, Style, Upsample
+from ltx_core.model.video_vae.blocks import (
+    Downsample,
+    Flow,
+    ResBlock,
+    Strided,
+    Style,
+    Upsample,
+    decoder_block,
+    encoder_block,
+)
+from ltx_core.model.video_vae.config import Block
 from ltx_core.model.video_vae.enums import NormLayerType, PaddingModeType
 from ltx_core.model.video_vae.layers import (
     CausalConv3d,
@@ -265,6 +275,8 @@ def test_pixel_norm_makes_unit_vectors_and_keeps_zeros():
     y = make_norm(NormLayerType.PIXEL_NORM, 8)(x)
     torch.testing.assert_close(y[:, :, 1].square().mean(dim=1), torch.ones(1, 3, 3))
     assert not y[:, :, 0].any()
+    small = make_norm(NormLayerType.PIXEL_NORM, 8)(torch.full((1, 8, 1, 1, 1), 1e-4))
+    torch.testing.assert_close(small, torch.full_like(small, 0.5**0.5))  # the square is as large as epsilon
 
 
 def test_group_norm_has_32_groups():
@@ -324,6 +336,15 @@ def test_a_widening_block_has_a_normalised_shortcut():
     expected = torch.einsum("oc,bcfhw->bofhw", block.conv_shortcut.weight.flatten(1), normed)
     expected = expected + block.conv_shortcut.bias.view(1, 6, 1, 1, 1)
     torch.testing.assert_close(block(x, Flow(causal=True)), expected)
+
+
+@pytest.mark.parametrize(("make", "widths"), [(encoder_block, {2: 16, 4: 32}), (decoder_block, {2: 4, 4: 2})])
+def test_blocks_of_two_widths_widen_an_encoder_and_narrow_a_decoder(make, widths):
+    for multiplier, width in widths.items():
+        params = {} if multiplier == 2 else {"multiplier": multiplier}
+        block, told = make(Block("res_x_y", params), 8, STYLE)
+        assert told == width
+        assert block(randn(1, 8, 2, 3, 3), Flow(causal=False)).shape == (1, width, 2, 3, 3)
 
 
 # Timestep conditioning and injected noise
@@ -429,7 +450,9 @@ def test_keys_that_no_network_reads_are_ignored():
     [
         ({"encoder_blocks": [["attention", {}]]}, "unknown block: attention"),
         ({"encoder_blocks": [["compress_time_x_y", {}]]}, "unknown block: compress_time_x_y"),
+        ({"encoder_blocks": [["space", {}]]}, "unknown block: space"),
         ({"decoder_blocks": [["compress_all_res", {}]]}, "unknown layer: compress_all_res"),
+        ({"decoder_blocks": [["space", {}]]}, "unknown layer: space"),
         ({"decoder_blocks": [["res_x", {}]]}, "res_x lacks num_layers"),
         ({"encoder_blocks": [["compress_all_res", {"multiplier": 3}]]}, "cannot fold 4 into 12 channels"),
         ({"dims": [2, 1]}, r"unsupported dimensions: config.vae.dims is \[2, 1\]"),
@@ -543,6 +566,8 @@ def test_videos_that_an_encoder_cannot_take(shape, dtype, message, caplog):
 def test_strided_convolutions_take_sides_that_are_no_multiples():
     strided = encoder(TIGHT, encoder_blocks=[["compress_space", {}]] * 3)
     assert strided(randn(1, 3, 1, 36, 68)).shape == (1, 4, 1, 2, 3)
+    with pytest.raises(ShapeError, match="video of 68x38 pixels"):  # patches are cut, and come out even
+        strided(randn(1, 3, 1, 38, 68))
     mixed = encoder(TIGHT, encoder_blocks=[["compress_space", {}], ["compress_space_res", {}]])
     assert mixed(randn(1, 3, 1, 12, 16)).shape == (1, 4, 1, 1, 1)
     with pytest.raises(ShapeError, match=r"video of 16x20 pixels .* multiples of 16"):
@@ -568,5 +593,7 @@ def test_an_encoder_that_reflects_needs_two_latents_a_side():
     ],
 )
 def test_latents_that_a_decoder_cannot_take(shape, dtype, message):
-    with pytest.raises(InputError, match=message):
-        decoder(TIGHT)(torch.zeros(shape, dtype=dtype))
+    model, latent = decoder(TIGHT), torch.zeros(shape, dtype=dtype)
+    for call in (model, lambda x: next(model.streamed_decode(x)), lambda x: next(model.tiled_decode(x))):
+        with pytest.raises(InputError, match=message):
+            call(latent)

@@ -16,19 +16,19 @@ from ltx_core.model.audio_vae.config import GeneratorConfig
 from ltx_core.model.common.checks import check_tensor
 
 MEL_CHANNELS = 128  # two channels of 64 bands
-FILTER_TAPS, CUTOFF, HALF_WIDTH = 12, 0.25, 0.3  # the latter two in cycles a sample
+FILTER_TAPS, CUTOFF, HALF_WIDTH = 12, 0.25, 0.3  # of the low-pass filter, in cycles a sample
 INNER_SLOPE, FINAL_SLOPE = 0.1, 0.01
 
 
 def kaiser_sinc_filter() -> torch.Tensor:
-    """Low-pass filter (1, 1, 12) of unit sum: a sinc under a Kaiser window (BigVGAN's design)."""
+    """Low-pass filter (1, 1, 12) of unit sum: a sinc under a Kaiser window (BigVGAN's design for half the rate)."""
     return torch.tensor(_kaiser_sinc()).view(1, 1, FILTER_TAPS)
 
 
 @lru_cache
 def _kaiser_sinc() -> tuple[float, ...]:
     attenuation = 2.285 * (FILTER_TAPS // 2 - 1) * math.pi * 4 * HALF_WIDTH + 7.95
-    beta = 0.1102 * (attenuation - 8.7)  # of Kaiser's formulas the one for more than 50 dB
+    beta = 0.1102 * (attenuation - 8.7)  # Kaiser's formula for more than 50 dB
     with torch.device("cpu"):  # models are built on the meta device, where there are no values
         window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=beta)
         time = torch.arange(FILTER_TAPS) - (FILTER_TAPS - 1) / 2

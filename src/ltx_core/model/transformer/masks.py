@@ -50,8 +50,6 @@ def self_attention_bias(weights: torch.Tensor | None, dtype: torch.dtype) -> tor
     """
     if weights is None:
         return None
-    if not weights.is_floating_point():
-        weights = weights.to(dtype)
     info = torch.finfo(dtype)
     bias = weights.clamp(min=info.tiny).log().to(dtype)
     return bias.masked_fill(weights <= 0, info.min)

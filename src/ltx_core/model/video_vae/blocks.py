@@ -77,7 +77,7 @@ class ResBlock(nn.Module):
         return (self.conv_shortcut(self.norm3(x)) if self.widens else x) + h
 
     def _modulation(self, x: torch.Tensor, embedding: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        if not self.timestep or embedding is None:
+        if embedding is None:
             return None, None, None, None
         table = self.scale_shift_table.to(x.dtype)
         rows = table + embedding.reshape(embedding.shape[0], *table.shape)

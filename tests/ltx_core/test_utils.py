@@ -1,0 +1,29 @@
+"""Files that are found, and folders that are whole or not there."""
+
+import pytest
+
+from ltx_core.errors import MissingFileError
+from ltx_core.utils import find_matching_file, whole_folder
+
+
+def test_the_first_of_matching_files_is_found_however_deep(tmp_path):
+    for name in ("b.json", "sub/deep/a.json", "sub/model.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_matching_file(str(tmp_path), "model*.safetensors") == tmp_path / "sub" / "model.safetensors"
+    assert find_matching_file(tmp_path, "*.json") == tmp_path / "b.json"
+    with pytest.raises(MissingFileError, match=r"No file matching 'tokenizer\.model' under ") as caught:
+        find_matching_file(tmp_path, "tokenizer.model")
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):
+    target = tmp_path / "folder"
+    for content in ("first", "second"):
+        with whole_folder(target) as partial:
+            (partial / f"{content}.txt").write_text(content)
+        assert [path.name for path in target.iterdir()] == [f"{content}.txt"]
+    with pytest.raises(FileNotFoundError), whole_folder(target) as partial:
+        (partial / "no such folder" / "third.txt").touch()
+    assert [path.name for path in target.iterdir()] == ["second.txt"]
+    assert list(tmp_path.iterdir()) == [target]
