@@ -24,7 +24,7 @@ def kaiser_sinc_filter(
     cutoff: float = 0.25, half_width: float = 0.3, taps: int = FILTER_TAPS
 ) -> torch.Tensor:
     """Low-pass filter (1, 1, taps) of unit sum: a sinc under a Kaiser window (BigVGAN's design)."""
-    return torch.tensor(_kaiser_sinc(cutoff, half_width, taps)).view(1, 1, taps)
+    return torch.tensor(_kaiser_sinc(cutoff, half_width, taps), dtype=torch.float32).view(1, 1, taps)
 
 
 @lru_cache
@@ -37,8 +37,8 @@ def _kaiser_sinc(cutoff: float, half_width: float, taps: int) -> tuple[float, ..
     else:
         beta = 0.0
     with torch.device("cpu"):  # models are built on the meta device, where there are no values
-        window = torch.kaiser_window(taps, periodic=False, beta=beta)
-        time = torch.arange(taps) - (taps - 1) / 2
+        window = torch.kaiser_window(taps, periodic=False, beta=beta, dtype=torch.float32)
+        time = torch.arange(taps, dtype=torch.float32) - (taps - 1) / 2
         kernel = 2 * cutoff * window * torch.sinc(2 * cutoff * time)
         return tuple((kernel / kernel.sum()).tolist())
 

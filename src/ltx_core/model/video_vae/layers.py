@@ -108,5 +108,6 @@ class TimestepEmbedding(nn.Module):
 def sinusoid(timestep: torch.Tensor) -> torch.Tensor:
     """[cos(t w), sin(t w)] at 128 frequencies w = exp(-ln(10000) k / 128): (B,) -> (B, 256) float32."""
     k = torch.arange(128, dtype=torch.float32, device=timestep.device)
-    angles = timestep.float()[:, None] * torch.exp(-torch.log(torch.tensor(10000.0)).item() * k / 128)
+    decay = torch.log(torch.tensor(10000.0, dtype=torch.float32, device="cpu")).item()
+    angles = timestep.float()[:, None] * torch.exp(-decay * k / 128)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
