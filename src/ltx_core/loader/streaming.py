@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -56,6 +57,10 @@ def stream_model(filling: Filling, device: torch.device | str, *, blocks: str, r
     return model.eval().requires_grad_(False)
 
 
+def _new_worker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="block-streamer")
+
+
 class BlockStreamer:
     """Has the weights of the computing block on the device, and those of the next on their way meanwhile.
 
@@ -68,7 +73,7 @@ class BlockStreamer:
     ) -> None:
         self._blocks, self._load, self._device, self._prefix = blocks, load, device, prefix
         self.dress: Callable[[Tensors, str], Tensors] = lambda tensors, prefix: tensors
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="block-streamer")
+        self._worker, self._process = _new_worker(), os.getpid()
         self._coming: tuple[int, Future[tuple[Tensors, Any]]] | None = None
         self._computing: tuple[nn.Module, Tensors] | None = None  # a block, and its tensors at rest
         self._gpu = torch.get_device_module(device) if device.type == "cuda" else None
@@ -105,6 +110,8 @@ class BlockStreamer:
                 return tensors, self._copies.record_event()
 
     def _submit(self, index: int) -> Future[tuple[Tensors, Any]]:
+        if self._process != os.getpid():  # a forked process inherits no threads
+            self._worker, self._process = _new_worker(), os.getpid()
         return self._worker.submit(self._fetch, index, self._computed)
 
     def _dressed(self, index: int) -> Tensors:

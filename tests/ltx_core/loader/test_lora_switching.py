@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import multiprocessing
 import sys
 from functools import partial
 
@@ -111,6 +112,24 @@ def test_blocks_that_wait_elsewhere_are_fused_on_arrival(files, loras, kind, res
         assert same(computed(resident), computed(streamed))
         for name, value in streamed.transformer_blocks.state_dict().items():
             assert value.data_ptr() == at_rest[name].data_ptr()
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("place", ["main memory"], indirect=True)
+def test_blocks_arrive_in_a_forked_process_too(files):
+    model = build(files, fill=partial(stream_model, blocks="transformer_blocks", rest="disk"))
+    expected = computed(model)
+
+    def check():
+        assert same(computed(model), expected)
+
+    process = multiprocessing.get_context("fork").Process(target=check)
+    process.start()
+    process.join(30)
+    process.kill()  # one that waits for ever
+    process.join()
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("rest", ["cpu", "disk"])
