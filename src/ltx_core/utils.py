@@ -20,11 +20,9 @@ NORM_ROWS = 64  # of some thousand channels: what a core's cache holds with a fl
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A name beside `path` to write to; what was written gets the name `path` unless an error comes first.
 
-    Raises `InputError` where `path` is a folder.
+    Raises what `replaceable` raises.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"{target} is a folder; give the name of a file.")
+    target = replaceable(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(target)
     try:
@@ -32,6 +30,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replaceable(path: str | Path) -> Path:
+    """The file that is written under the name `path`: behind a link, the one that it leads to.
+
+    Raises `InputError` for what cannot be replaced by a file: a folder, a device, a pipe.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file.")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path} is a device or a pipe; give the name of a file.")
+    return target
 
 
 def partial_name(target: Path) -> Path:

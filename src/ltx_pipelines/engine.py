@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -67,8 +67,8 @@ class Loaded(NamedTuple):
 class Engine:
     """Builds each component once, keeps it while memory allows, drops the least recently used first.
 
-    Every verb takes and returns tensors on `device` in `dtype`; gradients are the caller's matter (`generate`
-    turns them off). `lock` serialises work: calls from several threads queue.
+    Every verb takes and returns tensors on `device` in `dtype`; `turn` sees to it whatever mode the caller is in,
+    and turns gradients off. Calls from several threads queue.
     """
 
     def __init__(
@@ -215,18 +215,27 @@ class Engine:
             log.warning("STG asks for block %d; the transformer has blocks 0 to %d.", missing[0], count - 1)
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """One call's turn: other threads wait for it to end, and a callback within it cannot begin another.
+    def turn(self) -> Iterator[None]:
+        """One thread's turn, for which others wait: without gradients, and without autocast, whose roundings would
+        stay in what is kept for later calls."""
+        with self.lock, memory.current(self.device), torch.no_grad(), ExitStack() as modes:
+            for kind in filter(torch.is_autocast_enabled, ("cpu", self.device.type)):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+            yield
 
-        Raises `InputError` in the latter case: that call would change the weights of this one.
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """One call's turn, in which a callback cannot begin another.
+
+        Raises `InputError` if it does: that call would change the weights of this one.
         """
-        with self.lock, memory.current(self.device):
+        with self.turn():
             if self._is_called:
                 raise InputError(
                     "The engine is in the middle of a call; start another one when it has ended."
                 )
-            self._is_called = True
             try:
+                self._is_called = True
                 yield
             finally:
                 self._is_called = False

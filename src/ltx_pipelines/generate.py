@@ -15,7 +15,6 @@ from ltx_core.components.noisers import GaussianNoiser
 from ltx_core.errors import InputError
 from ltx_core.model.video_vae import get_video_chunks_number
 from ltx_core.types import Audio, LatentState
-from ltx_pipelines import memory
 from ltx_pipelines.conditions import Encoding
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Callback, Event, tell
@@ -86,7 +85,7 @@ class VideoStream(Iterator[torch.Tensor]):
 
     def __next__(self) -> torch.Tensor:
         try:
-            with self._engine.lock, memory.current(self._engine.device):
+            with self._engine.turn():
                 if self._running is None:
                     self._running = self._decode()
                 return next(self._running)
@@ -108,7 +107,6 @@ class _Run:
         tell(self.callback, Event(stage, **fields))
 
 
-@torch.no_grad()
 def generate(engine: Engine, recipe: Recipe, callback: Callback | None = None) -> Generated:
     """Run `recipe` on `engine`.
 

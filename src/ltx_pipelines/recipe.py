@@ -249,7 +249,7 @@ def scheduled_sigmas(steps: int, latent: torch.Tensor | None = None) -> torch.Te
 
 def distilled_sigmas() -> torch.Tensor:
     """The eight predefined steps of the distilled model."""
-    return torch.tensor(DISTILLED_SIGMA_VALUES, dtype=torch.float32)
+    return torch.tensor(DISTILLED_SIGMA_VALUES, dtype=torch.float32, device="cpu")
 
 
 def guided_stage(request: Request, images: Images, loras: Loras, sigmas: torch.Tensor | None = None) -> Stage:
@@ -282,7 +282,7 @@ def refinement(request: Request, first: Stage, images: Images, loras: Loras) -> 
     `request.stage_2_sigmas`, in unguided distilled steps. An audio stream that `first` keeps frozen stays
     frozen, at its source.
     """
-    sigmas = torch.tensor(request.stage_2_sigmas, dtype=torch.float32)
+    sigmas = torch.tensor(request.stage_2_sigmas, dtype=torch.float32, device="cpu")
     return replace(
         first,
         shape=first.shape._replace(height=request.height, width=request.width),

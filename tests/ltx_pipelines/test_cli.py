@@ -315,6 +315,16 @@ def test_signals_that_end_a_program_interrupt_it(name):
     assert done.stderr == "\nInterrupted; nothing was written.\n"
 
 
+def test_an_interrupted_import_of_torch_says_nothing_when_the_program_ends():
+    code = (
+        "import logging; from ltx_pipelines.cli.app import guarded\n"
+        "def stop(): raise KeyboardInterrupt\n"
+        "guarded(stop, debug=False); logging.getLogger('torch.part').info('statistics')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stderr == "\nInterrupted; nothing was written.\n"
+
+
 def test_a_signal_that_is_ignored_stays_so(monkeypatch):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with another one
     try:

@@ -15,7 +15,13 @@ from ltx_core.loader import Checkpoint
 from ltx_core.model.transformer import LTXModel
 from ltx_core.model.transformer.attention import Attention, AttentionFunction
 from ltx_core.quantization import QuantizationPolicy
-from ltx_pipelines import DistilledPipeline, TI2VidOneStagePipeline, TI2VidTwoStagesPipeline, memory
+from ltx_pipelines import (
+    DistilledPipeline,
+    RetakePipeline,
+    TI2VidOneStagePipeline,
+    TI2VidTwoStagesPipeline,
+    memory,
+)
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Cancelled
 from ltx_pipelines.plan import describe_plan, passes
@@ -432,6 +438,25 @@ class TestSafety:
         thread.join()
         assert seen
         assert not any(seen)
+
+    def test_results_do_not_follow_the_callers_modes(self, model_folder, clip):
+        """Nor do later ones: contexts, fused LoRAs and tables that a call leaves behind serve others."""
+        model, gemma, upsampler, loras = files(model_folder).values()
+        first, second = (DistilledPipeline(model, gemma, upsampler, loras) for _ in range(2))
+
+        def results(distilled):
+            retake = RetakePipeline(engine=distilled.engine)(clip, "x", 0.1, 0.5, seed=5, **STEPS)
+            return *everything(distilled("x", **SMALL)), *everything(retake)
+
+        expected = results(first)
+        torch.set_default_dtype(torch.float64)
+        try:
+            with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+                strange = results(second)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert same(strange, expected)
+        assert same(results(second), expected)
 
     def test_decoding_outside_of_the_call_tracks_no_gradients(self, pipeline):
         result = pipeline("x", **SMALL, **STEPS)

@@ -50,7 +50,7 @@ class LTX2Scheduler:
         shift = math.exp(tokens * slope + (base_shift - slope * BASE_SHIFT_ANCHOR))
         # With many tokens 1 - sigma nears float32's resolution: schedules agree with published ones only in
         # this very order of float32 operations, the reciprocal first, then the product.
-        times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float32)
+        times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float32, device="cpu")
         sigmas = (times.reciprocal() - 1 + shift).reciprocal() * shift
         if stretch and steps > 1:
             distance = 1 - sigmas[:-1]
@@ -71,7 +71,7 @@ class LinearQuadraticScheduler:
         """
         _check_steps(steps)
         if steps == 1:
-            return torch.tensor([1.0, 0.0])
+            return torch.tensor([1.0, 0.0], dtype=torch.float32, device="cpu")
         linear = steps // 2 if linear_steps is None else linear_steps
         quadratic = steps - linear
         times = [i * threshold_noise / linear for i in range(linear)]
@@ -80,7 +80,7 @@ class LinearQuadraticScheduler:
             square = excess / (linear * quadratic**2)
             slope = threshold_noise / linear - 2 * excess / quadratic**2
             times += [square * i**2 + slope * i + square * linear**2 for i in range(linear, steps)]
-        return torch.tensor([1 - t for t in [*times, 1.0]], dtype=torch.float32)
+        return torch.tensor([1 - t for t in [*times, 1.0]], dtype=torch.float32, device="cpu")
 
 
 class BetaScheduler:
@@ -101,7 +101,8 @@ class BetaScheduler:
         except ImportError as error:
             raise ImportError("BetaScheduler needs SciPy: pip install scipy.") from error
         length = self.timesteps_length
-        table = flux_time_shift(self.shift, 1.0, torch.arange(1, length + 1, dtype=torch.float32) / length)
+        times = torch.arange(1, length + 1, dtype=torch.float32, device="cpu") / length
+        table = flux_time_shift(self.shift, 1.0, times)
         quantiles = (beta_distribution.ppf(1 - i / steps, alpha, beta) for i in range(steps))
         indices = dict.fromkeys(round(float(quantile) * (length - 1)) for quantile in quantiles)
-        return torch.cat([table[list(indices)], torch.zeros(1)])
+        return torch.cat([table[list(indices)], table.new_zeros(1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -57,6 +58,10 @@ def stream_model(filling: Filling, device: torch.device | str, *, blocks: str, r
     return model.eval().requires_grad_(False)
 
 
+def _new_worker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="block-streamer")
+
+
 class BlockStreamer:
     """Has the weights of the computing block on the device, and those of the next on their way meanwhile.
 
@@ -69,9 +74,9 @@ class BlockStreamer:
     ) -> None:
         self._blocks, self._load, self._device, self._prefix = blocks, load, device, prefix
         self.dress: Callable[[Tensors, str], Tensors] = lambda tensors, prefix: tensors
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="block-streamer")
+        self._worker, self._process = _new_worker(), os.getpid()
         self._coming: tuple[int, Future[tuple[Tensors, Any]]] | None = None
-        self._resting: dict[int, Tensors] = {}
+        self._computing: tuple[nn.Module, Tensors] | None = None  # a block, and its tensors at rest
         self._gpu = torch.get_device_module(device) if device.type == "cuda" else None
         self._copies: Any = self._gpu.Stream(device) if self._gpu else None
         self._computed: Any = None  # event of a GPU: the last block that was taken away has been computed
@@ -89,7 +94,7 @@ class BlockStreamer:
         """Bring the weights to these, too: others of the same number and names that rest where the first ones do."""
         for index, block in enumerate(blocks):
             block.register_forward_pre_hook(partial(self._bring, index))
-            block.register_forward_hook(partial(self._take_away, index), always_call=True)
+            block.register_forward_hook(self._take_away, always_call=True)
 
     def _fetch(self, index: int, after: Any) -> tuple[Tensors, Any]:
         """The block's tensors, and what tells when they have arrived. Runs in the worker.
@@ -106,12 +111,15 @@ class BlockStreamer:
                 return tensors, self._copies.record_event()
 
     def _submit(self, index: int) -> Future[tuple[Tensors, Any]]:
+        if self._process != os.getpid():  # a forked process inherits no threads
+            self._worker, self._process = _new_worker(), os.getpid()
         return self._worker.submit(self._fetch, index, self._computed)
 
     def _dressed(self, index: int) -> Tensors:
         return self.dress(self._load(index), f"{self._prefix}{index}.")
 
     def _bring(self, index: int, block: nn.Module, arguments: Any) -> None:
+        self._let_rest()  # one that was interrupted: PyTorch calls hooks after an `Exception` only
         coming, self._coming = self._coming, None
         at_hand = coming is not None and coming[0] == index
         future = coming[1] if coming and at_hand else self._submit(index)
@@ -124,14 +132,22 @@ class BlockStreamer:
             stream.wait_event(arrived)
             for tensor in tensors.values():
                 tensor.record_stream(stream)
-        self._resting[index] = dict(block.state_dict(keep_vars=True))
+        self._computing = block, dict(block.state_dict(keep_vars=True))
         for name, tensor in tensors.items():
             assign(block, name, tensor)
 
-    def _take_away(self, index: int, block: nn.Module, arguments: Any, output: Any) -> None:
-        for name, tensor in self._resting.pop(index, {}).items():
+    def _take_away(self, block: nn.Module, arguments: Any, output: Any) -> None:
+        self._let_rest()
+        if self._gpu is not None:
+            self._computed = self._gpu.current_stream(self._device).record_event()
+
+    def _let_rest(self) -> None:
+        """Give the block that was computing, if there is one, its resting tensors back."""
+        if self._computing is None:
+            return
+        block, resting = self._computing
+        for name, tensor in resting.items():
             path, _, leaf = name.rpartition(".")
             owner = block.get_submodule(path)
             (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor  # type: ignore
-        if self._gpu is not None:
-            self._computed = self._gpu.current_stream(self._device).record_event()
+        self._computing = None

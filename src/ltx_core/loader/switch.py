@@ -62,7 +62,7 @@ class LoraSwitcher:
         self._clean: dict[str, Weight] = {}
         self._last: dict[str, tuple[Loras, Weight]] = {}  # of layers in main memory: what they last had fused
         self._hooks: dict[str, Any] = {}  # of the layers that have a branch
-        # What each touched layer computes with; None: unknown, a write failed.
+        # What each touched layer computes with; None: unknown, a change was cut short.
         self._recipes: dict[str, Loras | None] = {}
         self._files: dict[FileKey, LoraFile] = {}
         self._pairs: dict[tuple[FileKey, str], Pair] = {}  # what was read of them, at strength 1, by layer
@@ -117,7 +117,8 @@ class LoraSwitcher:
 
     def _bring(self, name: str, recipe: Loras) -> None:
         """Let one layer compute with exactly `recipe`."""
-        layer = self._layers[name]
+        layer, known = self._layers[name], self._recipes.get(name, ())
+        self._recipes[name] = None
         if self.is_beside:
             self._branch(name, layer, recipe)
         elif self._streamer is not None and self._streamer.brings(name):
@@ -125,14 +126,15 @@ class LoraSwitcher:
         elif in_main_memory(layer.weight):
             self._swap(name, layer, recipe)
         else:
-            self._write(name, layer, recipe)
+            self._write(name, layer, recipe, is_clean=known == ())
         self._recipes[name] = recipe
 
     def _branch(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
         """Hang a branch on the layer in place of the one that it has, or none."""
         pairs = [self._pair(name, lora, self._place[0]) for lora in recipe]
         if name in self._hooks:
-            self._hooks.pop(name).remove()
+            self._hooks[name].remove()
+            del self._hooks[name]
         if pairs:
             self._hooks[name] = layer.register_forward_hook(Branch(pairs))
 
@@ -146,16 +148,14 @@ class LoraSwitcher:
                 self._last[name] = (recipe, new)
         new.put(layer)
 
-    def _write(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
+    def _write(self, name: str, layer: nn.Linear, recipe: Loras, is_clean: bool) -> None:
         """Write the new weight over the old one, on the device."""
         held = Weight.of(layer)
         if name not in self._clean:
             self._clean[name] = held.on("cpu", copy=True)
-        is_clean = self._recipes.get(name, ()) == ()
         new = held if is_clean else self._clean[name].on(held.value.device)
         if recipe:
             new = self._with(name, recipe, new)
-        self._recipes[name] = None
         held.value.copy_(new.value)
         if held.scale is not None and new.scale is not None:
             held.scale.copy_(new.scale)

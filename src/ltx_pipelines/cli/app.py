@@ -92,6 +92,7 @@ def guarded(
     interrupted: what to say is there after Ctrl-C. out_of_memory: what to say where memory does not suffice.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("torch").setLevel(logging.WARNING)  # as its import does, unless that is interrupted
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot print is no failure
     try:

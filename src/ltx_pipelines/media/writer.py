@@ -17,7 +17,7 @@ import torch
 from ltx_core.errors import InputError, MediaError
 from ltx_core.model.audio_vae.processor import match_channels
 from ltx_core.types import Audio
-from ltx_core.utils import partial_name
+from ltx_core.utils import partial_name, replaceable
 from ltx_pipelines.media.container import open_media
 from ltx_pipelines.progress import progress
 
@@ -236,8 +236,10 @@ def _partial(target: Path) -> Iterator[Path]:
     """A temporary name beside `target`, moved there at the end, removed on any error."""
     import av
 
-    if target.is_dir():
-        raise MediaError(f"{target} is a folder; give the name of a file.")
+    try:
+        target = replaceable(target)
+    except InputError as error:
+        raise MediaError(str(error)) from None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

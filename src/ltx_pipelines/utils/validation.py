@@ -16,6 +16,7 @@ import torch
 from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import InputError, MissingFileError
 from ltx_core.types import AudioLatentShape, VideoPixelShape
+from ltx_core.utils import replaceable
 from ltx_pipelines.media.images import decode_image
 from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 
@@ -224,7 +225,7 @@ def check_output_path(path: str | Path, *, overwrite: bool = True) -> None:
         raise InputError(f"{target} has no ending of a video file; use .mp4, .mov or .mkv.")
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; give another name, or leave --no-overwrite out.")
-    existing = next((p for p in target.absolute().parents if p.exists()), Path("/"))
+    existing = next((p for p in replaceable(target).parents if p.exists()), Path("/"))
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass

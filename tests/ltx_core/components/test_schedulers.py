@@ -28,6 +28,22 @@ def test_schedules_descend_from_1_to_0(scheduler, steps):
 
 
 @pytest.mark.parametrize("scheduler", [LTX2Scheduler, LinearQuadraticScheduler, BetaScheduler])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_schedules_do_not_follow_the_callers_defaults(scheduler, steps):
+    if scheduler is BetaScheduler:
+        pytest.importorskip("scipy")
+    expected = scheduler().execute(steps=steps)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            sigmas = scheduler().execute(steps=steps)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert sigmas.dtype == torch.float32
+    assert torch.equal(sigmas, expected)
+
+
+@pytest.mark.parametrize("scheduler", [LTX2Scheduler, LinearQuadraticScheduler, BetaScheduler])
 def test_no_steps(scheduler):
     with pytest.raises(InputError, match="0 steps"):
         scheduler().execute(steps=0)

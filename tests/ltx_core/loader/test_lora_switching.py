@@ -2,6 +2,8 @@
 
 import gc
 import itertools
+import multiprocessing
+import sys
 from functools import partial
 
 import pytest
@@ -83,22 +85,23 @@ def test_every_sequence_of_sets_gives_the_weights_of_a_fresh_build(files, loras,
         assert same(bits(model), fresh[i])
 
 
+def computed(model) -> dict[str, torch.Tensor]:
+    """All tensors; those of the blocks as they are while the blocks compute."""
+    found = {name: value for name, value in bits(model).items() if "transformer_blocks" not in name}
+    for index, block in enumerate(model.transformer_blocks):
+        hook = block.register_forward_pre_hook(
+            lambda block, given, prefix=f"{index}.": found.update(
+                {prefix + name: value for name, value in bits(block).items()}
+            )
+        )
+        block(torch.zeros(1))
+        hook.remove()
+    return found
+
+
 @pytest.mark.parametrize("rest", ["cpu", "disk"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_that_wait_elsewhere_are_fused_on_arrival(files, loras, kind, rest):
-    def computed(model):
-        """All tensors; those of the blocks as they are while the blocks compute."""
-        found = {name: value for name, value in bits(model).items() if "transformer_blocks" not in name}
-        for index, block in enumerate(model.transformer_blocks):
-            hook = block.register_forward_pre_hook(
-                lambda block, given, prefix=f"{index}.": found.update(
-                    {prefix + name: value for name, value in bits(block).items()}
-                )
-            )
-            block(torch.zeros(1))
-            hook.remove()
-        return found
-
     resident = build(files, kind)
     streamed = build(files, kind, partial(stream_model, blocks="transformer_blocks", rest=rest))
     at_rest = streamed.transformer_blocks.state_dict(keep_vars=True)
@@ -125,6 +128,86 @@ def test_blocks_go_back_to_rest_after_a_pass_that_failed(files, rest):
     # And the next pass begins with this block, though the one after it has been sent for.
     block.forward = lambda x: block.attn1.to_q.weight.clone()
     assert torch.equal(block(torch.zeros(1)), files.tensors()["transformer_blocks.0.attn1.to_q.weight"])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("place", ["main memory"], indirect=True)
+def test_blocks_arrive_in_a_forked_process_too(files):
+    model = build(files, fill=partial(stream_model, blocks="transformer_blocks", rest="disk"))
+    expected = computed(model)
+
+    def check():
+        assert same(computed(model), expected)
+
+    process = multiprocessing.get_context("fork").Process(target=check)
+    process.start()
+    process.join(30)
+    process.kill()  # one that waits for ever
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("rest", ["cpu", "disk"])
+def test_a_block_that_is_interrupted_rests_again(files, loras, rest):
+    """PyTorch calls no hook after Ctrl-C."""
+    model = build(files, fill=partial(stream_model, blocks="transformer_blocks", rest=rest))
+    at_rest = model.transformer_blocks.state_dict()
+    LoraSwitcher(model).apply(loras)
+    expected = computed(model)
+    for block in model.transformer_blocks:
+
+        def interrupt(*arguments):
+            raise KeyboardInterrupt
+
+        hook = block.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            computed(model)
+        hook.remove()
+        assert same(computed(model), expected)
+    for name, value in model.transformer_blocks.state_dict().items():
+        assert value.data_ptr() == at_rest[name].data_ptr()
+        assert value.is_meta == (rest == "disk")
+
+
+@pytest.mark.parametrize("beside", [None, (torch.device("cpu"), torch.float32)], ids=["fused", "beside"])
+def test_an_interrupted_switch_is_undone_by_the_next_one(files, loras, monkeypatch, beside):
+    """Wherever Ctrl-C comes: here at every line of the switcher in turn."""
+    model = build(files, "float32")
+    layer, line = model.get_submodule(f"{BLOCK}.to_q"), 0
+
+    def computes():
+        with torch.no_grad():
+            return layer(torch.eye(layer.in_features))
+
+    clean, left = computes(), itertools.count()
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename != switch_module.__file__:
+            return None
+        if event == "line" and next(left) == line:
+            raise KeyboardInterrupt
+        return trace
+
+    def interrupted(switcher) -> bool:
+        nonlocal left
+        left, tracer = itertools.count(), sys.gettrace()
+        sys.settrace(trace)
+        try:
+            switcher.apply(loras[:2])
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(tracer)
+        return False
+
+    switcher = LoraSwitcher(model, beside)
+    while interrupted(switcher):
+        switcher.apply([])
+        assert torch.equal(computes(), clean)
+        switcher, line = LoraSwitcher(model, beside), line + 1
+    assert not torch.equal(computes(), clean)
+    assert line > 50
 
 
 def test_the_parameters_stay_the_same_objects(files, loras):

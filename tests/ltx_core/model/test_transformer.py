@@ -710,6 +710,21 @@ class TestSharedPasses:
             v.positions[:, 0] += 1
             assert torch.equal(model(v, a)[0], X0Model(model.velocity_model)(v, a)[0])
 
+    def test_rotary_tables_and_their_positions_are_remembered_together(self, monkeypatch):
+        model, v, a = X0Model(build(V23)), video(), audio()
+        moved = dataclasses.replace(v, positions=v.positions + 1)
+
+        def no_memory(tensor):
+            raise MemoryError
+
+        with torch.no_grad():
+            expected = model(v, a)
+            with monkeypatch.context() as patched:
+                patched.setattr(torch.Tensor, "clone", no_memory)
+                with pytest.raises(MemoryError):
+                    model(moved, a)
+            assert all(map(torch.equal, model(v, a), expected))
+
     def test_a_pass_in_inference_mode_leaves_the_model_fit_for_training(self):
         model, v, a = X0Model(build(V23)), video(), audio()
         with torch.inference_mode():

@@ -13,6 +13,7 @@ from ltx_core.errors import InputError, MediaError
 from ltx_pipelines.media import writer
 from ltx_pipelines.media.video import probe_video
 from ltx_pipelines.media.writer import encode_video
+from ltx_pipelines.utils.validation import check_output_path
 
 
 class Stopped(Exception):
@@ -139,6 +140,33 @@ def test_a_target_that_is_a_folder(tmp_path):
     with pytest.raises(MediaError, match="is a folder"):
         encode_video(breaking(AssertionError(), 0), 24, None, tmp_path / "out.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_one_and_leads_to_the_file(tmp_path, there):
+    target, link = tmp_path / "disk" / "out.mp4", tmp_path / "out.mp4"
+    if there:
+        target.parent.mkdir()
+        target.write_bytes(b"old")
+    link.symlink_to("disk/out.mp4")
+    encode_video(moving(2), 24, None, link)
+    assert link.is_symlink()
+    assert len(streams(target).frames) == 2
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_pipe_is_refused_before_any_work_and_stays(tmp_path, linked):
+    pipe, link = tmp_path / "pipe.mp4", tmp_path / "link.mp4"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    target = link if linked else pipe
+    with pytest.raises(MediaError, match="is a device or a pipe"):
+        encode_video(breaking(AssertionError(), 0), 24, None, target)
+    with pytest.raises(InputError, match="is a device or a pipe"):
+        check_output_path(target)
+    assert pipe.is_fifo()
 
 
 def test_a_finished_file_that_cannot_be_moved_into_place(target, monkeypatch):

@@ -44,7 +44,8 @@ class MelSTFT(nn.Module):
 def hann_sinc_filter(ratio: int) -> torch.Tensor:
     """Filter (1, 1, 14 ratio + 1) of `upsample_by`: a sinc under a Hann window, rolloff 0.99."""
     reach = math.ceil(ZERO_CROSSINGS / ROLLOFF)
-    time = (torch.arange(2 * reach * ratio + 1) / ratio - reach) * ROLLOFF
+    samples = torch.arange(2 * reach * ratio + 1, dtype=torch.float32, device="cpu")
+    time = (samples / ratio - reach) * ROLLOFF
     window = torch.cos(time.clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS) * math.pi / ZERO_CROSSINGS / 2) ** 2
     return (torch.sinc(time) * window * ROLLOFF / ratio).view(1, 1, -1)
 

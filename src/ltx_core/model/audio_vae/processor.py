@@ -49,7 +49,8 @@ def resample(waveform: torch.Tensor, source: float, target: float) -> torch.Tens
     padded = F.pad(flat, (reach, reach + old))[:, None]
     phases = F.conv1d(padded, kernel, stride=old)  # (rows, new, steps)
     samples = phases.transpose(1, 2).reshape(flat.shape[0], -1)
-    length = math.ceil(torch.tensor(new * waveform.shape[-1] / old, dtype=torch.float32).item())
+    length = new * waveform.shape[-1] / old
+    length = math.ceil(torch.tensor(length, dtype=torch.float32, device="cpu").item())
     return samples[:, :length].reshape(*waveform.shape[:-1], length)
 
 
@@ -74,8 +75,9 @@ def mel_filterbank(n_fft: int, mel_bins: int, sample_rate: int) -> torch.Tensor:
     def to_mel(f: float) -> float:
         return f / step if f < corner else start + math.log(f / corner) / log_step
 
-    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1)
-    mels = torch.linspace(to_mel(0.0), to_mel(sample_rate / 2), mel_bins + 2)
+    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, dtype=torch.float32, device="cpu")
+    ends = to_mel(0.0), to_mel(sample_rate / 2)
+    mels = torch.linspace(*ends, mel_bins + 2, dtype=torch.float32, device="cpu")
     points = torch.where(mels >= start, corner * torch.exp(log_step * (mels - start)), step * mels)
     widths = points[1:] - points[:-1]
     slopes = points[None] - frequencies[:, None]
@@ -97,7 +99,8 @@ class AudioProcessor(nn.Module):
         super().__init__()
         self.target_sample_rate, self.mel_bins = target_sample_rate, mel_bins
         self.mel_hop_length, self.n_fft = mel_hop_length, n_fft
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        window = torch.hann_window(n_fft, dtype=torch.float32, device="cpu")
+        self.register_buffer("window", window, persistent=False)
         self.register_buffer(
             "filterbank", mel_filterbank(n_fft, mel_bins, target_sample_rate), persistent=False
         )

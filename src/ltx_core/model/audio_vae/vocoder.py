@@ -22,7 +22,7 @@ INNER_SLOPE, FINAL_SLOPE = 0.1, 0.01
 
 def kaiser_sinc_filter() -> torch.Tensor:
     """Low-pass filter (1, 1, 12) of unit sum: a sinc under a Kaiser window (BigVGAN's design for half the rate)."""
-    return torch.tensor(_kaiser_sinc()).view(1, 1, FILTER_TAPS)
+    return torch.tensor(_kaiser_sinc(), dtype=torch.float32).view(1, 1, FILTER_TAPS)
 
 
 @lru_cache
@@ -30,8 +30,8 @@ def _kaiser_sinc() -> tuple[float, ...]:
     attenuation = 2.285 * (FILTER_TAPS // 2 - 1) * math.pi * 4 * HALF_WIDTH + 7.95
     beta = 0.1102 * (attenuation - 8.7)  # Kaiser's formula for more than 50 dB
     with torch.device("cpu"):  # models are built on the meta device, where there are no values
-        window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=beta)
-        time = torch.arange(FILTER_TAPS) - (FILTER_TAPS - 1) / 2
+        window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=beta, dtype=torch.float32)
+        time = torch.arange(FILTER_TAPS, dtype=torch.float32) - (FILTER_TAPS - 1) / 2
         kernel = 2 * CUTOFF * window * torch.sinc(2 * CUTOFF * time)
         return tuple((kernel / kernel.sum()).tolist())
 

@@ -361,8 +361,7 @@ class X0Model(nn.Module):
         super().__init__()
         self.velocity_model = velocity_model
         self.max_batch_size: int | None = None
-        self._rope_key: list[tuple[torch.dtype, torch.Tensor]] = []
-        self._rope: Mapping[str, RopeTables] = {}
+        self._rope: tuple[list[tuple[torch.dtype, torch.Tensor]], Mapping[str, RopeTables]] = ([], {})
         self._kept: Remembered | None = None
 
     @property
@@ -421,12 +420,13 @@ class X0Model(nn.Module):
     def _rope_tables(self, video: Modality | None, audio: Modality | None) -> Mapping[str, RopeTables]:
         """The rotary tables, computed when the positions are others than last time: once a stage."""
         key = [(m.latent.dtype, m.positions) for m in (video, audio) if m is not None]
-        if not _are_equal(key, self._rope_key):
+        known, tables = self._rope
+        if not _are_equal(key, known):
             with torch.inference_mode(False):  # a table made inside it could not serve training later
-                self._rope = self.velocity_model.rope_tables(video, audio)
-            # Copies, as positions may be changed in place.
-            self._rope_key = [(dtype, positions.clone()) for dtype, positions in key]
-        return self._rope
+                tables = self.velocity_model.rope_tables(video, audio)
+            # Copies, as positions may be changed in place. Both at once: an error in between would part them.
+            self._rope = [(dtype, positions.clone()) for dtype, positions in key], tables
+        return tables
 
     @staticmethod
     def denoised(video: Modality | None, audio: Modality | None, velocities: TokenPair) -> TokenPair:

@@ -135,13 +135,14 @@ def split_time(length: int, size: int, overlap: int) -> list[Interval]:
 
 def trapezoid(length: int, left: int, right: int, *, from_zero: bool, device: torch.device) -> torch.Tensor:
     """1 with linear ramps at both ends, float32 (length,). from_zero: the left one starts at exactly 0."""
-    mask = torch.ones(length, device=device)
+    mask = torch.ones(length, dtype=torch.float32, device=device)
     left, right = min(left, length), min(right, length)
     if left:
-        k = torch.arange(left, device=device)
+        k = torch.arange(left, dtype=torch.float32, device=device)
         mask[:left] *= k / left if from_zero else (k + 1) / (left + 1)
     if right:
-        mask[length - right :] *= 1 - torch.arange(1, right + 1, device=device) / (right + 1)
+        k = torch.arange(1, right + 1, dtype=torch.float32, device=device)
+        mask[length - right :] *= 1 - k / (right + 1)
     return mask.clamp(0, 1)
 
 
@@ -340,8 +341,8 @@ def blend(
     tiles: Iterable[tuple[EncodeTile, torch.Tensor]], shape: Sequence[int], device: torch.device
 ) -> torch.Tensor:
     """Tiles' latents averaged by their masks, float32 of `shape` = (B, C, F, H, W)."""
-    values = torch.zeros(tuple(shape), device=device)
-    weights = torch.zeros(tuple(shape[2:]), device=device)
+    values = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
+    weights = torch.zeros(tuple(shape[2:]), dtype=torch.float32, device=device)
     for tile, latent in tiles:
         mask = tile.mask(device)
         values[tile.latents] += latent * mask

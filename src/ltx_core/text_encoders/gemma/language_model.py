@@ -112,7 +112,8 @@ class GemmaLanguageModel(nn.Module):
         ids, mask: (B, N) int64, mask 0 for padding, whose states mean nothing. positions: (N,).
         """
         x = self.embed_tokens(ids)
-        x = x * torch.tensor(math.sqrt(self.sizes.hidden_size), dtype=x.dtype)  # rounded as the weights are
+        factor = torch.tensor(math.sqrt(self.sizes.hidden_size), dtype=x.dtype, device="cpu")
+        x = x * factor  # rounded as the weights are
         kinds = set(self.sizes.kinds)
         rotary = {kind: rotary_table(self.sizes, kind, positions, x.dtype) for kind in kinds}
         windows = {FULL: mask.shape[1], SLIDING: self.sizes.sliding_window}

@@ -74,8 +74,8 @@ class LTXVGemmaTokenizer:
         rows = [self.token_ids(text) for text in texts]
         most = max(map(len, rows))
         length = min(most + -most % block, self.max_length)
-        ids = torch.tensor([[self.pad_id] * (length - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+        ids = torch.tensor([[self.pad_id] * (length - len(row)) + row for row in rows], device="cpu")
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device="cpu")
         return ids, mask
 
     def tokenize_with_weights(
