@@ -378,11 +378,20 @@ class TestComputing:
             assert off.float().mean() < 1e-3 < 0.02 < changed.float().mean()
             assert torch.equal(found[1], expected[1])  # the first stage's, which is clean again
 
-    def test_attention_is_that_asked_for(self, model_folder):
-        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), attention="pytorch")
+    @pytest.mark.parametrize("asked", ["pytorch", None])
+    def test_attention_is_that_asked_for_or_the_best(self, model_folder, asked, monkeypatch):
+        best = AttentionFunction.DEFAULT if asked else AttentionFunction.PYTORCH
+        monkeypatch.setattr("ltx_pipelines.engine.best_attention", lambda device, dtype: best)
+        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), attention=asked)
         model = pipeline.engine.transformer().velocity_model
         used = {part.attention_function for part in model.modules() if isinstance(part, Attention)}
         assert used == {AttentionFunction.PYTORCH}
+
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_as_many_passes_are_computed_at_once_as_asked_for(self, model_folder, pass_counts, size):
+        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), max_batch_size=size)
+        pipeline("x", video_guider_params=MultiModalGuiderParams(cfg_scale=2.0), **SMALL, **STEPS)
+        assert max(pass_counts) == size
 
     def test_attention_that_is_not_there_is_named(self):
         with pytest.raises(InputError, match="attention is 'fast'; choose one of pytorch"):
@@ -530,8 +539,12 @@ def test_a_pickled_pipeline_opens_its_files_anew(model_folder, quantization):
     assert same(expected, everything(again("x", **SMALL, **STEPS)))
 
 
-def test_the_built_in_model_can_be_pickled_too():
-    assert pickle.loads(pickle.dumps(DistilledPipeline())).loras == DistilledPipeline().loras
+def test_the_built_in_model_can_be_pickled_too_and_computes_as_before():
+    how = {"offload": "disk", "attention": "pytorch", "compile": {"mode": "default"}, "max_batch_size": 2}
+    how |= {"fuse_loras": False}
+    again = pickle.loads(pickle.dumps(DistilledPipeline(**how)))
+    assert again.loras == DistilledPipeline().loras
+    assert {name: getattr(again.engine, name) for name in how} == how
 
 
 class TestLoras:
