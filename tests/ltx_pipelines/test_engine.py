@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import threading
 import weakref
 
@@ -15,7 +16,15 @@ from ltx_core.loader import Checkpoint
 from ltx_core.model.transformer import LTXModel
 from ltx_core.model.transformer.attention import Attention, AttentionFunction
 from ltx_core.quantization import QuantizationPolicy
-from ltx_pipelines import DistilledPipeline, TI2VidOneStagePipeline, TI2VidTwoStagesPipeline, memory
+from ltx_pipelines import (
+    A2VidPipelineTwoStage,
+    DistilledPipeline,
+    ICLoraPipeline,
+    RetakePipeline,
+    TI2VidOneStagePipeline,
+    TI2VidTwoStagesPipeline,
+    memory,
+)
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Cancelled
 from ltx_pipelines.plan import describe_plan, passes
@@ -410,10 +419,29 @@ class TestPlan:
         assert "Fits" in text
         assert read_bytes == [0]
 
-    def test_passes_are_counted_as_they_are_run(self, pipeline, pass_counts):
-        recipe = pipeline("x", dry_run=True, num_inference_steps=4, **SMALL)
-        pipeline("x", num_inference_steps=4, **SMALL)
+    @pytest.mark.parametrize("name", ["pictures", "sound", "window", "control"])
+    def test_tokens_and_passes_are_those_of_the_run(self, pipeline, name, picture, sound, clip, pass_counts):
+        kind, asked = {
+            "pictures": (
+                TI2VidTwoStagesPipeline,
+                {"images": [(str(picture), frame, 1.0) for frame in (0, 8)]} | STEPS,
+            ),
+            "sound": (A2VidPipelineTwoStage, {"audio_path": sound} | STEPS),
+            "window": (RetakePipeline, {"video_path": clip, "start_time": 0.3, "end_time": 0.6} | STEPS),
+            "control": (ICLoraPipeline, {"video_conditioning": [(clip, 1.0)]}),
+        }[name]
+        asked |= {"prompt": "x"} | ({"seed": 5} if kind is RetakePipeline else SMALL)
+        made, events = kind(engine=pipeline.engine), []
+        recipe = made(dry_run=True, **asked)
+        lines = describe_plan(pipeline.engine, recipe).splitlines()
+        made(callback=lambda event: events.append(event) and None, **asked)
         assert sum(pass_counts) == sum(passes(stage) for stage in recipe.stages)
+        for number in range(1, len(recipe.stages) + 1):
+            line = next(line for line in lines if line.startswith(f"stage {number}: "))
+            found = re.search(r"; (\d+)( \+ (\d+) conditioning)? video and (\d+) audio tokens;", line)
+            event = next(e for e in events if e.stage == f"stage {number}" and e.video_x0 is not None)
+            assert int(found[1]) + int(found[3] or 0) == event.video_x0.shape[1]
+            assert int(found[4]) == event.audio_x0.shape[1]
 
     @pytest.mark.parametrize("skip", [0, 1])
     @pytest.mark.parametrize("sampler", ["res2s", "gradient-estimation", "euler-ancestral"])
