@@ -339,18 +339,26 @@ class TestRetake:
         with pytest.raises(InputError, match=sentence):
             RetakePipeline(engine=engine)(clip, "x", *window)
 
-    def test_a_sound_too_short_for_one_latent_goes_on_in_silence(self, engine, clip, monkeypatch):
+    def test_a_sound_that_is_too_short_is_continued(self, engine, clip, monkeypatch):
         from ltx_pipelines.media import audio
 
         whole = audio.decode_audio_from_file
 
         def short(*given):
-            return Audio(whole(*given).waveform[..., :500], 48000)
+            return Audio(whole(*given).waveform[..., :samples], 48000)
 
         monkeypatch.setattr(audio, "decode_audio_from_file", short)
+        samples = 500
         source = self.source(engine, clip)
         assert source.audio.shape[2] == 19
         assert source.audio.isfinite().all()
+        samples = 24000  # half a second is encoded as it is, and zeros follow
+        source = self.source(engine, clip)
+        sound = engine.encode_audio(short(clip))
+        assert 12 <= sound.shape[2] <= 13
+        assert torch.equal(source.audio[:, :, : sound.shape[2]], sound)
+        assert source.audio.shape[2] == 19
+        assert not source.audio[:, :, sound.shape[2] :].any()
 
     def test_a_clip_that_does_not_fit_can_be_made_to(self, engine, tmp_path):
         from ltx_pipelines.media.writer import encode_video
