@@ -428,7 +428,8 @@ class TestRuns:
 
     def test_both_formats_hold_the_same(self, tmp_path, picture):
         flags = ["--prompt", 'say "hi"\nthere', "--image", str(picture), "0", "1", "--output-path", "x.mp4"]
-        flags += ["--video-stg-blocks", "--quantization", "fp8-cast", "--lora", "a.safetensors", "-0.5"]
+        flags += ["--video-stg-blocks", "1", "0", "--audio-stg-blocks", "--quantization", "fp8-cast"]
+        flags += ["--lora", "a.safetensors", "-0.5"]
         stored = []
         for ending in ("toml", "json"):
             path = tmp_path / f"run.{ending}"
@@ -439,7 +440,7 @@ class TestRuns:
         again = run.parse("ti2vid_one_stage", ["--config", str(path)])
         assert again.prompt == namespace.prompt
         assert again.images == namespace.images
-        assert again.video_stg_blocks == []
+        assert (again.video_stg_blocks, again.audio_stg_blocks) == ([1, 0], [])
         assert again.lora == namespace.lora
         assert again.quantization == namespace.quantization
 

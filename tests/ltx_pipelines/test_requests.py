@@ -90,6 +90,8 @@ def test_a_mask_is_checked_before_any_work(shape, sentence, clip):
     with pytest.raises(InputError, match=sentence):
         ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(shape), **asked)
     ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(1, 1, 5, 32, 32), **asked)
+    with pytest.raises(InputError, match="mask is ndarray; give a tensor"):
+        ICLoraPipeline()("x", conditioning_attention_mask=np.ones((1, 1, 5, 32, 32)), **asked)
 
 
 def test_whole_numbers_of_numpy_are_numbers():
