@@ -85,8 +85,15 @@ def test_kept_tokens_stay_clean(loop):
     mask[:, :2] = 0
     video = state(6, 0, mask)
     video.latent[:, :2] = video.clean_latent[:, :2]
-    got, _ = loop(video, state(3, 1), nonlinear)
-    assert torch.allclose(got.latent[:, :2], torch.full((1, 2, 4), 9.0), atol=1e-5)
+    seen = []
+
+    def denoise(video_state, *rest):
+        seen.append(video_state.latent[:, :2])
+        return nonlinear(video_state, *rest)
+
+    got, _ = loop(video, state(3, 1), denoise)
+    for latent in (*seen, got.latent[:, :2]):
+        assert torch.allclose(latent, torch.full((1, 2, 4), 9.0), atol=1e-5)
 
 
 def test_frozen_streams_stay_as_they_are(loop):
