@@ -22,6 +22,7 @@ from ltx_pipelines.cli.actions import (
 )
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.media.video import FITS
+from ltx_pipelines.sampling import SAMPLERS
 from ltx_pipelines.utils.constants import LTX_2_3_PARAMS, PipelineParams
 
 EPILOG = (
@@ -310,7 +311,7 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--sampler",
-        choices=("euler", "gradient-estimation", "res2s", "euler-ancestral"),
+        choices=SAMPLERS,
         help="(default: the pipeline's)",
     )
     group.add_argument("--ge-gamma", type=float, default=2.0, help="strength of gradient estimation")
