@@ -513,6 +513,8 @@ class TestSafety:
         steps = [event for event in events if event.stage == "stage 1" and event.video_x0 is not None]
         assert [(event.step, event.of) for event in steps] == [(0, 2), (1, 2)]
         assert steps[0].sigma == pytest.approx(1.0)
+        ends = [(event.stage, event.step, event.of) for event in events if event.result is not None]
+        assert ends == [("stage 1", 2, 2), ("stage 2", 3, 3)]
 
     @pytest.mark.parametrize("stage", ["encode prompt", "stage 1", "stage 2", "decode audio", "write"])
     def test_cancelling_anywhere_leaves_no_file_and_a_usable_object(self, pipeline, tmp_path, stage):

@@ -301,11 +301,18 @@ class TestRetake:
         assert not torch.equal(audio.latent[:, :, 12:], source.audio[:, :, 12:])
 
     def test_only_a_distilled_retake_asks_for_the_built_in_distillation(self, clip):
-        pipeline = RetakePipeline()
-        for distilled, loras in ((False, ()), (True, pipeline.engine.distillation)):
-            recipe = pipeline(clip, "x", 0.0, 0.3, distilled=distilled, dry_run=True)
-            assert recipe.stages[0].loras == loras
-        assert pipeline.engine.distillation
+        guided = RetakePipeline()
+        distilled = RetakePipeline(distilled=True, engine=guided.engine)
+        for pipeline, asked, wanted in (
+            (guided, None, False),
+            (guided, True, True),
+            (distilled, None, True),
+            (distilled, False, False),
+        ):
+            stage = pipeline(clip, "x", 0.0, 0.3, distilled=asked, dry_run=True).stages[0]
+            assert stage.loras == (pipeline.engine.distillation if wanted else ())
+            assert (stage.guidance is None) is wanted
+        assert guided.engine.distillation
 
     def test_a_negative_seed_is_a_random_one(self, engine, clip, monkeypatch):
         monkeypatch.setattr("ltx_pipelines.retake.random_seed", lambda: 77)

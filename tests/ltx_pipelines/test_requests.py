@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx_core.errors import InputError
 from ltx_core.loader import LoraPathStrengthAndSDOps, SDOps
+from ltx_core.model.video_vae import AUTO_TILING
 from ltx_pipelines import (
     A2VidPipelineTwoStage,
     DistilledPipeline,
@@ -151,8 +152,18 @@ def test_a_mask_may_hold_truth_values(clip):
     ICLoraPipeline()("x", video_conditioning=[(clip, 1.0)], conditioning_attention_mask=mask, **size)
 
 
-def test_text_alone_needs_no_video_encoder():
-    assert "video_encoder" not in TI2VidOneStagePipeline()("x", dry_run=True).components
+def test_text_alone_needs_no_video_encoder(picture):
+    for images, needed in (([], False), ([(str(picture), 0, 1.0)], True)):
+        recipe = TI2VidOneStagePipeline()("x", images=images, dry_run=True)
+        assert ("video_encoder" in recipe.components) is needed
+
+
+@pytest.mark.parametrize(
+    "kind", [TI2VidOneStagePipeline, TI2VidTwoStagesPipeline, DistilledPipeline, ICLoraPipeline]
+)
+def test_how_to_decode_is_as_asked(kind):
+    assert kind()("x", tiling_config=None, dry_run=True).tiling is None
+    assert kind()("x", dry_run=True).tiling is AUTO_TILING
 
 
 @pytest.mark.parametrize("stated", ["0", "-2", "half"])
