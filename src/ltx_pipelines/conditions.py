@@ -76,14 +76,14 @@ class Images:
 class ReferenceVideo:
     """A control clip for an IC-LoRA, at 1/`downscale` of the stage's size, appended as tokens.
 
-    attention: None, or how strongly noisy and reference tokens attend to each other: a number in [0, 1];
-    `mask` (1, 1, F, H, W) varies it over the clip.
+    attention: how strongly noisy and reference tokens attend to each other, in [0, 1]; `mask` (1, 1, F, H, W)
+    varies it over the clip.
     """
 
     path: str
     strength: float = 1.0
     downscale: int = 1
-    attention: float | None = None
+    attention: float = 1.0
     mask: torch.Tensor | None = field(default=None, compare=False)
     encodes = True
 
@@ -117,10 +117,9 @@ class ReferenceVideo:
         )
         if self.mask is not None:
             frames, rows, columns = latent.shape[2:]
-            strength = 1.0 if self.attention is None else self.attention
-            mask = downsample_mask(self.mask.to(encoding.device).float(), (frames, rows, columns)) * strength
-            return [ConditioningItemAttentionStrengthWrapper(item, mask)]
-        if self.attention is not None and self.attention < 1.0:
+            mask = downsample_mask(self.mask.to(encoding.device).float(), (frames, rows, columns))
+            return [ConditioningItemAttentionStrengthWrapper(item, mask * self.attention)]
+        if self.attention < 1.0:
             return [ConditioningItemAttentionStrengthWrapper(item, self.attention)]
         return [item]
 

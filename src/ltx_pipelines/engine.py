@@ -280,9 +280,7 @@ class Engine:
 
     def upsample(self, latent: torch.Tensor) -> torch.Tensor:
         """A video latent to twice its height and width."""
-        return upsample_video(
-            latent[:1], self._component("video_encoder"), self._component("spatial_upsampler")
-        )
+        return upsample_video(latent, self._component("video_encoder"), self._component("spatial_upsampler"))
 
     def transformer(self, loras: Loras = ()) -> X0Model:
         """The x0-predicting transformer with exactly these LoRAs."""

@@ -11,7 +11,7 @@ import torch
 from ltx_core.errors import InputError, MediaError
 from ltx_core.model.audio_vae.processor import match_channels
 from ltx_core.model.video_vae import SOURCE_TILING
-from ltx_core.types import Audio, AudioLatentShape, VideoLatentShape, VideoPixelShape
+from ltx_core.types import Audio, AudioLatentShape, VideoPixelShape
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.media.audio import decode_audio_from_file
 from ltx_pipelines.media.video import fitted_clip, load_fitted_clip
@@ -51,7 +51,6 @@ def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> 
     clip = source.clip or fitted_clip(path, source.fit)
     pixels = load_fitted_clip(path, clip, source.fit, engine.dtype, engine.device)
     video = engine.encode_video(pixels, SOURCE_TILING)
-    video = _fit(video, VideoLatentShape.from_pixel_shape(shape).frames)
     sound = decode_audio_from_file(path, engine.device, 0.0, duration)
     if sound is None:
         return SourceLatents(video)

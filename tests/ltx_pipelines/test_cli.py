@@ -14,6 +14,7 @@ from ltx_pipelines.cli import app, run
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import read_config
 from ltx_pipelines.cli.flags import build_parser
+from ltx_pipelines.media.video import load_video_conditioning
 from ltx_pipelines.media.writer import read_settings
 from ltx_pipelines.progress import progress
 
@@ -401,6 +402,14 @@ class TestRuns:
         assert ltx("rerun", made, "--output-path", tmp_path / "other.mp4", "--seed", 8) == 0
         assert read_settings(tmp_path / "other.mp4")["openltx"]["arguments"]["seed"] == 8
 
+    def test_a_random_seed_is_recorded(self, clip, tmp_path, monkeypatch):
+        monkeypatch.setattr(run, "random_seed", lambda: 77)
+        window = ["--video-path", clip, "--start-time", 0, "--end-time", 1, "--num-inference-steps", 1]
+        for seed, recorded in ((-1, 77), (0, 0)):
+            path = tmp_path / f"{seed}.mp4"
+            assert ltx("retake", "--prompt", "x", *window, "--seed", seed, "--output-path", path) == 0
+            assert read_settings(path)["openltx"]["arguments"]["seed"] == recorded
+
     def test_rerun_of_a_foreign_file(self, clip, capsys):
         assert ltx("rerun", clip) == 2
         assert "carries no settings" in capsys.readouterr().err
@@ -429,7 +438,8 @@ class TestRuns:
 
     def test_both_formats_hold_the_same(self, tmp_path, picture):
         flags = ["--prompt", 'say "hi"\nthere', "--image", str(picture), "0", "1", "--output-path", "x.mp4"]
-        flags += ["--video-stg-blocks", "--quantization", "fp8-cast", "--lora", "a.safetensors", "-0.5"]
+        flags += ["--video-stg-blocks", "1", "0", "--audio-stg-blocks", "--quantization", "fp8-cast"]
+        flags += ["--lora", "a.safetensors", "-0.5"]
         stored = []
         for ending in ("toml", "json"):
             path = tmp_path / f"run.{ending}"
@@ -440,7 +450,7 @@ class TestRuns:
         again = run.parse("ti2vid_one_stage", ["--config", str(path)])
         assert again.prompt == namespace.prompt
         assert again.images == namespace.images
-        assert again.video_stg_blocks == []
+        assert (again.video_stg_blocks, again.audio_stg_blocks) == ([1, 0], [])
         assert again.lora == namespace.lora
         assert again.quantization == namespace.quantization
 
@@ -551,6 +561,10 @@ class TestFlags:
         assert pipeline.engine.compile == {"mode": "reduce-overhead", "fullgraph": True}
         assert not pipeline.engine.fuse_loras
 
+    def test_compiling_needs_no_options(self):
+        assert self.arguments("distilled", "--compile")[0].engine.compile == {}
+        assert self.arguments("distilled")[0].engine.compile is None
+
     def test_sizes_steps_and_negative_prompt(self):
         flags = ["--height", 64, "--width", 64, "--num-frames", 17, "--frame-rate", 23.976]
         flags += ["--num-inference-steps", 3, "--negative-prompt", "bad"]
@@ -612,5 +626,8 @@ class TestFlags:
         _, call = self.arguments("ic_lora", *flags, *SMALL)
         assert call["video_conditioning"] == [(str(clip), 0.5)]
         assert call["conditioning_attention_strength"] == 0.25
-        assert call["conditioning_attention_mask"].shape == (1, 1, 9, 32, 64)
+        mask = call["conditioning_attention_mask"]
+        clips = load_video_conditioning(clip, 32, 64, 9, torch.float32, "cpu")
+        assert torch.allclose(mask, (clips.mean(1, keepdim=True) + 1) / 2)
+        assert 0 <= mask.min() < mask.max() <= 1
         assert call["skip_stage_2"] is True

@@ -41,14 +41,22 @@ def test_flags_replace_stored_ones_that_can_be_repeated(stored, picture):
     assert changed.seed == 4
 
 
-def test_defaults_follow_a_stored_transformer(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("ti2vid_one_stage", "transformer_path text_encoder_path video_vae_path audio_vae_path"),
+        ("ti2vid_one_stage", "checkpoint_path gemma_root"),
+        ("distilled", "distilled_checkpoint_path gemma_root spatial_upsampler_path"),
+    ],
+)
+def test_defaults_follow_a_stored_model(name, parts, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata={"model_version": "2.3.1"})
-    parts = ("transformer_path", "text_encoder_path", "video_vae_path", "audio_vae_path")
     argv = ["--prompt", "x", "--output-path", "x.mp4"]
-    namespace = run.parse("ti2vid_one_stage", argv, recorded=dict.fromkeys(parts, str(path)))
+    namespace = run.parse(name, argv, recorded=dict.fromkeys(parts.split(), str(path)))
     assert namespace.num_inference_steps == LTX_2_3_PARAMS.num_inference_steps
-    assert namespace.width == LTX_2_3_PARAMS.stage_1_width
+    sides = {"distilled": LTX_2_3_PARAMS.stage_2_width}
+    assert namespace.width == sides.get(name, LTX_2_3_PARAMS.stage_1_width)
 
 
 @pytest.mark.parametrize(

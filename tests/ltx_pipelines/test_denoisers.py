@@ -15,6 +15,7 @@ from ltx_core.errors import InputError
 from ltx_core.types import LatentState
 from ltx_pipelines.generate import guided_denoising_func
 from ltx_pipelines.utils.denoisers import (
+    FactoryGuidedDenoiser,
     GuidedDenoiser,
     guider_denoising_func,
     multi_modal_guider_denoising_func,
@@ -131,8 +132,9 @@ def test_factory_follows_sigma():
     assert counts == [2, 4, 5]
 
 
-def test_results_tell_the_passes():
-    denoiser = GuidedDenoiser(POSITIVE, POSITIVE, force_uncond_pass=True)
+@pytest.mark.parametrize("kind", [GuidedDenoiser, FactoryGuidedDenoiser])
+def test_results_tell_the_passes(kind):
+    denoiser = kind(POSITIVE, POSITIVE, force_uncond_pass=True)
     video, audio = denoiser(Recorder(), VIDEO, AUDIO, SIGMAS, 0)
     assert video.cond is not None
     assert video.uncond is not None

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import threading
 import weakref
 
@@ -16,7 +17,9 @@ from ltx_core.model.transformer import LTXModel
 from ltx_core.model.transformer.attention import Attention, AttentionFunction
 from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines import (
+    A2VidPipelineTwoStage,
     DistilledPipeline,
+    ICLoraPipeline,
     RetakePipeline,
     TI2VidOneStagePipeline,
     TI2VidTwoStagesPipeline,
@@ -384,11 +387,20 @@ class TestComputing:
             assert off.float().mean() < 1e-3 < 0.02 < changed.float().mean()
             assert torch.equal(found[1], expected[1])  # the first stage's, which is clean again
 
-    def test_attention_is_that_asked_for(self, model_folder):
-        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), attention="pytorch")
+    @pytest.mark.parametrize("asked", ["pytorch", None])
+    def test_attention_is_that_asked_for_or_the_best(self, model_folder, asked, monkeypatch):
+        best = AttentionFunction.DEFAULT if asked else AttentionFunction.PYTORCH
+        monkeypatch.setattr("ltx_pipelines.engine.best_attention", lambda device, dtype: best)
+        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), attention=asked)
         model = pipeline.engine.transformer().velocity_model
         used = {part.attention_function for part in model.modules() if isinstance(part, Attention)}
         assert used == {AttentionFunction.PYTORCH}
+
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_as_many_passes_are_computed_at_once_as_asked_for(self, model_folder, pass_counts, size):
+        pipeline = TI2VidTwoStagesPipeline(**files(model_folder), max_batch_size=size)
+        pipeline("x", video_guider_params=MultiModalGuiderParams(cfg_scale=2.0), **SMALL, **STEPS)
+        assert max(pass_counts) == size
 
     def test_attention_that_is_not_there_is_named(self):
         with pytest.raises(InputError, match="attention is 'fast'; choose one of pytorch"):
@@ -407,10 +419,29 @@ class TestPlan:
         assert "Fits" in text
         assert read_bytes == [0]
 
-    def test_passes_are_counted_as_they_are_run(self, pipeline, pass_counts):
-        recipe = pipeline("x", dry_run=True, num_inference_steps=4, **SMALL)
-        pipeline("x", num_inference_steps=4, **SMALL)
+    @pytest.mark.parametrize("name", ["pictures", "sound", "window", "control"])
+    def test_tokens_and_passes_are_those_of_the_run(self, pipeline, name, picture, sound, clip, pass_counts):
+        kind, asked = {
+            "pictures": (
+                TI2VidTwoStagesPipeline,
+                {"images": [(str(picture), frame, 1.0) for frame in (0, 8)]} | STEPS,
+            ),
+            "sound": (A2VidPipelineTwoStage, {"audio_path": sound} | STEPS),
+            "window": (RetakePipeline, {"video_path": clip, "start_time": 0.3, "end_time": 0.6} | STEPS),
+            "control": (ICLoraPipeline, {"video_conditioning": [(clip, 1.0)]}),
+        }[name]
+        asked |= {"prompt": "x"} | ({"seed": 5} if kind is RetakePipeline else SMALL)
+        made, events = kind(engine=pipeline.engine), []
+        recipe = made(dry_run=True, **asked)
+        lines = describe_plan(pipeline.engine, recipe).splitlines()
+        made(callback=lambda event: events.append(event) and None, **asked)
         assert sum(pass_counts) == sum(passes(stage) for stage in recipe.stages)
+        for number in range(1, len(recipe.stages) + 1):
+            line = next(line for line in lines if line.startswith(f"stage {number}: "))
+            found = re.search(r"; (\d+)( \+ (\d+) conditioning)? video and (\d+) audio tokens;", line)
+            event = next(e for e in events if e.stage == f"stage {number}" and e.video_x0 is not None)
+            assert int(found[1]) + int(found[3] or 0) == event.video_x0.shape[1]
+            assert int(found[4]) == event.audio_x0.shape[1]
 
     @pytest.mark.parametrize("skip", [0, 1])
     @pytest.mark.parametrize("sampler", ["res2s", "gradient-estimation", "euler-ancestral"])
@@ -501,6 +532,8 @@ class TestSafety:
         steps = [event for event in events if event.stage == "stage 1" and event.video_x0 is not None]
         assert [(event.step, event.of) for event in steps] == [(0, 2), (1, 2)]
         assert steps[0].sigma == pytest.approx(1.0)
+        ends = [(event.stage, event.step, event.of) for event in events if event.result is not None]
+        assert ends == [("stage 1", 2, 2), ("stage 2", 3, 3)]
 
     @pytest.mark.parametrize("stage", ["encode prompt", "stage 1", "stage 2", "decode audio", "write"])
     def test_cancelling_anywhere_leaves_no_file_and_a_usable_object(self, pipeline, tmp_path, stage):
@@ -555,8 +588,12 @@ def test_a_pickled_pipeline_opens_its_files_anew(model_folder, quantization):
     assert same(expected, everything(again("x", **SMALL, **STEPS)))
 
 
-def test_the_built_in_model_can_be_pickled_too():
-    assert pickle.loads(pickle.dumps(DistilledPipeline())).loras == DistilledPipeline().loras
+def test_the_built_in_model_can_be_pickled_too_and_computes_as_before():
+    how = {"offload": "disk", "attention": "pytorch", "compile": {"mode": "default"}, "max_batch_size": 2}
+    how |= {"fuse_loras": False}
+    again = pickle.loads(pickle.dumps(DistilledPipeline(**how)))
+    assert again.loras == DistilledPipeline().loras
+    assert {name: getattr(again.engine, name) for name in how} == how
 
 
 class TestLoras:

@@ -30,10 +30,14 @@ def test_keyframes():
     assert evenly_spaced_keyframe_positions(0, 121) == []
     assert resolve_generated_keyframes(1, 121) == [60]
     assert resolve_generated_keyframes([40, 8, 8], 121) == [8, 40]
-    with pytest.raises(InputError, match="do not fit"):
-        evenly_spaced_keyframe_positions(4, 5)
-    with pytest.raises(InputError, match="outside"):
-        resolve_generated_keyframes([121], 121)
+    for number in (-1, 4):
+        with pytest.raises(InputError, match="do not fit"):
+            evenly_spaced_keyframe_positions(number, 5)
+    assert evenly_spaced_keyframe_positions(3, 5) == [1, 2, 3]
+    assert resolve_generated_keyframes([0, 120], 121) == [0, 120]
+    for position in (-1, 121):
+        with pytest.raises(InputError, match="outside"):
+            resolve_generated_keyframes([position], 121)
 
 
 @pytest.mark.parametrize("name", ["denoise_audio_video", "simple_denoising_func", "euler_denoising_loop"])

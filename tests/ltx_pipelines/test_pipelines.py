@@ -65,7 +65,14 @@ def test_text_becomes_a_video_with_sound_of_its_length(engine, pipeline):
     assert seconds == pytest.approx(9 / engine.params.frame_rate, abs=0.05)
 
 
-def test_the_video_can_be_read_twice(engine):
+def test_the_video_can_be_read_twice(engine, monkeypatch):
+    decode = engine.decode_video
+
+    def drawing(latent, tiling, generator):
+        """As decoders do that add noise; the random model's adds none."""
+        return decode(latent + torch.randn(latent.shape, generator=generator), tiling, generator)
+
+    monkeypatch.setattr(engine, "decode_video", drawing)
     result = DistilledPipeline(engine=engine)("a ball", **SMALL)
     assert torch.equal(frames(result), frames(result))
 
@@ -294,11 +301,24 @@ class TestRetake:
         assert not torch.equal(audio.latent[:, :, 12:], source.audio[:, :, 12:])
 
     def test_only_a_distilled_retake_asks_for_the_built_in_distillation(self, clip):
-        pipeline = RetakePipeline()
-        for distilled, loras in ((False, ()), (True, pipeline.engine.distillation)):
-            recipe = pipeline(clip, "x", 0.0, 0.3, distilled=distilled, dry_run=True)
-            assert recipe.stages[0].loras == loras
-        assert pipeline.engine.distillation
+        guided = RetakePipeline()
+        distilled = RetakePipeline(distilled=True, engine=guided.engine)
+        for pipeline, asked, wanted in (
+            (guided, None, False),
+            (guided, True, True),
+            (distilled, None, True),
+            (distilled, False, False),
+        ):
+            stage = pipeline(clip, "x", 0.0, 0.3, distilled=asked, dry_run=True).stages[0]
+            assert stage.loras == (pipeline.engine.distillation if wanted else ())
+            assert (stage.guidance is None) is wanted
+        assert guided.engine.distillation
+
+    def test_a_negative_seed_is_a_random_one(self, engine, clip, monkeypatch):
+        monkeypatch.setattr("ltx_pipelines.retake.random_seed", lambda: 77)
+        retake = RetakePipeline(engine=engine)
+        seeds = [retake(clip, "x", 0.0, 0.3, seed, dry_run=True).seed for seed in (-1, 0, 5, None)]
+        assert seeds == [77, 0, 5, engine.params.seed]
 
     def test_a_kept_stream_is_the_source(self, engine, clip):
         source = self.source(engine, clip)
@@ -332,18 +352,26 @@ class TestRetake:
         assert torch.equal(kept[1].latent, source.audio)
         assert "starts at 2 s, after the end of the clip (0.750 s)" in caplog.text
 
-    def test_a_sound_too_short_for_one_latent_goes_on_in_silence(self, engine, clip, monkeypatch):
+    def test_a_sound_that_is_too_short_is_continued(self, engine, clip, monkeypatch):
         from ltx_pipelines.media import audio
 
         whole = audio.decode_audio_from_file
 
         def short(*given):
-            return Audio(whole(*given).waveform[..., :500], 48000)
+            return Audio(whole(*given).waveform[..., :samples], 48000)
 
         monkeypatch.setattr(audio, "decode_audio_from_file", short)
+        samples = 500
         source = self.source(engine, clip)
         assert source.audio.shape[2] == 19
         assert source.audio.isfinite().all()
+        samples = 24000  # half a second is encoded as it is, and zeros follow
+        source = self.source(engine, clip)
+        sound = engine.encode_audio(short(clip))
+        assert 12 <= sound.shape[2] <= 13
+        assert torch.equal(source.audio[:, :, : sound.shape[2]], sound)
+        assert source.audio.shape[2] == 19
+        assert not source.audio[:, :, sound.shape[2] :].any()
 
     def test_a_clip_that_does_not_fit_can_be_made_to(self, engine, tmp_path):
         from ltx_pipelines.media.writer import encode_video
@@ -363,9 +391,9 @@ class TestRetake:
 class TestICLora:
     def latents(self, engine, clip, pipeline=None, **asked):
         pipeline = pipeline or ICLoraPipeline(engine=engine)
-        asked = {"skip_stage_2": True} | asked
+        asked = {"skip_stage_2": True, **SMALL} | asked
         return final_latents(
-            pipeline, "x", video_conditioning=[(str(clip), asked.pop("strength", 1.0))], **asked, **SMALL
+            pipeline, "x", video_conditioning=[(str(clip), asked.pop("strength", 1.0))], **asked
         )
 
     def test_the_reference_and_its_strength_count(self, engine, clip):
@@ -392,9 +420,11 @@ class TestICLora:
         with pytest.raises(InputError, match="must lie between 0 and 1"):
             self.latents(engine, clip, **asked)
 
-    def test_a_short_reference_is_a_warning(self, engine, clip, caplog):
-        asked = {**SMALL, "num_frames": 17}
-        ICLoraPipeline(engine=engine)("x", video_conditioning=[(str(clip), 1.0)], skip_stage_2=True, **asked)
+    def test_a_reference_that_is_shorter_or_of_another_rate_is_a_warning(self, engine, clip, caplog):
+        self.latents(engine, clip, frame_rate=12.1)
+        assert not caplog.records
+        self.latents(engine, clip, frame_rate=24.0, num_frames=17)
+        assert "has 12 frames a second, the video 24; they go one for one" in caplog.text
         assert "has 9 frames, fewer than the video's 17" in caplog.text
 
 
@@ -410,7 +440,7 @@ class TestEnhancement:
         enhanced = final_latents(make, "a dog", enhance_prompt=True, **SMALL)[0].latent
         plain = final_latents(make, "a cat", **SMALL)[0].latent
         assert torch.equal(enhanced, plain)
-        assert asked[0][:2] == ("a dog", None)
+        assert asked == [("a dog", None, 42 if pipeline is DistilledPipeline else SMALL["seed"])]
 
     def test_it_looks_at_the_first_picture(self, engine, picture, monkeypatch):
         seen = []

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx_core.errors import InputError
 from ltx_core.loader import LoraPathStrengthAndSDOps, SDOps
+from ltx_core.model.video_vae import AUTO_TILING
 from ltx_pipelines import (
     A2VidPipelineTwoStage,
     DistilledPipeline,
@@ -18,6 +19,7 @@ from ltx_pipelines import (
     RetakePipeline,
     TI2VidOneStagePipeline,
     TI2VidTwoStagesHQPipeline,
+    TI2VidTwoStagesPipeline,
 )
 from ltx_pipelines.cli import app
 from ltx_pipelines.cli.run import default_params
@@ -43,6 +45,20 @@ def test_defaults_follow_the_version_but_for_two_pipelines(name, version, params
     path = tmp_path / "model.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata=None if version is None else {"model_version": version})
     assert default_params(name, str(path)) == params
+
+
+def test_what_is_not_given_is_the_checkpoints_default():
+    one, two = TI2VidOneStagePipeline(), TI2VidTwoStagesPipeline()
+    params = one.params
+    recipes = [pipeline("x", dry_run=True) for pipeline in (one, two)]
+    sizes = [recipe.stages[-1].shape[1:] for recipe in recipes]
+    length = (params.num_frames, params.frame_rate)
+    assert sizes == [(length[0], 64 * n, 96 * n, length[1]) for n in (1, 2)]
+    for recipe in recipes:
+        assert (recipe.seed, recipe.negative_prompt) == (params.seed, params.negative_prompt)
+        assert len(recipe.stages[0].sigmas) == params.num_inference_steps + 1
+        guidance = recipe.stages[0].guidance
+        assert (guidance.video, guidance.audio) == (params.video_guider_params, params.audio_guider_params)
 
 
 @pytest.mark.parametrize("prompt", ["caf\udce9", None, 3])
@@ -75,6 +91,8 @@ def test_a_mask_is_checked_before_any_work(shape, sentence, clip):
     with pytest.raises(InputError, match=sentence):
         ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(shape), **asked)
     ICLoraPipeline()("x", conditioning_attention_mask=torch.ones(1, 1, 5, 32, 32), **asked)
+    with pytest.raises(InputError, match="mask is ndarray; give a tensor"):
+        ICLoraPipeline()("x", conditioning_attention_mask=np.ones((1, 1, 5, 32, 32)), **asked)
 
 
 def test_whole_numbers_of_numpy_are_numbers():
@@ -134,8 +152,18 @@ def test_a_mask_may_hold_truth_values(clip):
     ICLoraPipeline()("x", video_conditioning=[(clip, 1.0)], conditioning_attention_mask=mask, **size)
 
 
-def test_text_alone_needs_no_video_encoder():
-    assert "video_encoder" not in TI2VidOneStagePipeline()("x", dry_run=True).components
+def test_text_alone_needs_no_video_encoder(picture):
+    for images, needed in (([], False), ([(str(picture), 0, 1.0)], True)):
+        recipe = TI2VidOneStagePipeline()("x", images=images, dry_run=True)
+        assert ("video_encoder" in recipe.components) is needed
+
+
+@pytest.mark.parametrize(
+    "kind", [TI2VidOneStagePipeline, TI2VidTwoStagesPipeline, DistilledPipeline, ICLoraPipeline]
+)
+def test_how_to_decode_is_as_asked(kind):
+    assert kind()("x", tiling_config=None, dry_run=True).tiling is None
+    assert kind()("x", dry_run=True).tiling is AUTO_TILING
 
 
 @pytest.mark.parametrize("stated", ["0", "-2", "half"])
@@ -144,6 +172,29 @@ def test_a_reference_of_no_size_counts_as_full(stated, tmp_path, caplog):
     save_file({"a": torch.zeros(1)}, path, metadata={"reference_downscale_factor": stated})
     assert reference_downscale_factor(as_loras([str(path)])) == 1
     assert f"reference_downscale_factor is {stated!r}" in caplog.text
+
+
+def test_references_are_of_the_one_size_that_loras_want(tmp_path, clip):
+    for name, factor in (("full", "1"), ("half", "2"), ("half again", "2"), ("quarter", "4")):
+        metadata = {"reference_downscale_factor": factor}
+        save_file({"a": torch.zeros(1)}, tmp_path / f"{name}.safetensors", metadata=metadata)
+    full, half, again, quarter = (
+        str(tmp_path / f"{name}.safetensors") for name in ("full", "half", "half again", "quarter")
+    )
+    pipeline = ICLoraPipeline(loras=[full, half, again])
+    asked = {"video_conditioning": [(clip, 1.0)], "num_frames": 9, "dry_run": True}
+    stage = pipeline("x", height=128, width=256, **asked).stages[0]
+    assert [condition.tokens(stage.shape) for condition in stage.video.conditions] == [0, 2 * 1 * 2]
+    with pytest.raises(InputError, match=r"at 1/2 of 96x64 needs sides that are multiples of 64"):
+        pipeline("x", height=128, width=192, **asked)
+    with pytest.raises(InputError, match=r"different sizes \(.*half\.safetensors: 2, .*: 4\); use one"):
+        ICLoraPipeline(loras=[full, half, quarter])
+
+
+@pytest.mark.parametrize("given", [(), ("a.safetensors", 0.5, None, 1)])
+def test_a_lora_has_one_to_three_parts(given):
+    with pytest.raises(InputError, match=r"is not a LoRA; give a path, or \(path, strength\)"):
+        DistilledPipeline(loras=[given])
 
 
 def test_a_lora_is_a_path_with_its_strength_and_key_map_or_less():

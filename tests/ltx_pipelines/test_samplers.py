@@ -75,13 +75,25 @@ def test_a_perfect_model_is_followed_to_its_answer(loop):
         assert torch.allclose(got.latent, want, atol=1e-5)
 
 
+def test_tokens_kept_in_part_end_in_the_blend(loop):
+    got, _ = loop(state(6, 0, torch.full((1, 6, 1), 0.25)), state(3, 1), perfect)
+    assert torch.allclose(got.latent, 0.25 * TARGETS[0] + 0.75 * 9.0, atol=1e-5)
+
+
 def test_kept_tokens_stay_clean(loop):
     mask = torch.ones(1, 6, 1)
     mask[:, :2] = 0
     video = state(6, 0, mask)
     video.latent[:, :2] = video.clean_latent[:, :2]
-    got, _ = loop(video, state(3, 1), nonlinear)
-    assert torch.allclose(got.latent[:, :2], torch.full((1, 2, 4), 9.0), atol=1e-5)
+    seen = []
+
+    def denoise(video_state, *rest):
+        seen.append(video_state.latent[:, :2])
+        return nonlinear(video_state, *rest)
+
+    got, _ = loop(video, state(3, 1), denoise)
+    for latent in (*seen, got.latent[:, :2]):
+        assert torch.allclose(latent, torch.full((1, 2, 4), 9.0), atol=1e-5)
 
 
 def test_frozen_streams_stay_as_they_are(loop):
@@ -199,6 +211,19 @@ def test_res2s_evaluates_twice_a_step_and_once_at_the_end():
     middles = [math.sqrt(a * b) for a, b in ((1, 0.8), (0.8, 0.5), (0.5, 0.0011))]
     expected = [1.0, middles[0], 0.8, middles[1], 0.5, middles[2], 0.0011]
     assert levels == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("levels", "corrected"), [((1.0, 0.61), 1), ((1.0, 0.6), 0), ((0.031, 0.02), 1), ((0.029, 0.02), 0)]
+)
+def test_res2s_corrects_the_start_of_small_steps_above_a_level(levels, corrected):
+    results = [
+        res2s_audio_video_denoising_loop(
+            torch.tensor(levels), *states(), Res2sDiffusionStep(), nonlinear, bongmath=bongmath, **F32
+        )[0].latent
+        for bongmath in (False, True)
+    ]
+    assert torch.equal(*results) != bool(corrected)
 
 
 def test_res2s_works_in_model_dtype():
