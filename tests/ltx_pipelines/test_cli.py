@@ -144,7 +144,6 @@ class TestHelp:
             "retake --video-path CLIP --start-time 0.5 --end-time 0.5",
             "The window from 0.5 s to 0.5 s is empty",
         ),
-        ("retake --video-path CLIP --start-time 9 --end-time 10", "after the end of the clip (0.750 s)"),
         ("retake --video-path CLIP --start-time -2 --end-time -1", "ends at -1 s, before the clip begins"),
         ("retake --video-path CLIP --start-time 0 --end-time nan", "The window from 0 s to nan s is empty"),
         ("retake --video-path SOUND --start-time 0 --end-time 1", "has no video"),

@@ -353,14 +353,12 @@ class TestRetake:
         assert "starts at 2 s, after the end of the clip (0.750 s)" in caplog.text
 
     def test_a_sound_that_is_too_short_is_continued(self, engine, clip, monkeypatch):
-        from ltx_pipelines.media import audio
-
-        whole = audio.decode_audio_from_file
+        from ltx_pipelines.media.audio import decode_audio_from_file
 
         def short(*given):
-            return Audio(whole(*given).waveform[..., :samples], 48000)
+            return Audio(decode_audio_from_file(*given).waveform[..., :samples], 48000)
 
-        monkeypatch.setattr(audio, "decode_audio_from_file", short)
+        monkeypatch.setattr("ltx_pipelines.sources.decode_audio_from_file", short)
         samples = 500
         source = self.source(engine, clip)
         assert source.audio.shape[2] == 19
