@@ -68,11 +68,11 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor | None = None, eps: float = 1e-6) -> torch.Tensor:
     """x / sqrt(mean(x^2) + eps) over the last axis, times `weight` if given. Same shape and dtype as x."""
-    width = x.shape[-1:]
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    width, most = x.shape[-1:], NORM_ROWS * torch.get_num_threads()
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.shape[:-1].numel() <= most:
         return F.rms_norm(x, width, weight, eps)
     # A CPU does this by several operations with float32 copies between, which stay in its cache if they are small.
-    pieces = x.reshape(-1, *width).split(NORM_ROWS * torch.get_num_threads())
+    pieces = x.reshape(-1, *width).split(most)
     return torch.cat([F.rms_norm(piece, width, weight, eps) for piece in pieces]).view(x.shape)
 
 
