@@ -38,7 +38,9 @@ CASES = {f"{folder.name}-{case.key}": case for folder in FOLDERS for case in cas
     "name", [pytest.param(n, marks=SAME_STREAM if n.startswith(tuple(NOISE)) else ()) for n in CASES]
 )
 def test_golden(name):
-    failed = [f"{check.name}: {check.detail}" for check in run_case(CASES[name]) if not check.ok]
+    checks = run_case(CASES[name])
+    failed = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
+    assert checks
     assert not failed, "\n".join(failed)
 
 

@@ -27,3 +27,10 @@ def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):
         (partial / "no such folder" / "third.txt").touch()
     assert [path.name for path in target.iterdir()] == ["second.txt"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_each_writer_of_a_folder_has_one_of_its_own(tmp_path):
+    with whole_folder(tmp_path / "made") as last, whole_folder(tmp_path / "made") as first:
+        (last / "last").touch()
+        (first / "first").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["last", "made"]

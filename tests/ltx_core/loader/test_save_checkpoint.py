@@ -11,7 +11,7 @@ from torch import nn
 from ltx_core import sd_ops
 from ltx_core.loader import Checkpoint, build_model, save_checkpoint
 from ltx_core.loader.save import OFFICIAL_PREFIXES
-from ltx_core.utils import whole_file, whole_folder
+from ltx_core.utils import whole_file
 
 MAPS = {
     "transformer": sd_ops.LTXV_MODEL_COMFY_RENAMING_MAP,
@@ -107,10 +107,3 @@ def test_a_file_may_have_the_longest_name_there_is(tmp_path):
         other.write_text("second")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_each_writer_of_a_folder_has_one_of_its_own(tmp_path):
-    with whole_folder(tmp_path / "made") as last, whole_folder(tmp_path / "made") as first:
-        (last / "last").touch()
-        (first / "first").touch()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["last", "made"]
