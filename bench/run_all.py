@@ -99,7 +99,7 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "Growth in bfloat16",
         "The same in bfloat16 (`--dtype bfloat16`): quicker than float32 where the processor multiplies it, as this "
         "one does by AMX, and half the memory. Of a pass over 8192 tokens half the time are matrix products, near "
-        "the rate of that moment; a fifth is attention, at half of it, and the rest goes over memory. Sounds are "
+        "the rate of that moment; a fifth is attention, at 0.6 of it, and the rest goes over memory. Sounds are "
         "left out: their last network computes in float32 always.",
     ),
     "import_time": (
