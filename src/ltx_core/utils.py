@@ -68,12 +68,17 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor | None = None, eps: float = 1e-6) -> torch.Tensor:
     """x / sqrt(mean(x^2) + eps) over the last axis, times `weight` if given. Same shape and dtype as x."""
-    width, most = x.shape[-1:], NORM_ROWS * torch.get_num_threads()
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.shape[:-1].numel() <= most:
+    width = x.shape[-1:]
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.shape[:-1].numel() <= _norm_rows():
         return F.rms_norm(x, width, weight, eps)
     # A CPU does this by several operations with float32 copies between, which stay in its cache if they are small.
-    pieces = x.reshape(-1, *width).split(most)
+    pieces = x.reshape(-1, *width).split(_norm_rows())
     return torch.cat([F.rms_norm(piece, width, weight, eps) for piece in pieces]).view(x.shape)
+
+
+def _norm_rows() -> int:
+    """Rows that are normed at once on a CPU."""
+    return NORM_ROWS * torch.get_num_threads()
 
 
 def to_denoised(
