@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,12 @@ def memory(field: str) -> int:
 
 
 def reset_peak() -> None:
-    """Let VmHWM start again from what is resident now; without the right to do so it stays."""
+    """Let VmHWM start again from what is in use now; without the right to do so it stays.
+
+    What the C library holds of memory that was freed would hide what comes: it is given back first.
+    """
+    with suppress(OSError, AttributeError):  # another C library than glibc has no such call
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

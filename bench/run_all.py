@@ -91,8 +91,8 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "the floor takes, the better of one before and one after in the row's process, while the machine gives now "
         "more and now less. Aim: within 1.5× of the floor. What is above it: tensors of more than 32 MiB, which are "
         "new pages each time; in sounds the anti-aliased activations, which are hardly among the operations. The "
-        "neighbours that pieces of a sound take are among the operations. *Peak memory* is what a run takes beyond "
-        "what the C library still holds of the one before: of a decode in pieces often next to nothing.",
+        "neighbours that pieces of a sound take are among the operations. *Peak memory* is what a run takes above "
+        "the loaded model; what the C library holds of the warm run before is given back first.",
     ),
     "growth_bfloat16": (
         ["growth.py", "--dtype", "bfloat16"],
@@ -100,7 +100,8 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         "The same in bfloat16 (`--dtype bfloat16`): quicker than float32 where the processor multiplies it, as this "
         "one does by AMX, and half the memory. Of a pass over 8192 tokens half the time are matrix products, near "
         "the rate of that moment; a fifth is attention, at 0.6 of it, and the rest goes over memory. Sounds are "
-        "left out: their last network computes in float32 always.",
+        "left out: their last network computes in float32 always. *Peak memory* is here what a run took beyond what "
+        "the C library still held of the one before, so that of decodes is too low.",
     ),
     "import_time": (
         ["import_time.py"],
