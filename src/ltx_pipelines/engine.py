@@ -1,4 +1,4 @@
-"""The one owner of weights, device, dtype, LoRA set and memory policy. Pipelines can share an engine."""
+"""A model on one device in one dtype, and what it can do. Pipelines can share an engine."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ltx_core.errors import InputError
 from ltx_core.loader import LoraSwitcher, variant_by_name
-from ltx_core.loader.lora import LoraFile
 from ltx_core.loader.streaming import check_mode
-from ltx_core.loader.switch import FileKey, file_key
 from ltx_core.model import audio_vae, video_vae
 from ltx_core.model.transformer import LTXModel, X0Model
 from ltx_core.model.transformer.attention import AttentionFunction, attention_named, best_attention
@@ -28,6 +26,7 @@ from ltx_core.quantization import QuantizationPolicy
 from ltx_core.text_encoders.gemma import EmbeddingsProcessorOutput
 from ltx_core.types import Audio, VideoLatentShape
 from ltx_pipelines import memory
+from ltx_pipelines.components import Components
 from ltx_pipelines.miniature import Miniature, miniature
 from ltx_pipelines.recipe import Enhancement, Loras, Recipe
 from ltx_pipelines.utils.constants import PipelineParams, embedded_params, parse_version
@@ -57,15 +56,8 @@ def check_how(dtype: Any, quantization: Any, compile: Any, max_batch_size: Any) 
             raise InputError(f"compile: {str(error).splitlines()[0]}") from None
 
 
-class Loaded(NamedTuple):
-    """A component, and where its blocks wait: "none", "cpu" or "disk"."""
-
-    module: nn.Module
-    offload: str
-
-
 class Engine:
-    """Builds each component once, keeps it while memory allows, drops the least recently used first.
+    """A model, whose components load when they are first used, and the verbs that a generation is made of.
 
     Every verb takes and returns tensors on `device` in `dtype`; `turn` sees to it whatever mode the caller is in,
     and turns gradients off. Calls from several threads queue.
@@ -81,19 +73,17 @@ class Engine:
         max_batch_size: int | None = None,
         fuse_loras: bool = True,
     ) -> None:
-        self.ledger, self.built_in, self.offload = ledger, built_in, offload
+        self.ledger, self.built_in = ledger, built_in
         self.attention, self.compile, self.max_batch_size = attention, compile, max_batch_size
-        self.fuse_loras = fuse_loras
+        self.components = Components(ledger, offload, fuse_loras)
         self.lock = threading.RLock()
         self._is_called = False
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
-        self._lora_files: dict[FileKey, LoraFile] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Where it is unpickled, in another process above all, it loads its weights itself."""
-        how = (self.offload, self.attention, self.compile, self.max_batch_size, self.fuse_loras)
-        return type(self), (self.ledger, self.built_in, *how)
+        how = (self.attention, self.compile, self.max_batch_size, self.components.fuse_loras)
+        return type(self), (self.ledger, self.built_in, self.components.offload, *how)
 
     @classmethod
     def open(
@@ -196,15 +186,11 @@ class Engine:
         Reads headers only, and nothing for components that are loaded.
         """
         for name in recipe.components:
-            module = self._loaded[name].module if name in self._loaded else self.ledger.check(name)
+            module = self.components.check(name)
             if isinstance(module, video_vae.VideoDecoder):
                 latent = VideoLatentShape.from_pixel_shape(recipe.stages[-1].shape)
                 module.check_sides((latent.height, latent.width))
-        used = {file_key(lora): lora for lora in recipe.loras if lora.strength != 0}
-        self._lora_files = {
-            key: self._lora_files.get(key) or self.ledger.open_lora(lora) for key, lora in used.items()
-        }
-        self._let_go_of_what_outgrew()
+        self.components.expect(recipe.loras)
 
         checkpoint = self.ledger.checkpoint(*self.ledger.files_of("transformer"))
         count = checkpoint.config.get("transformer", {}).get(
@@ -249,16 +235,13 @@ class Engine:
         (the negative one above all) are remembered."""
         texts = list(prompts)
         if enhancement is not None:
-            encoder = self._component("text_encoder")
+            encoder = self.components.load("text_encoder")
             texts[0] = generate_enhanced_prompt(
                 encoder, texts[0], enhancement.image_path, seed=enhancement.seed
             )
         missing = [text for text in dict.fromkeys(texts) if text not in self._prompts]
         if missing:
-            encoder, processor = (
-                self._component("text_encoder"),
-                self._component("gemma_embeddings_processor"),
-            )
+            encoder, processor = map(self.components.load, ("text_encoder", "gemma_embeddings_processor"))
             self._prompts.update(zip(missing, encode_texts(missing, encoder, processor)))
         found = [self._prompts[text] for text in texts]
         for text in texts:
@@ -271,28 +254,42 @@ class Engine:
         self, pixels: torch.Tensor, tiling: TilingConfig | TileSizeConfig | None = None
     ) -> torch.Tensor:
         """Pixels (1, 3, F, H, W) in [-1, 1] to a normalised latent (1, C, F', H', W')."""
-        encoder = self._component("video_encoder")
+        encoder = self.components.load("video_encoder")
         return encoder(pixels) if tiling is None else encoder.tiled_encode(pixels, tiling)
 
     def encode_audio(self, sound: Audio) -> torch.Tensor:
         """A waveform (1, channels, samples), float32, to a normalised latent (1, C, T, mel bins)."""
-        return audio_vae.encode_audio(sound, self._component("audio_encoder"))
+        return audio_vae.encode_audio(sound, self.components.load("audio_encoder"))
 
     def upsample(self, latent: torch.Tensor) -> torch.Tensor:
         """A video latent to twice its height and width."""
-        return upsample_video(latent, self._component("video_encoder"), self._component("spatial_upsampler"))
+        return upsample_video(
+            latent, self.components.load("video_encoder"), self.components.load("spatial_upsampler")
+        )
 
     def transformer(self, loras: Loras = ()) -> X0Model:
         """The x0-predicting transformer with exactly these LoRAs."""
-        model = self._component("transformer")
-        if not hasattr(model, "switcher"):  # it keeps weights, so it lives and goes with the model
-            beside = None if self.fuse_loras else (self.device, self.dtype)
-            model.switcher = LoraSwitcher(model.velocity_model, beside)
-        if loras and self._loaded["transformer"].offload == "none":
-            needed = self.bytes_kept() - self._kept_by("transformer")
-            self._make_room(memory.MAIN, needed, but="transformer")
-        model.switcher.apply(loras, self._lora_files)
+        model = self.components.load("transformer")
+        if not hasattr(model, "switcher"):
+            self._equip(model)
+        if loras:
+            self.components.make_room_for_loras()
+        model.switcher.apply(loras, self.components.lora_files)
         return model
+
+    def _equip(self, transformer: Any) -> None:
+        """Choose how a new `X0Model` computes."""
+        transformer.max_batch_size = self.max_batch_size
+        model: LTXModel = transformer.velocity_model
+        if self.attention is not None:
+            model.set_attention(attention_named(self.attention))
+        elif (best := best_attention(self.device, self.dtype)) is not AttentionFunction.DEFAULT:
+            model.set_attention(best)
+        if self.compile is not None:
+            model.compile_blocks(**self.compile)
+        beside = None if self.components.fuse_loras else (self.device, self.dtype)
+        # It keeps weights, so it lives and goes with the model.
+        transformer.switcher = LoraSwitcher(model, beside)
 
     @contextmanager
     def transformer_for_stage(
@@ -313,105 +310,15 @@ class Engine:
         self, latent: torch.Tensor, tiling: TilingConfig | AutoTiling | None, generator: torch.Generator
     ) -> Iterator[torch.Tensor]:
         """Chunks of uint8 frames (f, height, width, 3), decoded while they are read."""
-        return video_vae.decode_video(latent, self._component("video_decoder"), tiling, generator)
+        return video_vae.decode_video(latent, self.components.load("video_decoder"), tiling, generator)
 
     def decode_audio(self, latent: torch.Tensor) -> Audio:
         """A waveform (channels, samples), float32."""
-        return audio_vae.decode_audio(latent, self._component("audio_decoder"), self._component("vocoder"))
+        return audio_vae.decode_audio(
+            latent, self.components.load("audio_decoder"), self.components.load("vocoder")
+        )
 
     # -- memory ------------------------------------------------------------------------------------------
-
-    def memory_policy(self, names: Sequence[str]) -> memory.MemoryPolicy:
-        """Where the components of these names would rest, if nothing else were loaded."""
-        sizes = {name: self.size_of(name) for name in names}
-        free, main = map(self._available, (self.device, memory.MAIN))
-        kept = {"transformer": self.bytes_kept()}
-        return memory.choose_policy(sizes, self.device, free, main, self.offload, kept)
-
-    def size_of(self, name: str, streamed: bool = False) -> int:
-        """Bytes that a component takes on the device, LoRAs beside a transformer's weights included.
-
-        streamed: its blocks rest elsewhere.
-        """
-        beside = self._lora_files.values() if name == "transformer" and not self.fuse_loras else ()
-        weights = self.ledger.size_of(name) // (memory.STREAMED_SHARE if streamed else 1)
-        return weights + sum(file.bytes_in(self.dtype) for file in beside)
-
-    def bytes_kept(self) -> int:
-        """Bytes of main memory that a resident transformer takes besides for the LoRAs of this run.
-
-        That is another weight of each layer that they are fused into: see `LoraSwitcher`.
-        """
-        files = self._lora_files.values() if self.fuse_loras else ()
-        touched = {f"{module}.weight" for file in files for module in file.match.modules}
-        return sum(self.ledger.bytes_of("transformer")[name] for name in touched)
-
-    def _available(self, device: torch.device) -> int | None:
-        """Bytes that there would be for components on `device` if none were loaded; None if it is not told."""
-        free = memory.available_bytes(device)
-        return None if free is None else free + sum(self._held(name, device) for name in self._loaded)
-
-    def _held(self, name: str, device: torch.device) -> int:
-        """Bytes that a loaded component takes on `device`: the engine's, or main memory."""
-        return self._taken(name, self._loaded[name].offload, self._kept_by(name))[device]
-
-    def _kept_by(self, name: str) -> int:
-        """Bytes of main memory that a loaded component holds for its LoRAs."""
-        switcher = getattr(self._loaded[name].module, "switcher", None)
-        return switcher.bytes_kept if switcher else 0
-
-    def _taken(self, name: str, offload: str, kept: int) -> dict[torch.device, int]:
-        """Bytes that a component takes, by place; kept: those in main memory beside its own weights."""
-        taken = {memory.MAIN: kept + (self.ledger.size_of(name) if offload == "cpu" else 0)}
-        on_device = self.size_of(name, streamed=offload != "none")
-        return taken | {self.device: taken.get(self.device, 0) + on_device}
-
-    def _let_go_of_what_outgrew(self) -> None:
-        """Let go of a resident transformer that with the LoRAs of this run has to be streamed."""
-        name = "transformer"
-        if name not in self._loaded or self._loaded[name].offload != "none":
-            return
-        is_more = self.bytes_kept() > self._kept_by(name)
-        if is_more and self.memory_policy([name]).offload[name] != "none":
-            del self._loaded[name]
-            memory.cleanup_memory()
-
-    def _component(self, name: str) -> Any:
-        """The component, loaded if it is not."""
-        if name not in self._loaded:
-            size, offload = self.size_of(name), self.memory_policy([name]).offload[name]
-            kept = self.bytes_kept() if name == "transformer" and offload == "none" else 0
-            for place, needed in self._taken(name, offload, kept).items():
-                self._make_room(place, needed)
-            if size >= memory.SLOW_TO_LOAD:
-                log.info("Loading the %s (%.1f GiB).", name.replace("_", " "), size / 2**30)
-            options = {"offload": offload} if name in memory.STREAMABLE else {}
-            component = getattr(self.ledger, name)(**options)
-            if name == "transformer":
-                self._tune(component)
-            self._loaded[name] = Loaded(component, offload)
-        self._loaded.move_to_end(name)
-        return self._loaded[name].module
-
-    def _tune(self, transformer: Any) -> None:
-        """Choose how a new `X0Model` computes."""
-        transformer.max_batch_size = self.max_batch_size
-        model: LTXModel = transformer.velocity_model
-        if self.attention is not None:
-            model.set_attention(attention_named(self.attention))
-        elif (best := best_attention(self.device, self.dtype)) is not AttentionFunction.DEFAULT:
-            model.set_attention(best)
-        if self.compile is not None:
-            model.compile_blocks(**self.compile)
-
-    def _make_room(self, device: torch.device, size: int, but: str | None = None) -> None:
-        """Let go of what was used least recently on `device`, until `size` more bytes fit there; but not of `but`."""
-        for name in [name for name in self._loaded if name != but and self._held(name, device)]:
-            free = memory.available_bytes(device)
-            if free is None or free >= size * memory.HEADROOM:
-                return
-            del self._loaded[name]
-            memory.cleanup_memory()
 
     def with_room(self, denoise: DenoisingFunc) -> DenoisingFunc:
         """`denoise`, which lets go of all idle components and starts again where the device has no room for it."""
@@ -421,14 +328,11 @@ class Engine:
             try:
                 return denoise(*arguments, **keywords)
             except torch.OutOfMemoryError:
-                idle = [name for name in self._loaded if name != "transformer"]
-                if not idle:
+                if self.components.loaded.keys() == {"transformer"}:
                     raise
             # Not in the except block: there the error still holds what was computed.
+            idle = self.components.let_go_of_idle("transformer")
             log.info("Out of memory: letting go of %s.", ", ".join(idle).replace("_", " "))
-            for name in idle:
-                del self._loaded[name]
-            memory.cleanup_memory()
             return denoise(*arguments, **keywords)
 
         return cast("DenoisingFunc", attempt)
@@ -436,6 +340,4 @@ class Engine:
     def release(self) -> None:
         """Let go of all weights; the next call loads them again."""
         with self.lock:
-            self._loaded.clear()
-            self._lora_files.clear()
-            memory.cleanup_memory()
+            self.components.clear()

@@ -21,9 +21,9 @@ def describe_plan(engine: Engine, recipe: Recipe) -> str:
     """
     with engine.lock:
         engine.check(recipe)
-        policy = engine.memory_policy(recipe.components)
-        sizes = [f"{name:<28}{_bytes(engine.size_of(name))}" for name in recipe.components]
-        if policy.offload["transformer"] == "none" and (kept := engine.bytes_kept()):
+        policy = engine.components.policy(recipe.components)
+        sizes = [f"{name:<28}{_bytes(engine.components.size_of(name))}" for name in recipe.components]
+        if policy.offload["transformer"] == "none" and (kept := engine.components.bytes_kept()):
             sizes.append(f"{'weights without the LoRAs':<28}{_bytes(kept)} of main memory")
     lines = [f"device {engine.device}, {str(engine.dtype).removeprefix('torch.')}"]
     lines += [_stage_line(number, stage) for number, stage in enumerate(recipe.stages, start=1)]

@@ -555,10 +555,10 @@ class TestFlags:
             1.5,
             None,
         )
-        assert (pipeline.dtype, pipeline.engine.offload) == (torch.bfloat16, "disk")
+        assert (pipeline.dtype, pipeline.engine.components.offload) == (torch.bfloat16, "disk")
         assert (pipeline.engine.attention, pipeline.engine.max_batch_size) == ("pytorch", 2)
         assert pipeline.engine.compile == {"mode": "reduce-overhead", "fullgraph": True}
-        assert not pipeline.engine.fuse_loras
+        assert not pipeline.engine.components.fuse_loras
 
     def test_compiling_needs_no_options(self):
         assert self.arguments("distilled", "--compile")[0].engine.compile == {}

@@ -95,21 +95,21 @@ class TestReading:
     def test_only_the_components_of_the_run_are_read(self, model_folder, read_bytes):
         pipeline = TI2VidOneStagePipeline(model_folder / "model.safetensors", model_folder / "gemma")
         pipeline("x", **SMALL, **STEPS)
-        loaded = set(pipeline.engine._loaded)
+        loaded = set(pipeline.engine.components.loaded)
         assert "spatial_upsampler" not in loaded
         assert "audio_encoder" not in loaded
 
     def test_release_gives_all_back_and_the_next_call_loads_again(self, pipeline, read_bytes):
         first = everything(pipeline("x", **SMALL, **STEPS))
         pipeline.engine.release()
-        assert not pipeline.engine._loaded
+        assert not pipeline.engine.components.loaded
         read_bytes[0] = 0
         assert same(first, everything(pipeline("x", **SMALL, **STEPS)))
         assert read_bytes[0] > 0
 
     def test_what_is_released_is_gone(self, pipeline):
         pipeline("x", **SMALL, **STEPS)  # leaves the distilled LoRA's clean weights behind as well
-        loaded = [weakref.ref(loaded.module) for loaded in pipeline.engine._loaded.values()]
+        loaded = [weakref.ref(loaded.module) for loaded in pipeline.engine.components.loaded.values()]
         weights = weakref.ref(pipeline.engine.transformer().velocity_model)
         pipeline.engine.release()
         assert [ref() for ref in [*loaded, weights]] == [None] * (len(loaded) + 1)
@@ -165,7 +165,7 @@ class TestMemory:
         expected = everything(pipeline("x", **SMALL, **STEPS))
         pipeline.engine.release()
         sizes = [pipeline.engine.ledger.size_of(name) for name in ("video_decoder", "transformer")]
-        held = pipeline.engine._loaded
+        held = pipeline.engine.components.loaded
 
         def free(device):
             return int(max(sizes) * 3) - sum(pipeline.engine.ledger.size_of(name) for name in held)
@@ -188,9 +188,10 @@ class TestMemory:
         tensors = load_file(model_folder / "distilled-lora.safetensors").values()
         lora = sum(tensor.numel() * beside.engine.dtype.itemsize for tensor in tensors)
         for streamed in (False, True):
-            sizes = [p.engine.size_of("transformer", streamed) for p in (beside, fused)]
+            sizes = [p.engine.components.size_of("transformer", streamed) for p in (beside, fused)]
             assert sizes[0] - sizes[1] == lora
-        assert beside.engine.size_of("video_decoder") == fused.engine.size_of("video_decoder")
+        decoders = [p.engine.components.size_of("video_decoder") for p in (beside, fused)]
+        assert decoders[0] == decoders[1]
 
         model = beside.engine.transformer(beside.distilled_lora)
         hooks = [hook for part in model.modules() for hook in part._forward_hooks.values()]
@@ -198,7 +199,7 @@ class TestMemory:
         del model, hooks
         assert pairs
         self.small_memory(monkeypatch, 0)
-        beside.engine._make_room(beside.device, 1)
+        beside.engine.components.make_room(beside.device, 1)
         assert not any(pair() is not None for pair in pairs)
 
     @pytest.mark.parametrize("quantization", [None, QuantizationPolicy.fp8_cast()], ids=["plain", "fp8-cast"])
@@ -206,11 +207,12 @@ class TestMemory:
         pipeline = TI2VidTwoStagesPipeline(**files(model_folder), quantization=quantization)
         engine, recipe = pipeline.engine, pipeline("x", dry_run=True, **SMALL)
         plan = describe_plan(engine, recipe)
-        told = engine.bytes_kept()
+        components = engine.components
+        told = components.bytes_kept()
         switcher = engine.transformer(pipeline.distilled_lora).switcher
         assert told == sum(weight.value.nbytes for weight in switcher._clean.values()) > 0
         assert f"weights without the LoRAs {told / 2**20:11.2f} MiB of main memory" in plan
-        assert engine._held("transformer", engine.device) == engine.size_of("transformer") + told
+        assert components._held("transformer", engine.device) == components.size_of("transformer") + told
         streamed = TI2VidTwoStagesPipeline(**files(model_folder), offload="disk")
         assert "without the LoRAs" not in describe_plan(streamed.engine, recipe)
 
@@ -218,8 +220,9 @@ class TestMemory:
         """Also of a transformer that a run without LoRAs has loaded; idle components make room for it."""
         engine, expected = pipeline.engine, everything(pipeline("x", **SMALL, **STEPS))
         recipe = pipeline("x", dry_run=True, **SMALL)
-        kept, size = engine.bytes_kept(), engine.size_of("transformer")
-        other = engine.size_of("text_encoder")
+        components = engine.components
+        kept, size = components.bytes_kept(), components.size_of("transformer")
+        other = components.size_of("text_encoder")
 
         for total, offload, stays in (
             (size + kept + other, "none", True),
@@ -228,19 +231,20 @@ class TestMemory:
         ):
             engine.release()
             monkeypatch.setattr(memory, "available_bytes", lambda device: None)
-            engine._component("transformer")
-            engine._component("text_encoder")
+            components.load("transformer")
+            components.load("text_encoder")
             monkeypatch.setattr(
                 memory,
                 "available_bytes",
                 lambda device, total=total: (
-                    total * memory.HEADROOM - sum(engine._held(name, device) for name in engine._loaded)
+                    total * memory.HEADROOM
+                    - sum(components._held(name, device) for name in components.loaded)
                 ),
             )
             engine.check(recipe)
             engine.transformer(pipeline.distilled_lora)
-            assert engine._loaded["transformer"].offload == offload
-            assert ("text_encoder" in engine._loaded) is stays
+            assert components.loaded["transformer"].offload == offload
+            assert ("text_encoder" in components.loaded) is stays
             assert same(expected, everything(pipeline("x", **SMALL, **STEPS)))
 
     @pytest.mark.parametrize("quantization", [None, QuantizationPolicy.fp8_cast()], ids=["plain", "fp8-cast"])
@@ -303,22 +307,21 @@ class TestMemory:
 
     def test_components_take_turns_in_main_memory(self, pipeline, monkeypatch):
         """What waits there for a GPU makes room for the next; what is on the GPU alone stays."""
-        engine, gpu = pipeline.engine, torch.device("cuda")
+        components, gpu = pipeline.engine.components, torch.device("cuda")
         sizes = {"text_encoder": 24, "transformer": 40, "vocoder": 1}
-        monkeypatch.setattr(type(engine), "device", gpu)
-        monkeypatch.setattr(type(engine.ledger), "size_of", lambda ledger, name: sizes[name])
+        monkeypatch.setattr(components.ledger, "device", gpu)
+        monkeypatch.setattr(type(components.ledger), "size_of", lambda ledger, name: sizes[name])
         for name in sizes:
-            monkeypatch.setattr(engine.ledger, name, lambda **options: torch.nn.Identity())
-        monkeypatch.setattr(engine, "_tune", lambda transformer: None)
+            monkeypatch.setattr(components.ledger, name, lambda **options: torch.nn.Identity())
 
         def free(device):
             total = 20 if device == gpu else 60
-            return total - sum(engine._held(name, device) for name in engine._loaded)
+            return total - sum(components._held(name, device) for name in components.loaded)
 
         monkeypatch.setattr(memory, "available_bytes", free)
         for name in sizes:
-            engine._component(name)
-        assert {name: loaded.offload for name, loaded in engine._loaded.items()} == {
+            components.load(name)
+        assert {name: loaded.offload for name, loaded in components.loaded.items()} == {
             "transformer": "cpu",
             "vocoder": "none",
         }
@@ -328,7 +331,7 @@ class TestMemory:
         everything(pipeline("x", **SMALL, **STEPS))
 
         def denoise(needed):
-            seen.append(set(engine._loaded))
+            seen.append(set(engine.components.loaded))
             if len(seen[-1]) > needed:
                 raise torch.OutOfMemoryError
             return "done"
@@ -584,7 +587,7 @@ def test_a_pickled_pipeline_opens_its_files_anew(model_folder, quantization):
     expected = everything(pipeline("x", **SMALL, **STEPS))
     pipeline.engine.ledger.check("vocoder")  # what is prepared stays, too
     again = pickle.loads(pickle.dumps(pipeline))
-    assert not again.engine._loaded
+    assert not again.engine.components.loaded
     assert same(expected, everything(again("x", **SMALL, **STEPS)))
 
 
@@ -593,7 +596,9 @@ def test_the_built_in_model_can_be_pickled_too_and_computes_as_before():
     how |= {"fuse_loras": False}
     again = pickle.loads(pickle.dumps(DistilledPipeline(**how)))
     assert again.loras == DistilledPipeline().loras
-    assert {name: getattr(again.engine, name) for name in how} == how
+    engine = again.engine
+    found = (engine.components.offload, engine.attention, engine.compile, engine.max_batch_size)
+    assert (*found, engine.components.fuse_loras) == tuple(how.values())
 
 
 class TestLoras:
@@ -726,7 +731,7 @@ def test_a_side_that_the_decoder_cannot_reflect_is_refused_before_any_work(
     save_file(load_file(source), path, metadata={**metadata, "config": json.dumps(config)})
     pipeline = TI2VidOneStagePipeline(path, model_folder / "gemma")
     if loaded:
-        pipeline.engine._component("video_decoder")
+        pipeline.engine.components.load("video_decoder")
     monkeypatch.setattr(Engine, "encode_prompts", None)
     with pytest.raises(
         LTXError, match="a side of 1 latent does not allow; use sides, and tiles, of 64 pixels"

@@ -63,7 +63,7 @@ class LoraSwitcher:
         self._last: dict[str, tuple[Loras, Weight]] = {}  # of layers in main memory: what they last had fused
         self._hooks: dict[str, Any] = {}  # of the layers that have a branch
         # What each touched layer computes with; None: unknown, a change was cut short.
-        self._recipes: dict[str, Loras | None] = {}
+        self._applied: dict[str, Loras | None] = {}
         self._files: dict[FileKey, LoraFile] = {}
         self._pairs: dict[tuple[FileKey, str], Pair] = {}  # what was read of them, at strength 1, by layer
         self._current: set[FileKey] = set()
@@ -85,13 +85,13 @@ class LoraSwitcher:
         wanted = tuple(lora for lora in loras if lora.strength != 0)
         self._files |= {key: opened[key] for key in map(file_key, wanted) if opened and key in opened}
         files = [self._open(lora) for lora in wanted]
-        plan: dict[str, Loras] = dict.fromkeys(self._recipes, ())
+        plan: dict[str, Loras] = dict.fromkeys(self._applied, ())
         for lora, file in zip(wanted, files):
             for name in file.match.modules:
                 plan[name] = (*plan.get(name, ()), lora)
-        for name, recipe in plan.items():
-            if self._recipes.get(name, ()) != recipe:
-                self._bring(name, recipe)
+        for name, new in plan.items():
+            if self._applied.get(name, ()) != new:
+                self._bring(name, new)
         self._forget({file_key(lora) for lora in wanted})
         return tuple(file.match for file in files)
 
@@ -115,53 +115,53 @@ class LoraSwitcher:
             self._pairs = {key: pair for key, pair in self._pairs.items() if key[0] in kept}
             self._current = used
 
-    def _bring(self, name: str, recipe: Loras) -> None:
-        """Let one layer compute with exactly `recipe`."""
-        layer, known = self._layers[name], self._recipes.get(name, ())
-        self._recipes[name] = None
+    def _bring(self, name: str, loras: Loras) -> None:
+        """Let one layer compute with exactly these LoRAs."""
+        layer, known = self._layers[name], self._applied.get(name, ())
+        self._applied[name] = None
         if self.is_beside:
-            self._branch(name, layer, recipe)
+            self._branch(name, layer, loras)
         elif self._streamer is not None and self._streamer.brings(name):
             pass  # `_dress` fuses whenever its block arrives
         elif in_main_memory(layer.weight):
-            self._swap(name, layer, recipe)
+            self._swap(name, layer, loras)
         else:
-            self._write(name, layer, recipe, is_clean=known == ())
-        self._recipes[name] = recipe
+            self._write(name, layer, loras, is_clean=known == ())
+        self._applied[name] = loras
 
-    def _branch(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
+    def _branch(self, name: str, layer: nn.Linear, loras: Loras) -> None:
         """Hang a branch on the layer in place of the one that it has, or none."""
-        pairs = [self._pair(name, lora, self._place[0]) for lora in recipe]
+        pairs = [self._pair(name, lora, self._place[0]) for lora in loras]
         if name in self._hooks:
             self._hooks[name].remove()
             del self._hooks[name]
         if pairs:
             self._hooks[name] = layer.register_forward_hook(Branch(pairs))
 
-    def _swap(self, name: str, layer: nn.Linear, recipe: Loras) -> None:
+    def _swap(self, name: str, layer: nn.Linear, loras: Loras) -> None:
         """Give the layer the clean tensors or the fused ones, which are made if they are not the last."""
         new = clean = self._clean.setdefault(name, Weight.of(layer))
-        if recipe:
+        if loras:
             last, new = self._last.get(name, ((), clean))
-            if last != recipe:
-                new = self._with(name, recipe, clean)
-                self._last[name] = (recipe, new)
+            if last != loras:
+                new = self._with(name, loras, clean)
+                self._last[name] = (loras, new)
         new.put(layer)
 
-    def _write(self, name: str, layer: nn.Linear, recipe: Loras, is_clean: bool) -> None:
+    def _write(self, name: str, layer: nn.Linear, loras: Loras, is_clean: bool) -> None:
         """Write the new weight over the old one, on the device."""
         held = Weight.of(layer)
         if name not in self._clean:
             self._clean[name] = held.on("cpu", copy=True)
         new = held if is_clean else self._clean[name].on(held.value.device)
-        if recipe:
-            new = self._with(name, recipe, new)
+        if loras:
+            new = self._with(name, loras, new)
         held.value.copy_(new.value)
         if held.scale is not None and new.scale is not None:
             held.scale.copy_(new.scale)
 
-    def _with(self, name: str, recipe: Loras, clean: Weight) -> Weight:
-        pairs = [self._pair(name, lora, clean.value.device) for lora in recipe]
+    def _with(self, name: str, loras: Loras, clean: Weight) -> Weight:
+        pairs = [self._pair(name, lora, clean.value.device) for lora in loras]
         return Weight(*fuse(clean.value, pairs, scale=clean.scale))
 
     def _pair(self, name: str, lora: LoraPathStrengthAndSDOps, device: torch.device) -> Pair:
@@ -184,8 +184,8 @@ class LoraSwitcher:
         """The tensors of a block that just arrived, with the current set fused in."""
         for weight in [name for name in tensors if name.endswith(".weight")]:
             name, scale = prefix + weight.removesuffix(".weight"), f"{weight}_scale"
-            if recipe := self._recipes.get(name):
-                new = self._with(name, recipe, Weight(tensors[weight], tensors.get(scale)))
+            if loras := self._applied.get(name):
+                new = self._with(name, loras, Weight(tensors[weight], tensors.get(scale)))
                 tensors |= {weight: new.value} | ({} if new.scale is None else {scale: new.scale})
         return tensors
 

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ltx_core.loader.streaming import MODES
@@ -40,9 +41,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Adds defaults to the help, but not the long negative prompt's, nor none."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        unsaid = action.default in (None, []) or isinstance(action.default, bool)
-        if unsaid or action.dest == "negative_prompt":
+        if action.default in (None, [], "") or isinstance(action.default, bool):
             return action.help
+        if action.dest == "negative_prompt":
+            return f"{action.help} (default: a long list)"
         return super()._get_help_string(action)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
@@ -86,8 +88,9 @@ def build_parser(
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    _model_flags(parser, name, takes, require_paths)
-    _request_flags(parser, name, takes, params)
+    path = str if name == "retake" else resolved_path  # as the official parsers have it
+    _model_flags(parser, takes, path, require_paths)
+    _request_flags(parser, takes, path, params, is_one_stage=cls.stages == 1)
     if "video_guider_params" in takes:
         _guidance_flags(parser, params)
     _mode_flags(parser, name)
@@ -95,10 +98,12 @@ def build_parser(
     return parser
 
 
-def _model_flags(parser: argparse.ArgumentParser, name: str, takes: set[str], required: bool) -> None:
+def _model_flags(
+    parser: argparse.ArgumentParser, takes: set[str], path_type: Callable[[str], str], required: bool
+) -> None:
     """Which files. takes: what the pipeline and its call have arguments for."""
     group = parser.add_argument_group("model files")
-    path: dict[str, Any] = {"type": str if name == "retake" else resolved_path}
+    path: dict[str, Any] = {"type": path_type}
     whole = "distilled-checkpoint-path" if "distilled_checkpoint_path" in takes else "checkpoint-path"
     group.add_argument(
         f"--{whole}", required=required, help="checkpoint with all components (.safetensors)", **path
@@ -131,8 +136,6 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, takes: set[str], re
         "default": [],
     }
     group.add_argument("--lora", help="a LoRA, with an optional strength; may be repeated", **lora)
-    if name == "retake":
-        group.add_argument("--loras", nargs="*", default=[], metavar="PATH", help="LoRAs at strength 1")
     for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
         text = f"the {part.replace('-', ' ')} alone, in place of a whole checkpoint's"
         group.add_argument(f"--{part}-path", type=resolved_path, help=text)
@@ -147,49 +150,48 @@ def _model_flags(parser: argparse.ArgumentParser, name: str, takes: set[str], re
 
 
 def _request_flags(
-    parser: argparse.ArgumentParser, name: str, takes: set[str], params: PipelineParams
+    parser: argparse.ArgumentParser,
+    takes: set[str],
+    path_type: Callable[[str], str],
+    params: PipelineParams,
+    is_one_stage: bool,
 ) -> None:
     """What to make."""
     group = parser.add_argument_group("the video")
     group.add_argument("--prompt", required=True, help="what to see and hear")
-    path_type = str if name == "retake" else resolved_path
     group.add_argument("--output-path", required=True, type=path_type, help="the .mp4, .mov or .mkv to write")
-    seed = 42 if name == "retake" else params.seed
-    group.add_argument("--seed", type=int, default=seed, help="same seed and settings, same video")
+    group.add_argument("--seed", type=int, default=params.seed, help="same seed and settings, same video")
     group.add_argument(
         "--enhance-prompt", action="store_true", help="have the text encoder expand the prompt first"
     )
-    if name == "retake":
-        group.add_argument("--num-inference-steps", type=int, default=40, help="denoising steps (full model)")
-        group.add_argument("--negative-prompt", default="", help="what to steer away from")
-        return
-    one = name == "ti2vid_one_stage"
-    unit = 32 if one else 64
-    height = params.stage_1_height if one else params.stage_2_height
-    width = params.stage_1_width if one else params.stage_2_width
-    group.add_argument("--height", type=int, default=height, help=f"pixels, a multiple of {unit}")
-    group.add_argument("--width", type=int, default=width, help=f"pixels, a multiple of {unit}")
-    group.add_argument("--num-frames", type=int, default=params.num_frames, help="a multiple of 8, plus 1")
-    group.add_argument("--frame-rate", type=float, default=params.frame_rate, help="frames per second")
+    if "num_frames" in takes:
+        unit = 32 if is_one_stage else 64
+        height = params.stage_1_height if is_one_stage else params.stage_2_height
+        width = params.stage_1_width if is_one_stage else params.stage_2_width
+        group.add_argument("--height", type=int, default=height, help=f"pixels, a multiple of {unit}")
+        group.add_argument("--width", type=int, default=width, help=f"pixels, a multiple of {unit}")
+        group.add_argument(
+            "--num-frames", type=int, default=params.num_frames, help="a multiple of 8, plus 1"
+        )
+        group.add_argument("--frame-rate", type=float, default=params.frame_rate, help="frames per second")
     unused = "" if "num_inference_steps" in takes else "; without effect: the distilled schedule is fixed"
     group.add_argument(
         "--num-inference-steps", type=int, default=params.num_inference_steps, help=f"denoising steps{unused}"
     )
-    group.add_argument(
-        "--image",
-        dest="images",
-        action=ImageAction,
-        nargs="+",
-        default=[],
-        metavar="ARG",
-        crf=params.default_image_crf,
-        help="PATH FRAME_IDX STRENGTH [CRF]: a picture at a frame; may be repeated",
-    )
+    if "images" in takes:
+        group.add_argument(
+            "--image",
+            dest="images",
+            action=ImageAction,
+            nargs="+",
+            default=[],
+            metavar="ARG",
+            crf=params.default_image_crf,
+            help="PATH FRAME_IDX STRENGTH [CRF]: a picture at a frame; may be repeated",
+        )
     if "negative_prompt" in takes:
         group.add_argument(
-            "--negative-prompt",
-            default=params.negative_prompt,
-            help="what to steer away from (default: a long list)",
+            "--negative-prompt", default=params.negative_prompt, help="what to steer away from"
         )
 
 
@@ -269,6 +271,8 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         text = "keep this stream as it is"
         group.add_argument("--keep-video", dest="regenerate_video", action="store_false", help=text)
         group.add_argument("--keep-audio", dest="regenerate_audio", action="store_false", help=text)
+        group.add_argument("--loras", nargs="*", default=[], metavar="PATH", help="LoRAs at strength 1")
+        parser.set_defaults(seed=42, num_inference_steps=40, negative_prompt="")
 
 
 def _running_flags(parser: argparse.ArgumentParser) -> None:

@@ -38,8 +38,8 @@ from ltx_pipelines.utils.model_paths import ModelPaths
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """What makes a component: its configurator, its files, and the key map that selects its tensors."""
+class _Component:
+    """What makes one: its configurator, its files, and the key map that selects its tensors."""
 
     configurator: Any
     slot: str
@@ -47,20 +47,20 @@ class _Recipe:
 
 
 COMPONENTS = {
-    "transformer": _Recipe(LTXModelConfigurator, "transformer", sd_ops.TRANSFORMER_KEYS),
-    "video_encoder": _Recipe(VideoEncoderConfigurator, "video_vae", sd_ops.VAE_ENCODER_COMFY_KEYS_FILTER),
-    "video_decoder": _Recipe(VideoDecoderConfigurator, "video_vae", sd_ops.VAE_DECODER_COMFY_KEYS_FILTER),
-    "audio_encoder": _Recipe(
+    "transformer": _Component(LTXModelConfigurator, "transformer", sd_ops.TRANSFORMER_KEYS),
+    "video_encoder": _Component(VideoEncoderConfigurator, "video_vae", sd_ops.VAE_ENCODER_COMFY_KEYS_FILTER),
+    "video_decoder": _Component(VideoDecoderConfigurator, "video_vae", sd_ops.VAE_DECODER_COMFY_KEYS_FILTER),
+    "audio_encoder": _Component(
         AudioEncoderConfigurator, "audio_vae", sd_ops.AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER
     ),
-    "audio_decoder": _Recipe(
+    "audio_decoder": _Component(
         AudioDecoderConfigurator, "audio_vae", sd_ops.AUDIO_VAE_DECODER_COMFY_KEYS_FILTER
     ),
-    "vocoder": _Recipe(VocoderConfigurator, "audio_vae", sd_ops.VOCODER_COMFY_KEYS_FILTER),
-    "gemma_embeddings_processor": _Recipe(
+    "vocoder": _Component(VocoderConfigurator, "audio_vae", sd_ops.VOCODER_COMFY_KEYS_FILTER),
+    "gemma_embeddings_processor": _Component(
         EmbeddingsProcessorConfigurator, "embeddings", sd_ops.EMBEDDINGS_PROCESSOR_KEY_OPS
     ),
-    "spatial_upsampler": _Recipe(LatentUpsamplerConfigurator, "upsampler", None),
+    "spatial_upsampler": _Component(LatentUpsamplerConfigurator, "upsampler", None),
 }
 
 
