@@ -328,7 +328,7 @@ class Engine:
             try:
                 return denoise(*arguments, **keywords)
             except torch.OutOfMemoryError:
-                if self.components.loaded.keys() == {"transformer"}:
+                if self.components.loaded.keys() <= {"transformer"}:
                     raise
             # Not in the except block: there the error still holds what was computed.
             idle = self.components.let_go_of_idle("transformer")
