@@ -43,11 +43,13 @@ def home() -> Path:
 
 
 def python_of(who: str) -> str:
-    """The interpreter of a side's environment."""
+    """The interpreter of a side's environment; of ours, if there is no such environment, the one that runs this."""
     path = home() / who / "bin" / "python"
-    if not path.exists():
-        raise Unavailable(f"not installed; run: python bench/peers.py {who}")
-    return str(path)
+    if path.exists():
+        return str(path)
+    if who == OURS:
+        return sys.executable
+    raise Unavailable(f"not installed; run: python bench/peers.py {who}")
 
 
 def count_operations(work: Callable[[], Any]) -> int:
@@ -75,6 +77,8 @@ def run_worker(who: str, script: str, task: Mapping[str, Any], threads: int, lim
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     env |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if who == OURS:
+        env["PYTHONPATH"] = str(ROOT / "src")
     command = [python_of(who), str(ROOT / "bench" / script), "--worker", json.dumps({"who": who, **task})]
     try:
         done = subprocess.run(

@@ -1,6 +1,6 @@
 """A guided step (CFG + STG + modality) of the full-size model on a GPU: resident, streamed, in 8 bits; and the peers.
 
-    python bench/peers.py      (once)
+    python bench/peers.py      (once; without it ours alone, by the interpreter that runs this)
     python bench/gpu_step.py
 
 22 B parameters with random weights, bfloat16, 768x512 and 1536x1024 pixels of 121 frames. Each way to run it has a
@@ -29,38 +29,47 @@ STEPS = 3
 SIDE = 8192  # of the square matrices whose product tells the rate
 INPUT_SCALE = 0.02
 
-# By name: options of `Engine.open`; "fp8" takes the fp8 file.
+SCALED = "ours, fp8-scaled-mm"  # takes the fp8 file
+# By name: options of `Engine.open`.
 OURS: dict[str, dict[str, Any]] = {
     "ours": {"offload": "none"},
     "ours, compiled": {"offload": "none", "compile": True},
     "ours, streamed": {"offload": "cpu"},
     "ours, fp8-cast": {"offload": "none", "quantization": "fp8_cast"},
     "ours, fp8-cast, streamed": {"offload": "cpu", "quantization": "fp8_cast"},
-    "ours, fp8-scaled-mm": {"offload": "none", "quantization": "fp8_scaled_mm"},
+    SCALED: {"offload": "none", "quantization": "fp8_scaled_mm"},
 }
 PEERS = ("official", "diffusers")
 
 
-def write(folder: Path, layers: int) -> dict[str, str]:
-    """The model in bfloat16, and with the matrices of its blocks in fp8."""
+def write(path: Path, layers: int, device: str) -> None:
+    """The model in bfloat16."""
+    from ltx_core.model.transformer import LTXModelConfigurator
+
+    published.write(path, {"transformer": LTXModelConfigurator}, layers, "bfloat16", device)
+
+
+def narrow(path: Path, device: str) -> None:
+    """The matrices of the model's blocks in fp8, in the place of the file: not every disk holds both."""
     import torch
     from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
-    from ltx_core.model.transformer import LTXModelConfigurator
     from ltx_core.quantization.fp8 import requantize_scaled
 
-    plain, scaled = folder / "model.safetensors", folder / "fp8.safetensors"
-    published.write(plain, {"transformer": LTXModelConfigurator}, layers, "bfloat16")
-    tensors = load_file(plain)
-    for key, value in list(tensors.items()):
-        if ".transformer_blocks." in key and key.endswith(".weight") and value.dim() == 2:
-            name = key.removesuffix("weight")
-            tensors[key], tensors[f"{name}weight_scale"] = requantize_scaled(value.float())
-            tensors[f"{name}input_scale"] = torch.tensor(INPUT_SCALE)
-    with safe_open(plain, "pt") as file:
-        save_file(tensors, scaled, file.metadata())
-    return {"bfloat16": str(plain), "fp8": str(scaled)}
+    tensors = {}
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        for key in file.keys():  # noqa: SIM118 - no dict
+            value = file.get_tensor(key)
+            if ".transformer_blocks." in key and key.endswith(".weight") and value.dim() == 2:
+                name, (codes, scale) = key.removesuffix("weight"), requantize_scaled(value.to(device).float())
+                tensors[key], tensors[f"{name}weight_scale"] = codes.cpu(), scale.cpu()
+                tensors[f"{name}input_scale"] = torch.tensor(INPUT_SCALE)
+            else:
+                tensors[key] = value.clone()
+    path.unlink()
+    save_file(tensors, path, metadata)
 
 
 def engine_step(task: dict[str, Any], given: dict[str, Any]) -> Any:
@@ -142,29 +151,35 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = write(folder, args.layers)
+        model = folder / "model.safetensors"
         for size in args.sizes:
             guided_step.write_inputs(folder / f"{size}.inputs", list(GRIDS[size]), TEXT_TOKENS, image=False)
 
         def job(side: str, size: str, index: int) -> dict[str, Any]:
-            options = OURS.get(side)
-            scaled = options is not None and options.get("quantization") == "fp8_scaled_mm"
             task = {
                 "device": args.device,
                 "dtype": "bfloat16",
                 "layers": args.layers,
                 "stg_block": guided_step.stg_block(args.layers),
-                "options": options,
-                "model": files["fp8" if scaled else "bfloat16"],
+                "options": OURS.get(side),
+                "model": str(model),
                 "inputs": str(folder / f"{size}.inputs"),
                 "output": str(folder / f"{side}, {size}"),
                 "counted": side == common.OURS,
             }
-            who = side if options is None else common.OURS
+            who = common.OURS if side in OURS else side
             return common.run_worker(who, "gpu_step.py", task, args.threads, limit=3600)
 
-        jobs = {f"{side}, {size}": partial(job, side, size) for size in args.sizes for side in args.sides}
-        results, failures = common.alternate(jobs, args.rounds, "guided step on a GPU")
+        results: dict[str, list[Any]] = {}
+        failures: dict[str, str] = {}
+        write(model, args.layers, args.device)
+        for scaled in (False, True):
+            sides = [side for side in args.sides if (side == SCALED) is scaled]
+            if scaled and sides:
+                narrow(model, args.device)
+            jobs = {f"{side}, {size}": partial(job, side, size) for size in args.sizes for side in sides}
+            found, failed = common.alternate(jobs, args.rounds, "guided step on a GPU")
+            results, failures = results | found, failures | failed
         rows = [row(name, results, folder) for name in results]
     rows += [[name, f"cannot be run: {why}", *["–"] * 4] for name, why in failures.items()]
     header = ["side, size", "seconds", "over ours", "peak memory", "share of the matrix rate", "outputs"]

@@ -21,10 +21,11 @@ def cut(layers: int) -> dict[str, Any]:
     return config
 
 
-def write(path: Path, parts: dict[str, Any], layers: int, dtype: str) -> int:
+def write(path: Path, parts: dict[str, Any], layers: int, dtype: str, device: str = "cpu") -> int:
     """Write the components {name: configurator} to one file; the number of their parameters.
 
     Names are those of `ltx_core.loader.save_checkpoint`. Every configurator builds on the meta device first.
+    device: what draws the weights; a GPU draws billions in no time.
     """
     import torch
 
@@ -32,12 +33,12 @@ def write(path: Path, parts: dict[str, Any], layers: int, dtype: str) -> int:
     from ltx_core.text_encoders.gemma.feature_extractor import size_projections
     from ltx_pipelines.miniature.random_model import randomize
 
-    config, generator = cut(layers), torch.Generator().manual_seed(0)
+    config, generator = cut(layers), torch.Generator(device).manual_seed(0)
     components = {}
     for name, part in parts.items():
         with torch.device("meta"):
             model = part.from_config(config)
         size_projections(model, TEXT_WIDTH)
-        components[name] = randomize(model.to_empty(device="cpu").to(getattr(torch, dtype)), generator)
+        components[name] = randomize(model.to(getattr(torch, dtype)).to_empty(device="cpu"), generator)
     save_checkpoint(path, components, config, "2.3.0", getattr(torch, dtype))
     return sum(tensor.numel() for model in components.values() for tensor in model.state_dict().values())

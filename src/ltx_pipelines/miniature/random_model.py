@@ -77,7 +77,7 @@ def _value(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch
     if tensor.dim() < 2 or "alpha" in leaf or "beta" in leaf:
         return torch.zeros_like(tensor)
     fan_in = tensor[0].numel() * (100 if "conv_post" in name else 1)  # its noise should not hurt
-    return torch.randn(tensor.shape, generator=generator) / fan_in**0.5
+    return torch.randn(tensor.shape, generator=generator, device=generator.device) / fan_in**0.5
 
 
 def _write_lora(path: Path, transformer: nn.Module, generator: torch.Generator) -> None:
