@@ -55,6 +55,11 @@ class LTX2Scheduler:
         if stretch and steps > 1:
             distance = 1 - sigmas[:-1]
             sigmas[:-1] = 1 - distance / (distance[-1] / (1 - terminal))
+            if not (sigmas[:-1].diff() < 0).all():
+                # From some 33,000 tokens on float32 cannot tell the first levels apart, and later none of them.
+                noise = times[:-1].double().reciprocal() - 1
+                distance = noise / (noise + shift)
+                sigmas[:-1] = 1 - distance * ((1 - terminal) / distance[-1])
         return sigmas
 
 

@@ -59,6 +59,16 @@ def test_more_tokens_shift_the_schedule_up():
     assert (many[1:-2] > few[1:-2]).all()
 
 
+@pytest.mark.parametrize("steps", [15, 50])
+@pytest.mark.parametrize("tokens", [36_960, 52_800, 200_000])
+def test_levels_descend_however_many_tokens_there_are(steps, tokens):
+    sigmas = LTX2Scheduler().execute(steps=steps, latent=torch.empty(1, 128, tokens, 1, 1, device="meta"))
+    assert (sigmas.diff() < 0).all()
+    # So far up the shift all but vanishes from the ratios of what is left of the signal: 1 / t - 1, up to a factor.
+    times = torch.linspace(1, 0, steps + 1)[:-1].double()
+    assert torch.allclose(1 - sigmas[:-1].double(), (1 / times - 1) / (1 / times[-1] - 1) * 0.9, atol=1e-5)
+
+
 def test_default_is_4096_tokens():
     latent = torch.empty(1, 128, 16, 16, 16, device="meta")
     assert torch.equal(LTX2Scheduler().execute(steps=6), LTX2Scheduler().execute(steps=6, latent=latent))
