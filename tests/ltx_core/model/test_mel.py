@@ -47,6 +47,11 @@ def test_lengths_after_resampling(samples, source, length):
     assert resample(torch.zeros(1, samples), source, RATE).shape == (1, length)
 
 
+def test_a_sound_whose_length_float32_rounds_up():
+    samples = 3 * 33_554_438  # 35 minutes; a third of it, in float32, is 2 more
+    assert resample(torch.zeros(1, samples, device="meta"), 48000, RATE).shape == (1, samples // 3 + 1)
+
+
 def test_the_same_rate_changes_nothing():
     x = randn(2, 100)
     assert resample(x, RATE, RATE) is x

@@ -48,10 +48,11 @@ def resample(waveform: torch.Tensor, source: float, target: float) -> torch.Tens
     flat = waveform.reshape(math.prod(waveform.shape[:-1]), waveform.shape[-1])
     padded = F.pad(flat, (reach, reach + old))[:, None]
     phases = F.conv1d(padded, kernel, stride=old)  # (rows, new, steps)
-    samples = phases.transpose(1, 2).reshape(flat.shape[0], -1)
     length = new * waveform.shape[-1] / old
     length = math.ceil(torch.tensor(length, dtype=torch.float32, device="cpu").item())
-    return samples[:, :length].reshape(*waveform.shape[:-1], length)
+    # Of more than half an hour float32 may ask for a sample or two that there are not.
+    samples = phases.transpose(1, 2).reshape(flat.shape[0], -1)[:, :length]
+    return samples.reshape(*waveform.shape[:-1], samples.shape[-1])
 
 
 def _resampling_kernel(old: int, new: int, like: torch.Tensor) -> tuple[torch.Tensor, int]:
