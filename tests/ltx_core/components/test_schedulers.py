@@ -1,5 +1,8 @@
 """Schedules: ends, order, dependence on the number of tokens, bad input."""
 
+import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -41,6 +44,18 @@ def test_schedules_do_not_follow_the_callers_defaults(scheduler, steps):
         torch.set_default_dtype(torch.float32)
     assert sigmas.dtype == torch.float32
     assert torch.equal(sigmas, expected)
+
+
+def test_the_schedule_has_the_same_bits_on_a_cpu_without_fused_multiplication():
+    code = (
+        "from ltx_core.components.schedulers import LTX2Scheduler\n"
+        "print([LTX2Scheduler().execute(steps=steps).tolist() for steps in range(2, 41)])"
+    )
+    simple = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=simple, capture_output=True, check=True, text=True
+    )
+    assert json.loads(printed.stdout) == [LTX2Scheduler().execute(steps=n).tolist() for n in range(2, 41)]
 
 
 @pytest.mark.parametrize("scheduler", [LTX2Scheduler, LinearQuadraticScheduler, BetaScheduler])

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ltx_core.errors import InputError
 from ltx_core.model.common.checks import check_floating, check_tensor
 from ltx_core.types import Audio
+from ltx_core.utils import linspace
 
 MEL_FLOOR = 1e-5
 ZERO_CROSSINGS, ROLLOFF = 6, 0.99
@@ -85,9 +86,9 @@ def mel_filterbank(n_fft: int, mel_bins: int, sample_rate: int) -> torch.Tensor:
     def to_mel(f: float) -> float:
         return f / step if f < corner else start + math.log(f / corner) / log_step
 
-    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, dtype=torch.float32, device="cpu")
+    frequencies = linspace(0, sample_rate // 2, n_fft // 2 + 1)
     ends = to_mel(0.0), to_mel(sample_rate / 2)
-    mels = torch.linspace(*ends, mel_bins + 2, dtype=torch.float32, device="cpu")
+    mels = linspace(*ends, mel_bins + 2)
     points = torch.where(mels >= start, corner * torch.exp(log_step * (mels - start)), step * mels)
     widths = points[1:] - points[:-1]
     slopes = points[None] - frequencies[:, None]
