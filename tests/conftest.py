@@ -1,5 +1,7 @@
 """One thread for all tests, since what is compared bit for bit must not depend on the cores; a random model."""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,19 @@ def model_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     random_model.write_random_model(folder)
     return folder
+
+
+@pytest.fixture
+def strange_defaults() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which new tensors are bfloat16, and nowhere, unless they are told otherwise."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            with torch.device("meta"):
+                yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    return context

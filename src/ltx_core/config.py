@@ -33,6 +33,19 @@ class Configurator(Generic[T]):
         return cls.from_config(metadata["config"])
 
 
+def section_of(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """The object under these keys of a checkpoint's configuration; empty where there is none, or null.
+
+    Raises `ConfigError` for anything else in its place.
+    """
+    found: Any = config
+    for depth, key in enumerate(keys, 1):
+        found = {} if found.get(key) is None else found[key]
+        if not isinstance(found, Mapping):
+            raise ConfigError(f"config.{'.'.join(keys[:depth])} is {found!r}; expected an object.")
+    return found
+
+
 def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     """Build the dataclass `cls` from the keys of `section` that it has fields for.
 

@@ -81,6 +81,18 @@ def _norm_rows() -> int:
     return NORM_ROWS * torch.get_num_threads()
 
 
+def linspace(start: float, end: float, count: int) -> torch.Tensor:
+    """(count,) float32 on the CPU: the bits that `torch.linspace` gives on CPUs with fused multiplication, on all."""
+    first, last = (
+        torch.tensor(number, dtype=torch.float32, device="cpu").double() for number in (start, end)
+    )
+    step = ((last - first).float() / max(count - 1, 1)).double()
+    index = torch.arange(count, dtype=torch.float64, device="cpu")
+    return torch.where(
+        index < max(count // 2, 1), first + step * index, last - step * (count - 1 - index)
+    ).float()
+
+
 def to_denoised(
     sample: torch.Tensor,
     velocity: torch.Tensor,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 
 from ltx_core.config import Configurator, parse_config
 from ltx_core.errors import ConfigError, MissingKeyError
@@ -21,6 +22,7 @@ from ltx_core.model.transformer.model_configurator import (
 )
 from ltx_core.model.upsampler.model import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae.configurators import VideoDecoderConfigurator, VideoEncoderConfigurator
+from ltx_core.text_encoders.gemma.duration_head import DurationHeadConfigurator
 from ltx_core.text_encoders.gemma.encoders.encoder_configurator import EmbeddingsProcessorConfigurator
 
 
@@ -42,6 +44,42 @@ from ltx_core.text_encoders.gemma.encoders.encoder_configurator import Embedding
 def test_metadata_without_a_configuration_is_refused(configurator: type[Configurator]):
     with pytest.raises(ConfigError, match=r"holds \['format'\]; expected a parsed 'config'"):
         configurator.from_metadata({"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("configurator", "path"),
+    [
+        (AudioDecoderConfigurator, "audio_vae"),
+        (AudioEncoderConfigurator, "audio_vae.model.params.ddconfig"),
+        (AudioEncoderConfigurator, "audio_vae.preprocessing.stft"),
+        (DurationHeadConfigurator, "duration_head"),
+        (EmbeddingsProcessorConfigurator, "transformer"),
+        (LTXModelConfigurator, "transformer"),
+        (VideoDecoderConfigurator, "vae"),
+        (VideoEncoderConfigurator, "vae"),
+        (VocoderConfigurator, "vocoder"),
+        (VocoderConfigurator, "vocoder.bwe"),
+    ],
+)
+@pytest.mark.parametrize("wrong", [[], "default", 3])
+def test_a_section_that_is_no_object_is_refused_by_name(configurator: Any, path: str, wrong: Any):
+    config = wrong
+    for key in reversed(path.split(".")):
+        config = {key: config}
+    with pytest.raises(ConfigError, match=rf"config\.{re.escape(path)} is .*; expected an object"):
+        configurator.from_config(config)
+
+
+@pytest.mark.parametrize("configurator", [AudioEncoderConfigurator, AudioDecoderConfigurator])
+def test_a_section_that_is_null_is_as_good_as_absent(configurator: type[Configurator]):
+    config = {"audio_vae": {"model": None, "preprocessing": {"stft": None}}}
+    with torch.device("meta"):
+        assert configurator.from_config(configurator.completed(config, {})).sample_rate == 16000
+
+
+def test_rates_of_another_type_are_refused():
+    with pytest.raises(ConfigError, match="sample_rate is '16k'; expected int"):
+        AudioEncoderConfigurator.from_config({"audio_vae": {"model": {"params": {"sampling_rate": "16k"}}}})
 
 
 @dataclass(frozen=True)

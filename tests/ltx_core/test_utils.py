@@ -1,9 +1,10 @@
-"""Files that are found, and folders that are whole or not there."""
+"""Files that are found, folders that are whole or not there, numbers at equal distances."""
 
 import pytest
+import torch
 
 from ltx_core.errors import MissingFileError
-from ltx_core.utils import find_matching_file, whole_folder
+from ltx_core.utils import find_matching_file, linspace, whole_folder
 
 
 def test_the_first_of_matching_files_is_found_however_deep(tmp_path):
@@ -34,3 +35,17 @@ def test_each_writer_of_a_folder_has_one_of_its_own(tmp_path):
         (last / "last").touch()
         (first / "first").touch()
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["last", "made"]
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.0), (0.0, 1.0), (0, 8000), (0.0, 45.245640471924965)])
+def test_numbers_at_equal_distances(start, end):
+    for count in (1, 2, 3, 16, 257, 1024):
+        got = linspace(start, end, count)
+        assert got.dtype is torch.float32
+        torch.testing.assert_close(
+            got, torch.linspace(start, end, count), rtol=0, atol=1e-7 * max(start, end)
+        )
+
+
+def test_numbers_are_rounded_once():
+    assert linspace(1.0, 0.0, 16)[3].item() == (1 - 3 * torch.tensor(1 / 15).double()).float().item()

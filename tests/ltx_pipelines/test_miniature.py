@@ -33,7 +33,7 @@ def test_a_checkpoint_brings_its_own_defaults(tmp_path: Path) -> None:
         "num_frames": 9,
         "negative_prompt": "",
         "video_guider_params": {"cfg_scale": 2, "stg_blocks": [1]},
-        "audio_guider_params": {},
+        "audio_guider_params": {"stg_blocks": None},
         "stage_2_sigmas": [0.5, 0],
     }
     params = detect_params(bare_checkpoint(tmp_path / "own", {DEFAULTS_KEY: json.dumps(values)}))
@@ -41,6 +41,7 @@ def test_a_checkpoint_brings_its_own_defaults(tmp_path: Path) -> None:
     assert params.video_guider_params.cfg_scale == 2.0
     assert params.video_guider_params.stg_blocks == [1]
     assert params.audio_guider_params.cfg_scale == 1.0
+    assert params.audio_guider_params.stg_blocks is None  # all blocks
     assert params.stage_2_sigmas == (0.5, 0.0)
     assert detect_params(bare_checkpoint(tmp_path / "none", {})) == LTX_2_3_PARAMS
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ltx_core.errors import InputError
+from ltx_core.utils import linspace
 
 BASE_SHIFT_ANCHOR = 1024
 MAX_SHIFT_ANCHOR = 4096
@@ -50,11 +51,16 @@ class LTX2Scheduler:
         shift = math.exp(tokens * slope + (base_shift - slope * BASE_SHIFT_ANCHOR))
         # With many tokens 1 - sigma nears float32's resolution: schedules agree with published ones only in
         # this very order of float32 operations, the reciprocal first, then the product.
-        times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float32, device="cpu")
+        times = linspace(1.0, 0.0, steps + 1)
         sigmas = (times.reciprocal() - 1 + shift).reciprocal() * shift
         if stretch and steps > 1:
             distance = 1 - sigmas[:-1]
             sigmas[:-1] = 1 - distance / (distance[-1] / (1 - terminal))
+            if not (sigmas[:-1].diff() < 0).all():
+                # From some 33,000 tokens on float32 cannot tell the first levels apart, and later none of them.
+                noise = times[:-1].double().reciprocal() - 1
+                distance = noise / (noise + shift)
+                sigmas[:-1] = 1 - distance * ((1 - terminal) / distance[-1])
         return sigmas
 
 

@@ -19,7 +19,7 @@ def resolve_cross_mask(
 
     Raises `InputError` for other shapes.
     """
-    mask = torch.as_tensor(attention_mask, device=device).to(dtype)
+    mask = torch.as_tensor(attention_mask, dtype=dtype, device=device)
     if mask.ndim > 2:
         raise InputError(f"The attention mask has {mask.ndim} dimensions; give a number, (M,) or (B, M).")
     if mask.ndim and mask.shape[-1] != num_new_tokens:

@@ -136,8 +136,7 @@ def embedded_params(checkpoint: Checkpoint) -> PipelineParams | None:
             f"{checkpoint.path}: {DEFAULTS_KEY} of its metadata is not JSON ({error})."
         ) from None
     for name in ("video_guider_params", "audio_guider_params"):
-        guider = parse_config(MultiModalGuiderParams, values.get(name, {}), f"{DEFAULTS_KEY}.{name}")
-        values[name] = replace(guider, stg_blocks=list(guider.stg_blocks or ()))
+        values[name] = parse_config(MultiModalGuiderParams, values.get(name, {}), f"{DEFAULTS_KEY}.{name}")
     return parse_config(PipelineParams, values, DEFAULTS_KEY)
 
 

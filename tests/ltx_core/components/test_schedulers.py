@@ -1,5 +1,8 @@
 """Schedules: ends, order, dependence on the number of tokens, bad input."""
 
+import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -43,6 +46,18 @@ def test_schedules_do_not_follow_the_callers_defaults(scheduler, steps):
     assert torch.equal(sigmas, expected)
 
 
+def test_the_schedule_has_the_same_bits_on_a_cpu_without_fused_multiplication():
+    code = (
+        "from ltx_core.components.schedulers import LTX2Scheduler\n"
+        "print([LTX2Scheduler().execute(steps=steps).tolist() for steps in range(2, 41)])"
+    )
+    simple = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=simple, capture_output=True, check=True, text=True
+    )
+    assert json.loads(printed.stdout) == [LTX2Scheduler().execute(steps=n).tolist() for n in range(2, 41)]
+
+
 @pytest.mark.parametrize("scheduler", [LTX2Scheduler, LinearQuadraticScheduler, BetaScheduler])
 def test_no_steps(scheduler):
     with pytest.raises(InputError, match="0 steps"):
@@ -57,6 +72,16 @@ def test_stretch_ends_at_terminal():
 def test_more_tokens_shift_the_schedule_up():
     few, many = (LTX2Scheduler().execute(steps=8, latent=torch.empty(1, 128, f, 16, 16)) for f in (1, 16))
     assert (many[1:-2] > few[1:-2]).all()
+
+
+@pytest.mark.parametrize("steps", [15, 50])
+@pytest.mark.parametrize("tokens", [36_960, 52_800, 200_000])
+def test_levels_descend_however_many_tokens_there_are(steps, tokens):
+    sigmas = LTX2Scheduler().execute(steps=steps, latent=torch.empty(1, 128, tokens, 1, 1, device="meta"))
+    assert (sigmas.diff() < 0).all()
+    # So far up the shift all but vanishes from the ratios of what is left of the signal: 1 / t - 1, up to a factor.
+    times = torch.linspace(1, 0, steps + 1)[:-1].double()
+    assert torch.allclose(1 - sigmas[:-1].double(), (1 / times - 1) / (1 / times[-1] - 1) * 0.9, atol=1e-5)
 
 
 def test_default_is_4096_tokens():

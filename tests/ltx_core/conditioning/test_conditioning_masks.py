@@ -28,6 +28,12 @@ def test_every_form_of_cross_mask(mask):
     assert resolve(mask).dtype is torch.float32
 
 
+def test_a_number_is_not_rounded_to_the_callers_default_dtype(strange_defaults):
+    with strange_defaults():
+        mask = resolve(0.3)
+    assert torch.equal(mask, torch.full((2, 3), 0.3))
+
+
 @pytest.mark.parametrize("shape", [(4,), (2, 4), (3, 3), (2, 3, 3)])
 def test_cross_masks_that_do_not_fit(shape):
     with pytest.raises(InputError, match="attention mask"):

@@ -7,6 +7,7 @@ import torch
 
 from ltx_core.errors import InputError
 from ltx_core.model.audio_vae import AudioProcessor
+from ltx_core.model.audio_vae import processor as processor_module
 from ltx_core.model.audio_vae.processor import log_mel, match_channels, mel_filterbank, resample
 from ltx_core.types import Audio
 
@@ -45,6 +46,31 @@ def randn(*shape: int) -> torch.Tensor:
 )
 def test_lengths_after_resampling(samples, source, length):
     assert resample(torch.zeros(1, samples), source, RATE).shape == (1, length)
+
+
+@pytest.mark.parametrize("source", [8000, 44100, 48000])
+def test_a_kernel_of_many_phases_is_applied_where_it_is_not_zero(source, monkeypatch):
+    x = randn(2, source + 7)
+    expected = resample(x, source, RATE)
+    monkeypatch.setattr(processor_module, "DENSE_KERNEL", 0)
+    torch.testing.assert_close(resample(x, source, RATE), expected, rtol=0, atol=2e-6)
+
+
+def test_rates_without_a_common_divisor_have_small_kernels(monkeypatch):
+    kernels, make = [], processor_module._resampling_kernel
+
+    def recorded(*given):
+        kernels.append(make(*given))
+        return kernels[-1]
+
+    monkeypatch.setattr(processor_module, "_resampling_kernel", recorded)
+    assert resample(randn(1, 12347), 12347, RATE).shape == (1, RATE)
+    assert kernels[0].numel() < 2**20
+
+
+def test_a_sound_whose_length_float32_rounds_up():
+    samples = 3 * 33_554_438  # 35 minutes; a third of it, in float32, is 2 more
+    assert resample(torch.zeros(1, samples, device="meta"), 48000, RATE).shape == (1, samples // 3 + 1)
 
 
 def test_the_same_rate_changes_nothing():

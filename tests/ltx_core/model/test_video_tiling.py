@@ -322,6 +322,13 @@ def test_chunks_keep_the_dtype_of_the_latent():
     assert (rough.float() - exact).norm() < 0.1 * exact.norm()
 
 
+def test_tiles_do_not_follow_the_callers_defaults(strange_defaults):
+    model, latent, config = decoder(), randn(1, 4, 3, 5, 5), tiling((64, 32), (16, 8))
+    expected = torch.cat(list(model.tiled_decode(latent, config)), dim=2)
+    with strange_defaults():
+        assert torch.equal(torch.cat(list(model.tiled_decode(latent, config)), dim=2), expected)
+
+
 def test_overlap_add_weighs_by_the_masks():
     one, two = torch.full((1, 1, 5, 1, 1), 2.0), torch.full((1, 1, 4, 1, 1), 6.0)
     groups = [(Interval(0, 5, 0, 2), one), (Interval(3, 7, 2, 0), two)]

@@ -368,6 +368,13 @@ def test_the_default_timestep_is_a_twentieth():
     assert not torch.allclose(other[1], default[1], atol=1e-3)
 
 
+def test_the_default_timestep_does_not_follow_the_callers_defaults(strange_defaults):
+    model, latent = decoder(CONDITIONED), randn(1, 4, 2, 2, 2)
+    expected = model(latent, None, seeded())
+    with strange_defaults():
+        assert torch.equal(model(latent, None, seeded()), expected)
+
+
 def test_timesteps_are_scaled_by_the_files_multiplier():
     model, latent = decoder(CONDITIONED), randn(1, 4, 2, 2, 2)
     expected = model(latent, torch.tensor([0.4]), seeded())

@@ -108,6 +108,14 @@ def test_pixels_are_squashed_and_normalised():
     assert pixels[:, 1:].eq(-1).all()
 
 
+def test_pixels_do_not_follow_the_callers_defaults(strange_defaults):
+    image = np.arange(108, dtype=np.uint8).reshape(6, 6, 3)
+    processor = ImageProcessor((2, 4), image_mean=(0.485, 0.456, 0.406), image_std=(0.229, 0.224, 0.225))
+    expected = processor(image)
+    with strange_defaults():
+        assert torch.equal(processor(image), expected)
+
+
 def test_processor_reads_the_folder_or_takes_the_towers_size(encoder):
     gemma = encoder.model.config
     assert ImageProcessor.from_config({}, gemma).size == (56, 56)

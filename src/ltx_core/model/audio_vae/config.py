@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ltx_core.config import parse_config
+from ltx_core.config import parse_config, section_of
 from ltx_core.errors import ConfigError
 from ltx_core.model.audio_vae.attention import AttentionType
 from ltx_core.model.audio_vae.causality_axis import CausalityAxis
 from ltx_core.model.common.normalization import NormType
+
+DDCONFIG = ("audio_vae", "model", "params", "ddconfig")
 
 
 @dataclass(frozen=True)
@@ -49,28 +51,26 @@ class SpectrogramConfig:
     mel_bins: int | None
 
     @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> SpectrogramConfig:
-        params = section.get("model", {}).get("params", {})
-        stft = section.get("preprocessing", {}).get("stft", {})
-        mel = section.get("preprocessing", {}).get("mel", {})
-        return cls(
-            sample_rate=params.get("sampling_rate", 16000),
-            mel_hop_length=stft.get("hop_length", 160),
-            n_fft=stft.get("filter_length", 1024),
-            is_causal=stft.get("causal", True),
-            mel_bins=params.get("ddconfig", {}).get("mel_bins")
-            or mel.get("n_mel_channels")
-            or section.get("variables", {}).get("mel_bins")
+    def from_config(cls, config: Mapping[str, Any]) -> SpectrogramConfig:
+        params = section_of(config, "audio_vae", "model", "params")
+        stft = section_of(config, "audio_vae", "preprocessing", "stft")
+        values = {
+            "sample_rate": params.get("sampling_rate", 16000),
+            "mel_hop_length": stft.get("hop_length", 160),
+            "n_fft": stft.get("filter_length", 1024),
+            "is_causal": stft.get("causal", True),
+            "mel_bins": section_of(config, *DDCONFIG).get("mel_bins")
+            or section_of(config, "audio_vae", "preprocessing", "mel").get("n_mel_channels")
+            or section_of(config, "audio_vae", "variables").get("mel_bins")
             or None,
-        )
+        }
+        return parse_config(cls, values, "config.audio_vae")
 
 
 def parse_audio_vae(config: Mapping[str, Any]) -> tuple[AudioVAEConfig, SpectrogramConfig]:
     """Read ``config["audio_vae"]``; what is missing takes its default."""
-    section = config.get("audio_vae", {})
-    ddconfig = section.get("model", {}).get("params", {}).get("ddconfig", {})
-    where = "config.audio_vae.model.params.ddconfig"
-    return parse_config(AudioVAEConfig, ddconfig, where), SpectrogramConfig.from_config(section)
+    network = parse_config(AudioVAEConfig, section_of(config, *DDCONFIG), f"config.{'.'.join(DDCONFIG)}")
+    return network, SpectrogramConfig.from_config(config)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ltx_core.config import Configurator, T, parse_config
+from ltx_core.config import Configurator, T, parse_config, section_of
 from ltx_core.model.audio_vae.autoencoder import AudioDecoder, AudioEncoder
 from ltx_core.model.audio_vae.bandwidth_extension import MelSTFT, VocoderWithBWE
-from ltx_core.model.audio_vae.config import ExtensionConfig, parse_audio_vae, parse_generator
+from ltx_core.model.audio_vae.config import DDCONFIG, ExtensionConfig, parse_audio_vae, parse_generator
 from ltx_core.model.audio_vae.vocoder import Vocoder
 
 HIFI_GAN = {"resblock": "1", "stereo": True}
@@ -22,12 +22,10 @@ class _HalfConfigurator(Configurator[T]):
     def completed(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Mapping[str, Any]:
         """The number of statistics is the file's: no key of the configuration states it."""
         features, *_ = shapes.get("per_channel_statistics.mean-of-means") or (None,)
-        section = config.get("audio_vae", {})
-        model = section.get("model", {})
-        params = model.get("params", {})
-        ddconfig = {**params.get("ddconfig", {}), "features": features}
-        model = {**model, "params": {**params, "ddconfig": ddconfig}}
-        return {**config, "audio_vae": {**section, "model": model}}
+        changed: Mapping[str, Any] = {**section_of(config, *DDCONFIG), "features": features}
+        for depth in reversed(range(len(DDCONFIG))):
+            changed = {**section_of(config, *DDCONFIG[:depth]), DDCONFIG[depth]: changed}
+        return changed
 
 
 class AudioEncoderConfigurator(_HalfConfigurator[AudioEncoder]):
@@ -55,12 +53,13 @@ class VocoderConfigurator(Configurator[Vocoder | VocoderWithBWE]):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Vocoder | VocoderWithBWE:
-        section = config.get("vocoder", {})
+        section = section_of(config, "vocoder")
         if "bwe" not in section:
             return Vocoder(**vars(parse_generator(section, "config.vocoder", HIFI_GAN)))
-        extension = parse_config(ExtensionConfig, section["bwe"], "config.vocoder.bwe")
-        first = parse_generator(section.get("vocoder", {}), "config.vocoder.vocoder", BIG_VGAN)
-        second = parse_generator(section["bwe"], "config.vocoder.bwe", BIG_VGAN)
+        bwe = section_of(config, "vocoder", "bwe")
+        extension = parse_config(ExtensionConfig, bwe, "config.vocoder.bwe")
+        first = parse_generator(section_of(config, "vocoder", "vocoder"), "config.vocoder.vocoder", BIG_VGAN)
+        second = parse_generator(bwe, "config.vocoder.bwe", BIG_VGAN)
         first = replace(first, output_sampling_rate=extension.input_sampling_rate)
         return VocoderWithBWE(
             Vocoder(**vars(first)),

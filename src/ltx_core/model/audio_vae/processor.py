@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from ltx_core.errors import InputError
 from ltx_core.model.common.checks import check_floating, check_tensor
 from ltx_core.types import Audio
+from ltx_core.utils import linspace
 
 MEL_FLOOR = 1e-5
 ZERO_CROSSINGS, ROLLOFF = 6, 0.99
+DENSE_KERNEL = 2**22  # weights of a kernel that is applied as it stands; all rates in use have smaller ones
 SCALING = "; divide 16-bit samples by 32768"
 FIRST_SURROUND = {3: 3, 5: 3, 6: 4, 8: 4}  # by the number of channels: 3.0, 5.0, 5.1, 7.1
 
@@ -44,27 +46,36 @@ def resample(waveform: torch.Tensor, source: float, target: float) -> torch.Tens
         raise InputError(f"Cannot resample from {source} to {target} Hz; rates are positive whole numbers.")
     common = math.gcd(int(source), int(target))
     old, new = int(source) // common, int(target) // common
-    kernel, reach = _resampling_kernel(old, new, waveform)
-    flat = waveform.reshape(math.prod(waveform.shape[:-1]), waveform.shape[-1])
-    padded = F.pad(flat, (reach, reach + old))[:, None]
-    phases = F.conv1d(padded, kernel, stride=old)  # (rows, new, steps)
-    samples = phases.transpose(1, 2).reshape(flat.shape[0], -1)
-    length = new * waveform.shape[-1] / old
-    length = math.ceil(torch.tensor(length, dtype=torch.float32, device="cpu").item())
-    return samples[:, :length].reshape(*waveform.shape[:-1], length)
-
-
-def _resampling_kernel(old: int, new: int, like: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """((new, 1, taps) kernel, samples that it reaches back)."""
     base = ROLLOFF * min(old, new)
     reach = math.ceil(ZERO_CROSSINGS * old / base)
-    taps = torch.arange(-reach, reach + old, dtype=like.dtype, device=like.device)[None, None] / old
-    t = torch.arange(0, -new, -1, dtype=like.dtype, device=like.device)[:, None, None] / new + taps
+    flat = waveform.reshape(math.prod(waveform.shape[:-1]), waveform.shape[-1])
+    padded = F.pad(flat, (reach, reach + old))
+    if new * (2 * reach + old) <= DENSE_KERNEL:
+        taps = torch.arange(-reach, reach + old, dtype=flat.dtype, device=flat.device)[None]
+        kernel = _resampling_kernel(taps, old, new, base)
+        phases = F.conv1d(padded[:, None], kernel[:, None], stride=old).transpose(1, 2)  # (rows, steps, new)
+    else:  # of so large a kernel nearly all is zero
+        nearest = torch.arange(new, device=flat.device)[:, None] * old // new
+        places = nearest + torch.arange(2 * reach + 1, device=flat.device)
+        kernel = _resampling_kernel((places - reach).to(flat.dtype), old, new, base)
+        steps = (padded[:, start:][:, places] for start in range(0, flat.shape[-1] + 1, old))
+        phases = torch.stack([(step * kernel).sum(-1) for step in steps], dim=1)
+    length = new * waveform.shape[-1] / old
+    length = math.ceil(torch.tensor(length, dtype=torch.float32, device="cpu").item())
+    # Of more than half an hour float32 may ask for a sample or two that there are not.
+    samples = phases.reshape(flat.shape[0], -1)[:, :length]
+    return samples.reshape(*waveform.shape[:-1], samples.shape[-1])
+
+
+def _resampling_kernel(taps: torch.Tensor, old: int, new: int, base: float) -> torch.Tensor:
+    """(new, n) weights of the samples at whole numbers `taps` (1 or new, n), for each phase of the new rate."""
+    phases = torch.arange(0, -new, -1, dtype=taps.dtype, device=taps.device)[:, None]
+    t = phases / new + taps / old
     t = (t * base).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
     window = torch.cos(t * math.pi / ZERO_CROSSINGS / 2) ** 2
     t = t * math.pi
     sinc = torch.where(t == 0, torch.ones_like(t), t.sin() / t)
-    return sinc * (window * (base / old)), reach
+    return sinc * (window * (base / old))
 
 
 def mel_filterbank(n_fft: int, mel_bins: int, sample_rate: int) -> torch.Tensor:
@@ -75,9 +86,9 @@ def mel_filterbank(n_fft: int, mel_bins: int, sample_rate: int) -> torch.Tensor:
     def to_mel(f: float) -> float:
         return f / step if f < corner else start + math.log(f / corner) / log_step
 
-    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, dtype=torch.float32, device="cpu")
+    frequencies = linspace(0, sample_rate // 2, n_fft // 2 + 1)
     ends = to_mel(0.0), to_mel(sample_rate / 2)
-    mels = torch.linspace(*ends, mel_bins + 2, dtype=torch.float32, device="cpu")
+    mels = linspace(*ends, mel_bins + 2)
     points = torch.where(mels >= start, corner * torch.exp(log_step * (mels - start)), step * mels)
     widths = points[1:] - points[:-1]
     slopes = points[None] - frequencies[:, None]

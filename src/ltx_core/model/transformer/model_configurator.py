@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ltx_core.config import Configurator, parse_config
+from ltx_core.config import Configurator, parse_config, section_of
 from ltx_core.errors import MissingKeyError
 from ltx_core.model.transformer.config import LTXModelType, TransformerConfig
 from ltx_core.model.transformer.feed_forward import CaptionProjection
@@ -70,7 +70,7 @@ class LTXModelConfigurator(Configurator[LTXModel]):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LTXModel:
         """config: the parsed ``config`` metadata of a checkpoint."""
-        section = {k: v for k, v in config.get("transformer", {}).items() if v is not None}
+        section = {k: v for k, v in section_of(config, "transformer").items() if v is not None}
         parsed = parse_config(TransformerConfig, section, SECTION)
         double = section.get("frequencies_precision") == "float64"
         parsed = dataclasses.replace(parsed, double_precision_rope=double)

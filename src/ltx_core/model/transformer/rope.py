@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ltx_core.errors import InputError, ShapeError
+from ltx_core.utils import linspace
 
 RotaryTable = tuple[torch.Tensor, torch.Tensor]
 """(cos, sin), each (B, H, T, d/2) for split or (B, T, D) for interleaved rotation; B may be 1."""
@@ -43,7 +44,7 @@ def generate_freq_grid_pytorch(
 ) -> torch.Tensor:
     """The frequencies of `generate_freq_grid_np` evaluated in float32. Returns (K,) float32 on the CPU."""
     count = inner_dim // (2 * positional_embedding_max_pos_count)
-    exponents = torch.linspace(0.0, 1.0, count, dtype=torch.float32, device="cpu")
+    exponents = linspace(0.0, 1.0, count)
     return positional_embedding_theta**exponents * pi / 2
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ltx_core.config import parse_config
+from ltx_core.config import parse_config, section_of
 from ltx_core.errors import ConfigError, MissingKeyError, UnsupportedConfigError
 from ltx_core.model.video_vae.enums import LogVarianceType, NormLayerType, PaddingModeType
 
@@ -66,7 +66,7 @@ class VideoVAEConfig:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> VideoVAEConfig:
         """Read ``config["vae"]``; a missing section is all defaults."""
-        section = config.get("vae", {})
+        section = section_of(config, "vae")
         if section.get("_class_name") not in CONVOLUTIONAL:
             raise UnsupportedConfigError(
                 f"config.vae._class_name is {section['_class_name']!r}; only the convolutional video VAE "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ltx_core.config import Configurator
+from ltx_core.config import Configurator, section_of
 from ltx_core.model.video_vae.config import VideoVAEConfig
 from ltx_core.model.video_vae.decoder import VideoDecoder
 from ltx_core.model.video_vae.encoder import VideoEncoder
@@ -30,4 +30,4 @@ class VideoDecoderConfigurator(Configurator[VideoDecoder]):
     def completed(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Mapping[str, Any]:
         """The first width is the file's: no key of the configuration states it."""
         width, *_ = shapes.get("conv_in.conv.weight") or (None,)
-        return {**config, "vae": {**config.get("vae", {}), "decoder_bottleneck_channels": width}}
+        return {**config, "vae": {**section_of(config, "vae"), "decoder_bottleneck_channels": width}}

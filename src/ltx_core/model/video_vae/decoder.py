@@ -111,7 +111,7 @@ class VideoDecoder(nn.Module):
         if not self.timestep_conditioning:
             return None
         if timestep is None:
-            timestep = torch.full((z.shape[0],), self.decode_timestep, device=z.device)
+            timestep = z.new_full((len(z),), self.decode_timestep)
         return timestep.to(z).expand(len(z)) * self.timestep_scale_multiplier.to(z)
 
     def _last_modulation(self, x: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:

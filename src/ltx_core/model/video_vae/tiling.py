@@ -253,7 +253,7 @@ def spatial_weights(
     tiles: Iterable[DecodeTile], height: int, width: int, device: torch.device
 ) -> torch.Tensor:
     """(height, width) sum of the tiles' masks; 1 where ramps do not collide."""
-    total = torch.zeros(height, width, device=device)
+    total = torch.zeros(height, width, dtype=torch.float32, device=device)
     for tile in tiles:
         total[tile.place] += tile.spatial_mask(device)
     return total.clamp(min=1e-8)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ltx_core.config import parse_config
+from ltx_core.config import parse_config, section_of
 from ltx_core.errors import InputError
 from ltx_core.sd_ops import DURATION_HEAD_KEY_OPS
 from ltx_core.types import VIDEO_SCALE_FACTORS
@@ -114,6 +114,6 @@ class DurationHeadConfigurator:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DurationHead:
         """config: the parsed ``config`` metadata. Raises `ConfigError` for a wrong value."""
-        contexts = parse_config(_Contexts, config.get("transformer", {}), "config.transformer")
-        head = parse_config(_Head, config.get("duration_head", {}), "config.duration_head")
+        contexts = parse_config(_Contexts, section_of(config, "transformer"), "config.transformer")
+        head = parse_config(_Head, section_of(config, "duration_head"), "config.duration_head")
         return DurationHead(contexts.cross_attention_dim, contexts.audio_cross_attention_dim, **vars(head))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ltx_core.config import parse_config
+from ltx_core.config import parse_config, section_of
 from ltx_core.errors import ConfigError, InputError, ShapeError
 from ltx_core.model.transformer.attention import Attention
 from ltx_core.model.transformer.feed_forward import FeedForward
@@ -178,7 +178,7 @@ class ConnectorConfig:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ConnectorConfig:
         """config: the parsed ``config`` metadata of a checkpoint. Raises `ConfigError` for a wrong value."""
-        return parse_config(cls, config.get("transformer", {}), "config.transformer")
+        return parse_config(cls, section_of(config, "transformer"), "config.transformer")
 
     def for_audio(self) -> ConnectorConfig:
         """The audio connector's sizes in the place of the video's."""

@@ -75,7 +75,7 @@ class ImageProcessor:
         height, width = self.size
         resized = Image.fromarray(pixels[..., :3]).resize((width, height), Image.Resampling.BILINEAR)
         values = torch.from_numpy(np.array(resized)).float() * self.rescale_factor
-        normalised = (values - torch.tensor(self.image_mean)) / torch.tensor(self.image_std)
+        normalised = (values - values.new_tensor(self.image_mean)) / values.new_tensor(self.image_std)
         return normalised.permute(2, 0, 1)[None]
 
 

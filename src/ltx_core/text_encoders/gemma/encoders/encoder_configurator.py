@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ltx_core.config import Configurator, parse_config
+from ltx_core.config import Configurator, parse_config, section_of
 from ltx_core.errors import UnsupportedConfigError
 from ltx_core.module_ops import ModuleOps
 from ltx_core.sd_ops import (
@@ -90,7 +90,7 @@ class EmbeddingsProcessorConfigurator(Configurator[EmbeddingsProcessor]):
         """
         video = ConnectorConfig.from_config(config)
         return EmbeddingsProcessor(
-            feature_extractor=_feature_extractor(config.get("transformer", {}), video),
+            feature_extractor=_feature_extractor(section_of(config, "transformer"), video),
             video_connector=video.build(),
             audio_connector=video.for_audio().build(),
         )
