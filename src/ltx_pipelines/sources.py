@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -22,7 +21,6 @@ from ltx_pipelines.recipe import Recipe, Source
 log = logging.getLogger(__name__)
 
 SHORTEST = 0.1  # seconds, longer than the window of any spectrogram
-BEYOND = 1.0  # seconds after a video's end, so that neither windows nor filters see the sound's
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,12 @@ def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLate
         )
     if sound.waveform.shape[1] > MOST_CHANNELS:
         sound = Audio(match_channels(sound.waveform, 2), sound.sampling_rate)
-    frames, duration = AudioLatentShape.from_video_pixel_shape(shape).frames, shape.frames / shape.fps
-    # The encoder is causal: it need not hear the whole song that a few seconds are filmed to.
-    heard = math.ceil((duration + BEYOND) * sound.sampling_rate)
+    frames = AudioLatentShape.from_video_pixel_shape(shape).frames
     audio = None
     with suppress(InputError):  # too short for a single latent frame
-        audio = engine.encode_audio(Audio(sound.waveform[..., :heard], sound.sampling_rate))
+        audio = engine.encode_audio(sound)
     if audio is None or audio.shape[2] < frames:  # a sound that is a little short may suffice as it is
+        duration = shape.frames / shape.fps
         missing = max(duration - sound.waveform.shape[-1] / sound.sampling_rate, 0.0)
         if round(missing, 2):
             log.warning("%s ends %.2f s before the video does; silence follows.", source.audio_path, missing)
