@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ltx_core.config import section_of
 from ltx_core.errors import InputError
 from ltx_core.loader import LoraSwitcher, variant_by_name
 from ltx_core.loader.streaming import check_mode
@@ -193,9 +194,8 @@ class Engine:
         self.components.expect(recipe.loras)
 
         checkpoint = self.ledger.checkpoint(*self.ledger.files_of("transformer"))
-        count = checkpoint.config.get("transformer", {}).get(
-            "num_layers", max(recipe.stg_blocks, default=0) + 1
-        )
+        told = section_of(checkpoint.config, "transformer").get("num_layers")
+        count = told or max(recipe.stg_blocks, default=0) + 1
         missing = sorted(block for block in recipe.stg_blocks if not 0 <= block < count)
         if missing:
             log.warning("STG asks for block %d; the transformer has blocks 0 to %d.", missing[0], count - 1)
