@@ -419,7 +419,7 @@ class TestPlan:
         assert "Fits" in text
         assert read_bytes == [0]
 
-    @pytest.mark.parametrize("name", ["pictures", "sound", "window", "control"])
+    @pytest.mark.parametrize("name", ["pictures", "sound", "window", "control", "short control"])
     def test_tokens_and_passes_are_those_of_the_run(self, pipeline, name, picture, sound, clip, pass_counts):
         kind, asked = {
             "pictures": (
@@ -429,8 +429,9 @@ class TestPlan:
             "sound": (A2VidPipelineTwoStage, {"audio_path": sound} | STEPS),
             "window": (RetakePipeline, {"video_path": clip, "start_time": 0.3, "end_time": 0.6} | STEPS),
             "control": (ICLoraPipeline, {"video_conditioning": [(clip, 1.0)]}),
+            "short control": (ICLoraPipeline, {"video_conditioning": [(clip, 1.0)], "num_frames": 17}),
         }[name]
-        asked |= {"prompt": "x"} | ({"seed": 5} if kind is RetakePipeline else SMALL)
+        asked = {"prompt": "x"} | ({"seed": 5} if kind is RetakePipeline else SMALL) | asked
         made, events = kind(engine=pipeline.engine), []
         recipe = made(dry_run=True, **asked)
         lines = describe_plan(pipeline.engine, recipe).splitlines()
