@@ -436,7 +436,16 @@ class TestRuns:
         assert "is for 'distilled', not 'retake'" in capsys.readouterr().err
 
     def test_both_formats_hold_the_same(self, tmp_path, picture):
-        flags = ["--prompt", 'say "hi"\nthere', "--image", str(picture), "0", "1", "--output-path", "x.mp4"]
+        flags = [
+            "--prompt",
+            'say "hi"\nthere\x7f',
+            "--image",
+            str(picture),
+            "0",
+            "1",
+            "--output-path",
+            "x.mp4",
+        ]
         flags += ["--video-stg-blocks", "1", "0", "--audio-stg-blocks", "--quantization", "fp8-cast"]
         flags += ["--lora", "a.safetensors", "-0.5"]
         stored = []
