@@ -53,8 +53,10 @@ def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     key take their default. `where` names the section in messages, e.g. ``config.transformer``.
 
     Raises `MissingKeyError` (a KeyError) for a missing key without default, `ConfigError` for a value of the
-    wrong type.
+    wrong type, or a section that is none.
     """
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{where} is {section!r}; expected an object.")
     hints = typing.get_type_hints(cls)
     values = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]

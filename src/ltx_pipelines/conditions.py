@@ -125,7 +125,9 @@ class ReferenceVideo:
 
     def tokens(self, shape: VideoPixelShape) -> int:
         height, width = self.size(shape)
-        return VideoLatentShape.from_pixel_shape(shape._replace(height=height, width=width)).token_count()
+        frames = min(shape.frames, probe_video(self.path).frames)
+        shape = shape._replace(frames=frames, height=height, width=width)
+        return VideoLatentShape.from_pixel_shape(shape).token_count()
 
 
 @dataclass(frozen=True)

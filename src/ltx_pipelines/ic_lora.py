@@ -23,7 +23,7 @@ from ltx_pipelines.pipeline import (
 from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.loras import reference_downscale_factor
-from ltx_pipelines.utils.validation import check_mask, check_strength
+from ltx_pipelines.utils.validation import check_file, check_mask, check_strength
 
 
 class ICLoraPipeline(Pipeline):
@@ -86,6 +86,7 @@ class ICLoraPipeline(Pipeline):
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(f"video_conditioning is a list of (path, strength); {pair!r} is none.")
             path, strength = pair
+            check_file(path)
             clip = probe_video(path)
             if conditioning_attention_mask is not None:
                 check_mask(conditioning_attention_mask, min(clip.frames, request.num_frames))

@@ -31,7 +31,7 @@ from ltx_pipelines.recipe import (
     scheduled_sigmas,
 )
 from ltx_pipelines.utils.constants import PipelineParams
-from ltx_pipelines.utils.validation import check_file, check_window, number, random_seed
+from ltx_pipelines.utils.validation import check_file, check_window, number, random_seed, whole_number
 
 __all__ = ["RetakePipeline", "TemporalRegionMask"]
 
@@ -92,7 +92,8 @@ class RetakePipeline(Pipeline):
         start, end = number("start_time", start_time), number("end_time", end_time)
         check_window(start, end, clip.duration)
         guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, audio_guider_params)
-        drawn = random_seed() if seed is not None and seed < 0 else seed
+        given = self.params.seed if seed is None else whole_number("seed", seed)
+        drawn = random_seed() if given < 0 else given
         size = (drawn, clip.height, clip.width, clip.frames, clip.fps)
         request = self.request(prompt, run, *size, tiling=tiling_config, **({} if distilled else guided))
         request = request.enhanced(enhance_prompt)

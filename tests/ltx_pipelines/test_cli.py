@@ -186,6 +186,10 @@ class TestHelp:
         ("distilled --config NOTHING", "--config: the path is empty"),
         ("distilled --save-config NOTHING", "--save-config: the path is empty"),
         ("a2vid-two-stage --audio-path SOUND --audio-start-time 1e300", "has no sound at 1e+300 s"),
+        (
+            "a2vid-two-stage --audio-path SOUND --num-frames -7",
+            "num_frames is -7; it must be a multiple of 8",
+        ),
         ("distilled --save-config DIRECTORY.toml", "directory.toml is a folder; give the name of a file"),
         ("ti2vid-one-stage --negative-prompt -x", "a value that begins with a dash is written --flag=-value"),
         (
@@ -436,7 +440,16 @@ class TestRuns:
         assert "is for 'distilled', not 'retake'" in capsys.readouterr().err
 
     def test_both_formats_hold_the_same(self, tmp_path, picture):
-        flags = ["--prompt", 'say "hi"\nthere', "--image", str(picture), "0", "1", "--output-path", "x.mp4"]
+        flags = [
+            "--prompt",
+            'say "hi"\nthere\x7f',
+            "--image",
+            str(picture),
+            "0",
+            "1",
+            "--output-path",
+            "x.mp4",
+        ]
         flags += ["--video-stg-blocks", "1", "0", "--audio-stg-blocks", "--quantization", "fp8-cast"]
         flags += ["--lora", "a.safetensors", "-0.5"]
         stored = []

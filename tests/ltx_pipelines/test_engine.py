@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import CheckpointError, InputError, LTXError
-from ltx_core.loader import Checkpoint
+from ltx_core.loader import Checkpoint, save_checkpoint
 from ltx_core.model.transformer import LTXModel
 from ltx_core.model.transformer.attention import Attention, AttentionFunction
+from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines import (
     A2VidPipelineTwoStage,
@@ -422,7 +423,7 @@ class TestPlan:
         assert "Fits" in text
         assert read_bytes == [0]
 
-    @pytest.mark.parametrize("name", ["pictures", "sound", "window", "control"])
+    @pytest.mark.parametrize("name", ["pictures", "sound", "window", "control", "short control"])
     def test_tokens_and_passes_are_those_of_the_run(self, pipeline, name, picture, sound, clip, pass_counts):
         kind, asked = {
             "pictures": (
@@ -432,8 +433,9 @@ class TestPlan:
             "sound": (A2VidPipelineTwoStage, {"audio_path": sound} | STEPS),
             "window": (RetakePipeline, {"video_path": clip, "start_time": 0.3, "end_time": 0.6} | STEPS),
             "control": (ICLoraPipeline, {"video_conditioning": [(clip, 1.0)]}),
+            "short control": (ICLoraPipeline, {"video_conditioning": [(clip, 1.0)], "num_frames": 17}),
         }[name]
-        asked |= {"prompt": "x"} | ({"seed": 5} if kind is RetakePipeline else SMALL)
+        asked = {"prompt": "x"} | ({"seed": 5} if kind is RetakePipeline else SMALL) | asked
         made, events = kind(engine=pipeline.engine), []
         recipe = made(dry_run=True, **asked)
         lines = describe_plan(pipeline.engine, recipe).splitlines()
@@ -676,6 +678,25 @@ class TestWrongFiles:
             TI2VidTwoStagesPipeline(**{**files(model_folder), **change})(
                 "x", callback=events.append, **SMALL, **STEPS
             )
+        assert not events
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"rational_resampler": True, "spatial_scale": 1.5}, r"frames by 1 and sides by 1\.5"),
+            ({"temporal_upsample": True, "spatial_upsample": False}, "frames by 2 and sides by 1"),
+            ({"temporal_upsample": True}, "frames by 2 and sides by 2"),
+        ],
+    )
+    def test_upsamplers_that_are_for_no_second_stage(self, model_folder, tmp_path, changes, sentence):
+        path = tmp_path / "upsampler.safetensors"
+        config = Checkpoint(model_folder / "upsampler.safetensors").config | changes
+        upsampler = LatentUpsamplerConfigurator.from_config(config)
+        save_checkpoint(path, {"upsampler": upsampler}, config, "2.3.0")
+        pipeline = TI2VidTwoStagesPipeline(**files(model_folder) | {"spatial_upsampler_path": path})
+        events = []
+        with pytest.raises(CheckpointError, match=f"{sentence}; a second stage needs"):
+            pipeline("x", callback=events.append, **SMALL, **STEPS)
         assert not events
 
     @pytest.mark.parametrize("damage", ["empty", "truncated", "foreign", "misshapen", "lacking"])

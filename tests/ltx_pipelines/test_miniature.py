@@ -50,6 +50,8 @@ def test_a_checkpoint_brings_its_own_defaults(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "generation_defaults of its metadata is not JSON"),
+        ("[1]", r"generation_defaults of its metadata is \[1\]; expected an object"),
+        ('{"video_guider_params": 3}', "generation_defaults.video_guider_params is 3; expected an object"),
         ('{"num_inference_steps": "many"}', "num_inference_steps is 'many'"),
         (
             '{"num_inference_steps": 4, "stage_2_sigmas": [0.5, 0.7, 0.0]}',

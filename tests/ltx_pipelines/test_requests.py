@@ -257,6 +257,11 @@ def test_times_are_numbers(clip):
         RetakePipeline()(clip, "x", 0, "0.5", dry_run=True)
 
 
+def test_the_seed_of_a_retake_is_a_number(clip):
+    with pytest.raises(InputError, match="seed is '5'; give a whole number"):
+        RetakePipeline()(clip, "x", 0, 0.5, seed="5", dry_run=True)
+
+
 @pytest.mark.parametrize("given", [["a.mp4"], ("a.mp4", 1.0), [3]])
 def test_control_clips_are_pairs(given):
     with pytest.raises(InputError, match=r"('a.mp4'|3) is none"):
@@ -350,8 +355,12 @@ def test_what_to_hear_is_checked(sound, clip):
             film("x", audio_path=sound, **arguments)
     with pytest.raises(InputError, match="A file is of type NoneType; give its path"):
         RetakePipeline()(None, "x", 0.0, 1.0)
+    with pytest.raises(InputError, match="A file is of type NoneType; give its path"):
+        ICLoraPipeline()("x", video_conditioning=[(None, 1.0)])
 
 
 def test_an_empty_path_is_told_as_one():
     with pytest.raises(InputError, match=r"^The path of a file is empty; name a file\.$"):
         RetakePipeline()("", "x", 0.0, 0.5)
+    with pytest.raises(InputError, match=r"^The path of a file is empty; name a file\.$"):
+        ICLoraPipeline()("x", video_conditioning=[("", 1.0)])

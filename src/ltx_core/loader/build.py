@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ltx_core.config import Configurator
-from ltx_core.errors import CheckpointError, ConfigError
+from ltx_core.errors import CheckpointError, ConfigError, LTXError
 from ltx_core.loader.checkpoint import Checkpoint, TensorInfo
 from ltx_core.module_ops import assign
 from ltx_core.quantization.fp8 import FP8_DTYPES, ScaledLinear, dequantize
@@ -85,17 +85,22 @@ def prepare_model(
         return _prepare(model, checkpoint, key_map, found, dtype, policy)
     except ConfigError as error:
         bare = "" if checkpoint.config else "the file carries no model configuration, so it is no model; "
-        raise type(error)(f"{checkpoint.path}: {bare}{error}") from None
+        raise type(error)(f"{checkpoint.path}: {bare}{error}") from error.__cause__
 
 
 def _on_meta(configurator: Any, checkpoint: TensorSource, found: Mapping[str, Stored]) -> nn.Module:
     if isinstance(configurator, nn.Module):
         return configurator
     config = checkpoint.config
-    if isinstance(configurator, type) and issubclass(configurator, Configurator):
-        config = configurator.completed(config, {name: stored.shape for name, stored in found.items()})
-    with torch.device("meta"):
-        return configurator.from_config(config)
+    try:
+        if isinstance(configurator, type) and issubclass(configurator, Configurator):
+            config = configurator.completed(config, {name: stored.shape for name, stored in found.items()})
+        with torch.device("meta"):
+            return configurator.from_config(config)
+    except LTXError:
+        raise
+    except Exception as error:  # whatever a negative width or a section that is none may lead to
+        raise ConfigError(f"no network can be made of the configuration ({error}).") from error
 
 
 def resident(filling: Filling, device: torch.device | str) -> nn.Module:

@@ -55,7 +55,7 @@ def apply_loras(
 ) -> StateDict:
     """`model_sd` with LoRAs fused, the rest cast to `dtype` if given; written to `destination_sd` if given.
 
-    Scaled fp8 weights stay what they are.
+    Scaled fp8 weights stay what they are, and so do all scales.
 
     LoRA keys are as after `LTXV_LORA_COMFY_RENAMING_MAP`; other namings are understood as `match_lora` says.
     The tensors of `model_sd` are neither changed nor shared with the result. Raises `CheckpointError` for a
@@ -77,7 +77,8 @@ def apply_loras(
             if scale is not None:
                 result[f"{key}_scale"] = scale
         elif key not in result:
-            cast = dtype is not None and value.is_floating_point() and scale is None
+            is_scaled = scale is not None or key.endswith("_scale")
+            cast = dtype is not None and value.is_floating_point() and not is_scaled
             result[key] = value.to(dtype if cast else value.dtype, copy=True)
     return StateDict.of(result, model_sd.device)
 

@@ -14,6 +14,7 @@ import torch
 from ltx_core.errors import CheckpointError
 from ltx_core.loader.build import EVERYTHING, find_tensors
 from ltx_core.loader.checkpoint import Checkpoint
+from ltx_core.quantization.fp8 import FP8_DTYPES
 from ltx_core.sd_ops import LTXV_LORA_COMFY_RENAMING_MAP, SDOps
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,11 @@ class Pair(NamedTuple):
     scale: float
 
 
+def wide(half: torch.Tensor) -> torch.Tensor:
+    """Half of a pair as it is, or in bfloat16, which holds all of its values, where it is stored in 8 bits."""
+    return half.bfloat16() if half.dtype in FP8_DTYPES else half
+
+
 @dataclass(frozen=True)
 class LoraKeys:
     """The tensors of one module's LoRA, by their names after the file's key map.
@@ -58,7 +64,8 @@ class LoraKeys:
 
     def pair(self, read: Callable[[str], torch.Tensor], strength: float) -> Pair:
         """The update at this strength."""
-        down, up, alpha = read(self.down), read(self.up), self.alpha
+        down, up = (wide(read(key)) for key in (self.down, self.up))
+        alpha = self.alpha
         number = read(alpha).item() if isinstance(alpha, str) else alpha
         return Pair(down, up, strength if number is None else strength * number / down.shape[0])
 

@@ -36,7 +36,7 @@ def write_config(path: Path, command: str, namespace: argparse.Namespace) -> Non
     values = {"command": command, **plain_values(namespace)}
     if _format(path) == "json":
         text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    else:  # without null, a JSON value is a TOML value
+    else:  # without null and DEL, a JSON value is a TOML value
         lines = (f"{key} = {_toml(value)}" for key, value in values.items())
         text = "\n".join(lines) + "\n"
     try:
@@ -77,7 +77,7 @@ def _format(path: Path) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_toml(text: str) -> dict[str, Any]:

@@ -177,7 +177,8 @@ def call_arguments(pipeline: Pipeline, namespace: argparse.Namespace) -> dict[st
     if "video_cfg_guidance_scale" in given:
         arguments["video_guider_params"] = _guider(given, "video", "a2v_guidance_scale")
         arguments["audio_guider_params"] = _guider(given, "audio", "v2a_guidance_scale")
-    if "audio_path" in given and given.get("audio_max_duration") is None:
+    has_sound = "audio_path" in given and given["audio_max_duration"] is None
+    if has_sound and given["num_frames"] > 0:  # else the call says what is wrong
         check_frame_rate(given["frame_rate"])
         arguments["audio_max_duration"] = given["num_frames"] / given["frame_rate"]
     if (mask := given.get("conditioning_attention_mask")) is not None:

@@ -57,10 +57,12 @@ def decode_audio_from_file(
 
 
 def _seek(container: Any, stream: Any, origin: float, start: float) -> None:
-    """To a little before `start`; stays at the beginning where the file cannot be searched."""
+    """To `start`, or a little before; stays at the beginning where the file cannot be searched."""
     import av
 
-    target = max(start - RUN_UP, 0.0)
+    # What is not compressed needs none; read from there, half samples are rounded as in the reference.
+    run_up = 0.0 if stream.codec_context.name.startswith("pcm_") else RUN_UP
+    target = max(start - run_up, 0.0)
     # In MP4 also to 0: AAC decoders prime themselves differently after a seek, and the reference seeks. From FFmpeg 9
     # on (libavcodec 63) they drop a frame for that. In other files a seek to 0 may lose the first packet.
     is_new = av.library_versions["libavcodec"][0] >= 63

@@ -135,6 +135,8 @@ def embedded_params(checkpoint: Checkpoint) -> PipelineParams | None:
         raise ConfigError(
             f"{checkpoint.path}: {DEFAULTS_KEY} of its metadata is not JSON ({error})."
         ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{checkpoint.path}: {DEFAULTS_KEY} of its metadata is {text}; expected an object.")
     for name in ("video_guider_params", "audio_guider_params"):
         values[name] = parse_config(MultiModalGuiderParams, values.get(name, {}), f"{DEFAULTS_KEY}.{name}")
     return parse_config(PipelineParams, values, DEFAULTS_KEY)

@@ -27,7 +27,7 @@ from ltx_core.loader.builder import source_of
 from ltx_core.loader.lora import LoraFile
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
 from ltx_core.model.transformer import LTXModel, LTXModelConfigurator, X0Model
-from ltx_core.model.upsampler import LatentUpsamplerConfigurator
+from ltx_core.model.upsampler import LatentUpsampler, LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.quantization import QuantizationPolicy
 from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator, load_text_encoder
@@ -156,7 +156,8 @@ class ModelLedger:
         return self._build("gemma_embeddings_processor")
 
     def check(self, component: str) -> nn.Module | None:
-        """Raise `CheckpointError` or `ConfigError` unless a component's file holds it whole; reads headers only.
+        """Raise `CheckpointError` or `ConfigError` unless a component's file holds it whole, and an upsampler is one
+        for a second stage; reads headers only.
 
         Returns the component on the meta device; None for the text encoder.
         """
@@ -171,6 +172,12 @@ class ModelLedger:
                 f"{files[0]} holds no {component.replace('_', ' ')} ({_article(found)}); give the file that does."
             )
         filling = self._prepared[component] = self._prepare(component)
+        if isinstance(filling.model, LatentUpsampler) and filling.model.growth != (1, 2):
+            frames, sides = filling.model.growth
+            raise CheckpointError(
+                f"{files[0]} multiplies frames by {frames:g} and sides by {sides:g}; a second stage needs a latent "
+                "upsampler that doubles the sides alone (spatial, x2)."
+            )
         return filling.model
 
     def open_lora(self, lora: LoraPathStrengthAndSDOps) -> LoraFile:

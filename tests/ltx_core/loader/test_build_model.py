@@ -94,6 +94,13 @@ def test_a_configuration_error_names_the_file(files):
         build(files, path)
 
 
+@pytest.mark.parametrize("width", ["-1", "null", "[]"])
+def test_a_configuration_of_which_no_network_can_be_made(files, width):
+    path = files.write("x.safetensors", {"x": torch.ones(1)}, config=f'{{"width": {width}}}')
+    with pytest.raises(ConfigError, match=r"x\.safetensors: no network can be made of the configuration \("):
+        build(files, path)
+
+
 def test_a_file_without_configuration_is_said_to_be_no_model(files):
     with pytest.raises(ConfigError, match=r"lora\.safetensors: the file carries no model configuration"):
         build(files, files.lora())

@@ -146,11 +146,21 @@ def test_the_scale_of_a_scaled_weight_is_replaced_wherever_it_stands():
 
 def test_fp8_weights_without_scale_are_cast_with_the_rest_and_scaled_ones_stay():
     codes = WEIGHT.to(torch.float8_e4m3fn)
-    tensors = {"plain.weight": codes, "scaled.weight": codes, "scaled.weight_scale": torch.tensor(2.0)}
+    scales = {"scaled.weight_scale": torch.tensor(2.01), "scaled.input_scale": torch.tensor(0.03)}
+    tensors = {"plain.weight": codes, "scaled.weight": codes} | scales
     base = StateDict.of(tensors | model_state().sd)
-    got = apply_loras(base, [LoraStateDictWithStrength(lora_state(), 0.8)], torch.float32).sd
-    assert torch.equal(got["plain.weight"], codes.float())
+    got = apply_loras(base, [LoraStateDictWithStrength(lora_state(), 0.8)], torch.bfloat16).sd
+    assert torch.equal(got["plain.weight"], codes.bfloat16())
     assert got["scaled.weight"].dtype is torch.float8_e4m3fn
+    assert {name: got[name] for name in scales} == scales
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_a_lora_in_8_bits_is_widened(dtype):
+    narrow = {name: to_fp8(half, dtype) for name, half in lora_state().sd.items()}
+    halves = (narrow, {name: half.bfloat16() for name, half in narrow.items()})
+    got = [apply_loras(model_state(), [LoraStateDictWithStrength(StateDict.of(sd), 0.8)]).sd for sd in halves]
+    assert torch.equal(got[0]["a.weight"], got[1]["a.weight"])
 
 
 def test_a_lora_in_memory_that_fits_nothing_is_refused():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ltx_core.errors import CheckpointError, InputError, MissingFileError, UnsupportedConfigError
+from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError, UnsupportedConfigError
 from ltx_core.loader import SingleGPUModelBuilder
 from ltx_core.text_encoders.gemma import (
     GEMMA_LLM_KEY_OPS,
@@ -243,6 +243,15 @@ def test_another_kind_of_model_is_refused(gemma_root, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
     with pytest.raises(UnsupportedConfigError, match=r"config.json.*'llama'"):
+        load_text_encoder(folder)
+
+
+def test_sizes_that_no_network_can_have(gemma_root, tmp_path):
+    folder = shutil.copytree(gemma_root, tmp_path / "gemma")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] = -1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"config\.json: no network can be made of it \("):
         load_text_encoder(folder)
 
 

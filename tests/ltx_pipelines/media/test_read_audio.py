@@ -108,6 +108,14 @@ def test_a_window_of_an_exact_format(start, duration, tmp_path):
     assert (heard(path, start, duration)[0] * 32768).tolist() == list(range(first, last))
 
 
+@pytest.mark.parametrize(("start", "first"), [(0.03, 661), (0.25, 5513), (0.45, 9923)])
+def test_a_window_that_begins_between_two_samples(start, first, tmp_path):
+    """The reference counts from the whole sample before: which one of the two it takes is its rounding's choice."""
+    stored = np.arange(11025, dtype=np.int16)[None]
+    path = write_sound(tmp_path / "sound.wav", "pcm_s16le", "s16", stored, 22050)
+    assert heard(path, start)[0, 0] * 32768 == first
+
+
 @pytest.mark.parametrize("start", [0.1, 0.6, 1.3, 1.35, 1.8, 1.85])
 def test_a_window_near_the_end_of_flac(start, tmp_path):
     """FFmpeg cannot go to the last fifth of a second of such a file: it has to be read from the beginning."""

@@ -82,6 +82,8 @@ class LatentUpsampler(nn.Module):
         for name, value in vars(config).items():
             setattr(self, name, value)
         self.factors: Stride = (1 + temporal_upsample, 1 + spatial_upsample, 1 + spatial_upsample)
+        # By what it multiplies frames (2 for 2 F - 1) and sides.
+        self.growth = (self.factors[0], spatial_scale if config.uses_ratio else self.factors[1])
         mid = mid_channels
         self.initial_conv = _conv(dims, in_channels, mid)
         self.initial_norm = nn.GroupNorm(32, mid)

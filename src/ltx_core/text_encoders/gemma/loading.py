@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ltx_core.errors import LTXError
+from ltx_core.errors import ConfigError, LTXError
 from ltx_core.loader import Checkpoint, Registry
 from ltx_core.loader.build import Fill, build_model
 from ltx_core.loader.builder import source_of
@@ -54,6 +54,8 @@ def _on_meta(folder: GemmaFolder) -> Gemma:
             return Gemma(folder.config)
     except LTXError as error:
         raise type(error)(f"{folder.config_file}: {error}") from None
+    except Exception as error:  # whatever a negative width may lead to
+        raise ConfigError(f"{folder.config_file}: no network can be made of it ({error}).") from error
 
 
 def _load_vision(encoder: GemmaTextEncoder, folder: GemmaFolder, checkpoint: Checkpoint) -> None:
