@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ltx_trainer.config import RunConfig
     from ltx_trainer.task import Task
 
-STOPPED = 130  # exit code, as of a program that Ctrl-C ends
 OUT_OF_MEMORY = (
     "out of memory. Use a smaller batch_size with more optimizer.accumulate, gradient_checkpointing, several GPUs "
     "with `shard = true`, or a LoRA of less rank."
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_training(options: argparse.Namespace) -> int:
     """Read the configuration, train, and say what was written."""
     from ltx_trainer.config import read_config
-    from ltx_trainer.folder import is_first_process
+    from ltx_trainer.folder import STOPPED, is_first_process
     from ltx_trainer.loop import train
     from ltx_trainer.sharding import launcher_shards
 
@@ -110,6 +109,13 @@ def task_of(name: str) -> tuple[type[RunConfig], Callable[[Any], Task]]:
     return AutoencoderRun, VideoVAETask if name == "video-vae" else AudioVAETask
 
 
+def _path(text: str) -> Path:
+    """A path with ``~`` expanded. An empty one, which would be the folder one is in, is refused."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or folder")
+    return Path(text).expanduser()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ltx_trainer",
@@ -119,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, summary: str, run: Callable[[argparse.Namespace], int], output: str) -> Any:
         command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
-        command.add_argument("--output-path", type=Path, required=True, help=output)
+        command.add_argument("--output-path", type=_path, required=True, help=output)
         command.add_argument("--debug", action="store_true", help="show the trace of an error")
         command.set_defaults(run=run)
         return command
@@ -128,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     configured.append(add("cache", "encode clips to latents", run_cache, "folder of the latents"))
     for command in configured:
         command.add_argument(
-            "--config", type=Path, required=True, help="TOML file that describes what is to be done"
+            "--config", type=_path, required=True, help="TOML file that describes what is to be done"
         )
         command.add_argument(
             "--set",
@@ -140,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     add("miniature", "train the built-in model from nothing, in hours", run_miniature, "folder of the runs")
     together = add("assemble", "put the files of several trainings together", run_assemble, "file")
-    together.add_argument("--parts", type=Path, nargs="+", required=True, help="official-format files")
+    together.add_argument("--parts", type=_path, nargs="+", required=True, help="official-format files")
     together.add_argument("--fp8", action="store_true", help="store the transformer's blocks in 8 bits")
     return parser
 
