@@ -1,6 +1,7 @@
 """The transformer as a whole: passes, invariants, sharing, gradients, configurations, bad input."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -855,15 +856,32 @@ class TestOneStage:
         assert told == (sum(held) if self.ONCE[name] else 0)
 
 
-def test_cuda_graphs_keep_the_results_of_all_blocks_of_a_step(monkeypatch):
+CUDA_GRAPHS = [{"mode": "max-autotune"}, {"options": {"triton.cudagraphs": True}}, {"backend": "cudagraphs"}]
+
+
+@pytest.mark.parametrize("options", CUDA_GRAPHS, ids=str)
+def test_cuda_graphs_keep_the_results_of_all_blocks_of_a_step(options, monkeypatch):
     """PyTorch lets the graphs of one marked step alone; without a mark each call may overwrite the last one's."""
     marks = []
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     model, given = build(V23), (video(), audio())
-    model.compile_blocks()
+    model.compile_blocks(options={"max_autotune": True})
     model(*given)
     assert not marks
-    model.compile_blocks(mode="max-autotune")
+    model.compile_blocks(**options)
     model(*given)
     assert len(marks) == 1
+
+
+@pytest.mark.parametrize("options", CUDA_GRAPHS, ids=str)
+def test_cuda_graphs_of_blocks_that_come_and_go_are_refused(options, monkeypatch):
+    """PyTorch would record one more graph at each call, as weights are never where they were."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    model = build(V23)
+    model.streamer = SimpleNamespace(to_gpu=True)
+    with pytest.raises(InputError, match="CUDA graphs, which need weights that stay on the GPU"):
+        model.compile_blocks(**options)
+    model.compile_blocks(mode="max-autotune-no-cudagraphs")
+    model.streamer.to_gpu = False  # they go through main memory only, where there are no graphs
+    model.compile_blocks(**options)

@@ -132,11 +132,19 @@ class LTXModel(nn.Module):
         """Compile the blocks' forward pass at its first run, with these options of `torch.compile`.
 
         Shapes are fixed (``dynamic=False``) unless said otherwise. Blocks of one kind share what is compiled:
-        one graph for each pass of a guided step and each size.
+        one graph for each pass of a guided step and each size. Raises `InputError` for CUDA graphs of blocks that
+        are streamed.
         """
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_GRAPHS)
         torch._dynamo.config.skip_nnmodule_hook_guards = False  # LoRAs may come and go as hooks
-        self.has_cuda_graphs = options.get("mode") in CUDA_GRAPH_MODES
+        self.has_cuda_graphs = _asks_for_cuda_graphs(**options)
+        streamer: Any = getattr(self, "streamer", None)
+        if self.has_cuda_graphs and streamer is not None and streamer.to_gpu:
+            # A graph holds addresses of weights; each one that changes would be recorded anew, and kept.
+            raise InputError(
+                "compile asks for CUDA graphs, which need weights that stay on the GPU, but the blocks are streamed; "
+                "use offload none (--offload none) or another mode of compile."
+            )
         blocks: Any = self.transformer_blocks
         for block in blocks:
             # Not `read_text`: CUDA graphs would write over keys and values that are kept for the next step.
@@ -304,6 +312,13 @@ class LTXModel(nn.Module):
         return self._part(stream, "proj_out")(
             modulate(x, embedded.factor(0, scale), embedded.vector(0, shift))
         )
+
+
+def _asks_for_cuda_graphs(mode: str = "", backend: Any = "", options: Any = None, **_: Any) -> bool:
+    """Whether `torch.compile` makes CUDA graphs of these options."""
+    return (
+        mode in CUDA_GRAPH_MODES or backend == "cudagraphs" or bool((options or {}).get("triton.cudagraphs"))
+    )
 
 
 def _check_perturbations(perturbations: BatchedPerturbationConfig, state: ForwardState) -> None:
