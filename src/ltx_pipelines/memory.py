@@ -57,8 +57,11 @@ def cleanup_memory() -> None:
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-        if hasattr(torch.accelerator, "empty_host_cache"):  # older versions of PyTorch keep pinned memory
-            torch.accelerator.empty_host_cache()
+        # Pinned memory looks taken as long as PyTorch keeps it. Version 2.11 has no public name for this.
+        for owner, name in ((torch.accelerator, "empty_host_cache"), (torch._C, "_host_emptyCache")):
+            if hasattr(owner, name):
+                getattr(owner, name)()
+                break
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:

@@ -343,6 +343,22 @@ class TestMemory:
         with pytest.raises(torch.OutOfMemoryError):
             engine.with_room(denoise)(0)
 
+    @pytest.mark.parametrize("is_new", [True, False], ids=["new PyTorch", "2.11"])
+    def test_pinned_memory_is_given_back(self, is_new, monkeypatch):
+        """Else blocks that waited there would leave no room for others to wait."""
+        emptied = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("device"))
+        monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: emptied.append("host"), raising=False)
+        monkeypatch.setattr(
+            torch.accelerator, "empty_host_cache", lambda: emptied.append("new host"), raising=False
+        )
+        if not is_new:
+            monkeypatch.delattr(torch.accelerator, "empty_host_cache")
+        memory.cleanup_memory()
+        assert emptied == ["device", "new host" if is_new else "host"]
+
     def test_an_unknown_mode_is_named(self, model_folder):
         with pytest.raises(InputError, match="offload is 'tape'; choose none, cpu or disk"):
             TI2VidOneStagePipeline(offload="tape")
