@@ -262,11 +262,15 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_running_out_of_memory_names_the_flags(device, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("place", ["main memory", "GPU", "pinned memory", "library"])
+def test_running_out_of_memory_names_the_flags(place, tmp_path, capsys, monkeypatch):
     def short(*arguments):
-        if device == "cpu":
+        if place == "main memory":
             torch.empty(2**59)
+        if place == "pinned memory":
+            raise RuntimeError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in ...")
+        if place == "library":
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr("ltx_pipelines.generate.encode_source", short)

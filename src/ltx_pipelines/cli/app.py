@@ -38,6 +38,9 @@ OUT_OF_MEMORY = (
     "and --width; `ltx plan` shows what fits."
 )
 
+# How PyTorch says so where it has no error of its own: in main memory, in pinned memory, for products on a GPU.
+SHORT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``ltx``. Exit codes: 0 done, 1 failed, 2 bad arguments or input, 130 interrupted."""
@@ -144,9 +147,9 @@ def explain(error: Exception, out_of_memory: str) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """On a GPU PyTorch has an error of its own for that, in main memory only a sentence."""
+    """On a GPU PyTorch has an error of its own for that, elsewhere only a sentence."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "DefaultCPUAllocator" in str(error)
+    return named or any(words in str(error) for words in SHORT_OF_MEMORY)
 
 
 def _usage() -> str:
