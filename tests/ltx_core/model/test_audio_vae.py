@@ -23,6 +23,7 @@ from ltx_core.model.audio_vae import (
 from ltx_core.model.audio_vae.attention import AttentionBlock
 from ltx_core.model.audio_vae.causality_axis import CausalityAxis
 from ltx_core.model.audio_vae.layers import CausalConv2d, Downsample, ResBlock, Upsample
+from ltx_core.model.common.convolution import full_float32
 from ltx_core.model.common.normalization import NormType
 from ltx_core.model.common.statistics import LatentStatistics
 from ltx_core.types import Audio, AudioLatentShape
@@ -351,6 +352,39 @@ def test_decoding_gives_sound_at_the_rate_of_the_vocoder():
     assert torch.equal(one.waveform, voice(model(latent[:1]))[0])
     rough = decode_audio(latent[:1].bfloat16(), model.bfloat16(), voice.bfloat16())
     assert rough.waveform.dtype == torch.float32
+
+
+def test_a_gpu_takes_all_of_float32_while_a_sound_is_decoded(monkeypatch):
+    """By default PyTorch lets its convolutions have 10 bits of each number."""
+    model, seen = decoder(TINY), []
+    model.conv_in.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    latent = randn(1, 2, 9, 4)
+
+    def voice(mel):
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with pytest.raises(RuntimeError, match="no more"):
+        decode_audio(latent, model, voice)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cudnn, "conv"), reason="an older PyTorch has one switch for all"
+)
+def test_what_is_set_for_convolutions_alone_counts():
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = (
+        convolutions.fp32_precision,
+        "ieee",
+    )  # of which allow_tf32 cannot tell
+    try:
+        with full_float32():
+            assert convolutions.fp32_precision == "ieee"
+        assert convolutions.fp32_precision == "ieee"
+    finally:
+        convolutions.fp32_precision = before
 
 
 # Configurations

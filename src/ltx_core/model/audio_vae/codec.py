@@ -9,6 +9,7 @@ from ltx_core.model.audio_vae.bandwidth_extension import VocoderWithBWE
 from ltx_core.model.audio_vae.pieces import decode_in_pieces
 from ltx_core.model.audio_vae.processor import AudioProcessor, match_channels
 from ltx_core.model.audio_vae.vocoder import Vocoder
+from ltx_core.model.common.convolution import full_float32
 from ltx_core.types import Audio
 
 
@@ -38,7 +39,8 @@ def decode_audio(
 ) -> Audio:
     """A normalised latent to a float32 waveform: (channels, N) for a batch of one, else (B, channels, N).
 
-    Longer sounds are decoded in pieces of a few seconds, with the same result.
+    Longer sounds are decoded in pieces of a few seconds, with the same result. What is float32 stays so on a GPU.
     """
-    waveform = decode_in_pieces(latent, audio_decoder, vocoder)
+    with full_float32():
+        waveform = decode_in_pieces(latent, audio_decoder, vocoder)
     return Audio(waveform.squeeze(0).float(), vocoder.output_sampling_rate)

@@ -1,6 +1,9 @@
-"""3D convolution that does not copy its whole kernel on CPUs."""
+"""3D convolution that does not copy its whole kernel on CPUs; float32 that is not rounded on GPUs."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,3 +25,23 @@ class Conv3d(nn.Conv3d):
         biases = [None] * slices if bias is None else bias.chunk(slices)
         parts = zip(weight.chunk(slices), biases)
         return torch.cat([super(Conv3d, self)._conv_forward(input, w, b) for w, b in parts], dim=1)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Within, GPUs convolve all of float32. By PyTorch's default cuDNN may take 10 bits of each number (TF32).
+
+    Where a caller has set convolutions apart from the rest of cuDNN, that counts.
+    """
+    cudnn = torch.backends.cudnn
+    try:
+        rounds = cudnn.allow_tf32
+    except RuntimeError:  # what PyTorch raises where there is no one answer
+        rounds = False
+    try:
+        if rounds:
+            cudnn.allow_tf32 = False
+        yield
+    finally:
+        if rounds:
+            cudnn.allow_tf32 = True
