@@ -354,6 +354,22 @@ def test_decoding_gives_sound_at_the_rate_of_the_vocoder():
     assert rough.waveform.dtype == torch.float32
 
 
+def test_a_gpu_takes_all_of_float32_while_a_spectrogram_is_made(monkeypatch):
+    """With TF32, noise above the floor of the quiet bands would fill them."""
+    seen = []
+
+    class Recorded(AudioProcessor):
+        def waveform_to_mel(self, audio):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().waveform_to_mel(audio)
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    model = encoder(TINY)
+    encode_audio(Audio(randn(1, 2, 16000), 16000), model, Recorded(16000, model.bands, 160, 1024))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_a_gpu_takes_all_of_float32_while_a_sound_is_decoded(monkeypatch):
     """By default PyTorch lets its convolutions have 10 bits of each number."""
     model, seen = decoder(TINY), []

@@ -30,7 +30,8 @@ def encode_audio(
             audio_encoder.n_fft,
         ).to(weight.device)
     waveform = match_channels(audio.waveform.to(weight.device), audio_encoder.in_channels)
-    mel = audio_processor.waveform_to_mel(Audio(waveform, audio.sampling_rate))
+    with full_float32():
+        mel = audio_processor.waveform_to_mel(Audio(waveform, audio.sampling_rate))
     return audio_encoder(mel.to(weight.dtype))
 
 
