@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -119,8 +120,8 @@ class RunConfig:
     """What all runs have. One of `network` and `start` says what is trained.
 
     network: the model's configuration as it stands in an official file, to begin with random weights.
-    start: an official-format file to begin with, relative to the working directory. evaluation_clips: how many are
-    scored at each evaluation.
+    start: an official-format file to begin with, relative to the working directory. model_version: what the file that
+    is written says; None for that of `start`, or 2.3.0. evaluation_clips: how many are scored at each evaluation.
     """
 
     stages: tuple[StageConfig, ...]
@@ -128,7 +129,7 @@ class RunConfig:
     start: str | None = None
     seed: int = 0
     precision: Precision = Precision.BF16
-    model_version: str = "2.3.0"
+    model_version: str | None = None
     evaluation_clips: int = 64
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -177,12 +178,12 @@ class WorldRun(RunConfig):
 
 
 def require_positive(where: str, *sections: Any, names: tuple[str, ...], or_zero: bool = False) -> None:
-    """Raise `ConfigError` for a field of `sections` that is not; `where` is put before its name."""
+    """Raise `ConfigError` for a field of `sections` that is not, or is infinite; `where` is put before its name."""
     for section in sections:
         for name in names:
             value = getattr(section, name)
-            if not (value > 0 or (or_zero and value == 0)):
-                must = "not be negative" if or_zero else "be positive"
+            if not (0 < value < math.inf or (or_zero and value == 0)):
+                must = "not be negative or infinite" if or_zero else "be positive and finite"
                 raise ConfigError(f"{where}{name} is {value}; it must {must}.")
 
 
@@ -194,7 +195,7 @@ def read_config(path: Path, kind: type[T], changes: Sequence[str] = ()) -> T:
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; --config takes a TOML file that describes the run.")
     try:
-        table = read_toml(path.read_text(encoding="utf-8"))
+        table = read_toml(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for change in changes:
@@ -232,11 +233,9 @@ def parse_table(kind: type[T], table: dict[str, Any], where: str = "") -> T:
         inner, nested = hints[key], isinstance(value, dict)
         if dataclasses.is_dataclass(inner) and nested:
             values[key] = parse_table(inner, value, f"{name}.")  # type: ignore[arg-type]
-        elif (
-            typing.get_origin(inner) is tuple
-            and isinstance(value, list)
-            and all(isinstance(item, dict) for item in value)
-        ):
+        elif typing.get_origin(inner) is tuple and dataclasses.is_dataclass(typing.get_args(inner)[0]):
+            if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+                raise ConfigError(f"{name} is {value!r}; expected a list of tables, each under [[{name}]].")
             element = typing.get_args(inner)[0]
             values[key] = [parse_table(element, item, f"{name}[{i}].") for i, item in enumerate(value)]
     return parse_config(kind, values, where.rstrip(".") or "config")

@@ -65,6 +65,7 @@ def test_defaults_follow_a_stored_model(name, parts, tmp_path):
         ("toml", b"prompt = ", "is not valid TOML"),
         ("toml", b"{", "is not valid TOML"),
         ("toml", b"colour = 'red'", "has 'colour', which ltx distilled does not know"),
+        ("toml", b"\xef\xbb\xbfcolour = 'red'", "has 'colour', which"),  # begins as Notepad's files do
         ("json", b"[1, 2]", "holds no settings"),
         ("json", b'"x"', "holds no settings"),
         ("json", b'{"command": 5}', "is for '5', not 'distilled'"),

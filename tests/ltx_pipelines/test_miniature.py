@@ -45,6 +45,12 @@ def test_a_checkpoint_brings_its_own_defaults(tmp_path: Path) -> None:
     assert detect_params(bare_checkpoint(tmp_path / "none", {})) == LTX_2_3_PARAMS
 
 
+def test_a_model_in_its_place_may_be_in_ones_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, "~/zoo")
+    assert folder() == tmp_path / "zoo"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

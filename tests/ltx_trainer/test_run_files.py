@@ -60,10 +60,15 @@ def test_a_file_becomes_dataclasses(tmp_path: Path) -> None:
         ("precision = 'fp8'\n" + STAGE + NETWORK, "precision is 'fp8'; expected one of 'bf16', 'fp32'"),
         (NETWORK, "stages is missing"),
         ("stages = []\n" + NETWORK, "no .*stages"),
+        ("[stages]\nsteps = 3\n" + NETWORK, r"expected a list of tables, each under \[\[stages\]\]"),
         (STAGE, "either a .network. to train"),
         ("start = 'x'\n" + STAGE + NETWORK, "either a .network. to train"),
         ("[[stages]]\nsteps = 0\n" + NETWORK, "stages.steps is 0; it must be positive"),
         (STAGE + NETWORK + "[saving]\nevery = 0", "saving.every is 0"),
+        (
+            STAGE + NETWORK + "[optimizer]\nmax_norm = inf",
+            "optimizer.max_norm is inf; it must be positive and",
+        ),
         (STAGE + NETWORK + "[optimizer]\nbetas = [0.9]", "two numbers"),
         (STAGE + NETWORK + "[optimizer]\naverage = 1.0", "decay in"),
         ("seed = = 1", "is not valid TOML"),
@@ -73,6 +78,10 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, said: str) 
     with pytest.raises(ConfigError, match=said) as caught:
         read(tmp_path, text)
     assert "run.toml" in str(caught.value)
+
+
+def test_a_file_may_begin_with_the_mark_that_notepad_writes(tmp_path: Path) -> None:
+    assert read(tmp_path, "\ufeffseed = 3\n" + STAGE + NETWORK).seed == 3
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -201,7 +201,8 @@ def _lora(checkpoint: Checkpoint) -> LoraDescription:
     first = downs[0] if downs else ""
     prefix = next((name for name, starts in LORA_NAMINGS.items() if first.startswith(starts)), "bare")
     halves = "lora_down, lora_up" if ".lora_down." in first else "lora_A, lora_B"
-    alphas = {float(checkpoint.read(key).item()) for key in checkpoint if key.endswith(ALPHA_ENDING)}
+    numbers = [key for key in checkpoint if key.endswith(ALPHA_ENDING) and checkpoint.info(key).numel == 1]
+    alphas = {float(checkpoint.read(key).item()) for key in numbers}
     stated = adapter_alpha(checkpoint)
     return LoraDescription(
         naming=f"{prefix} ({halves})",

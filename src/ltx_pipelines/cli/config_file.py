@@ -53,7 +53,7 @@ def read_config(path: Path, command: str | None = None) -> dict[str, Any]:
         raise MissingFileError(f"{path} does not exist; write one with --save-config.")
     kind = _format(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         values = json.loads(text) if kind == "json" else read_toml(text)
     except ValueError as error:
         raise InputError(f"{path} is not valid {kind.upper()}: {error}") from None

@@ -40,7 +40,9 @@ def miniature() -> Miniature:
 def folder() -> Path:
     """Where the built-in model's files lie."""
     chosen = os.environ.get(VARIABLE)
-    return Path(chosen) if chosen else Path(str(files("ltx_pipelines.miniature").joinpath("zoo")))
+    return (
+        Path(chosen).expanduser() if chosen else Path(str(files("ltx_pipelines.miniature").joinpath("zoo")))
+    )
 
 
 def in_folder(place: Path) -> Miniature:

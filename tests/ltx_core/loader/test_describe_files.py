@@ -104,6 +104,11 @@ def test_the_alpha_that_peft_keeps_beside_the_tensors(files):
     assert describe(path).lora.alphas == (32.0,)
 
 
+def test_an_alpha_that_is_no_number_is_another_ones(files):
+    tensors = ones("diffusion_model.x.lora_A.weight") | {"vocoder.act.alpha": torch.ones(4)}
+    assert describe(files.write("mixed.safetensors", tensors)).lora.alphas == ()
+
+
 def test_a_latent_upsampler(files):
     config = json.dumps({"spatial_scale": 2.0, "temporal_upsample": False, "dims": 3})
     found = describe(files.write("u.safetensors", ones("initial_conv.weight"), config=config))
