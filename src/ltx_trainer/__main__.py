@@ -110,6 +110,13 @@ def task_of(name: str) -> tuple[type[RunConfig], Callable[[Any], Task]]:
     return AutoencoderRun, VideoVAETask if name == "video-vae" else AudioVAETask
 
 
+def _path(text: str) -> Path:
+    """A path with ``~`` expanded. An empty one, which would be the folder one is in, is refused."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or folder")
+    return Path(text).expanduser()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ltx_trainer",
@@ -119,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, summary: str, run: Callable[[argparse.Namespace], int], output: str) -> Any:
         command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
-        command.add_argument("--output-path", type=Path, required=True, help=output)
+        command.add_argument("--output-path", type=_path, required=True, help=output)
         command.add_argument("--debug", action="store_true", help="show the trace of an error")
         command.set_defaults(run=run)
         return command
@@ -128,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     configured.append(add("cache", "encode clips to latents", run_cache, "folder of the latents"))
     for command in configured:
         command.add_argument(
-            "--config", type=Path, required=True, help="TOML file that describes what is to be done"
+            "--config", type=_path, required=True, help="TOML file that describes what is to be done"
         )
         command.add_argument(
             "--set",
@@ -140,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     add("miniature", "train the built-in model from nothing, in hours", run_miniature, "folder of the runs")
     together = add("assemble", "put the files of several trainings together", run_assemble, "file")
-    together.add_argument("--parts", type=Path, nargs="+", required=True, help="official-format files")
+    together.add_argument("--parts", type=_path, nargs="+", required=True, help="official-format files")
     together.add_argument("--fp8", action="store_true", help="store the transformer's blocks in 8 bits")
     return parser
 

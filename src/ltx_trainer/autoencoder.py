@@ -17,7 +17,7 @@ from ltx_core.loader import Checkpoint, save_checkpoint, write_tensors
 from ltx_core.sd_ops import SDOps
 from ltx_trainer.cache import fingerprint
 from ltx_trainer.config import WorldRun, require_positive
-from ltx_trainer.start import make_part, read_network
+from ltx_trainer.start import make_part, read_network, version_of
 from ltx_trainer.task import WorldTask, weighted
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -158,4 +158,4 @@ class AutoencoderTask(WorldTask):
                 statistics = half.per_channel_statistics
                 statistics.get_buffer("mean-of-means").copy_(found["mean"])
                 statistics.get_buffer("std-of-means").copy_(found["deviation"].clamp(min=LEAST_DEVIATION))
-        save_checkpoint(path, dict(zip(self.parts, halves)), self.network, self.config.model_version)
+        save_checkpoint(path, dict(zip(self.parts, halves)), self.network, version_of(self.config))

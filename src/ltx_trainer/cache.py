@@ -65,6 +65,7 @@ class CacheConfig:
         sizes = ("shard", "batch_size", "captions", "height", "width", "frames", "fps")
         require_positive("", self, names=sizes)
         require_positive("", self, names=("clips",), or_zero=bool(self.folder))
+        require_positive("", self, names=("seed",), or_zero=True)
         if self.height % 32 or self.width % 32 or self.frames % 8 != 1:
             raise ConfigError(
                 f"Clips of {self.width}x{self.height} pixels and {self.frames} frames do not fit; sides must be "
@@ -147,7 +148,7 @@ class LatentCache:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         path = self.folder / INDEX
         if not path.is_file():
             raise MissingFileError(
@@ -190,7 +191,8 @@ class LatentCache:
         epoch, position = divmod(number, len(self))
         clip = int(_shuffled(len(self), self.config.seed, epoch)[position])
         shard, row = divmod(clip, self.config.shard)
-        file, captions = _open(self.config.path(self.folder, shard))
+        path = self.config.path(self.folder, shard)
+        file, captions = _open(path, path.stat().st_mtime_ns)  # of one that was made anew, the new one
         names = list(file.keys())
         choice = captions[row]
         caption = choice[epoch % len(choice)]
@@ -203,7 +205,7 @@ def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1024)
-def _open(path: Path) -> tuple[Any, list[list[str]]]:
+def _open(path: Path, changed: int) -> tuple[Any, list[list[str]]]:
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import torch
@@ -44,9 +45,16 @@ def batches(task: Task, step: int, rank: int, ranks: int, device: torch.device) 
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         pin_memory=bool(workers) and device.type == "cuda",
+        worker_init_fn=_apart,
     )
     for batch in loader:
         yield to_device(batch, device)
+
+
+def _apart(worker: int) -> None:
+    """Leave the group of processes that a signal may be sent to as a whole: the first process ends its workers."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -137,10 +137,14 @@ class FolderSource:
             )
         asked = {REFERENCES: config.references, ORIGINALS: config.originals}
         self.beside = [name for name, wanted in asked.items() if wanted]
-        for path in (file for video in self.videos for file in self._files(video)):
-            if not path.is_file():
-                raise MissingFileError(f"{path} is missing; {path.parent.name} = true asks for it.")
-            self._check_length(path, math.ceil(probe_video(path).duration * config.fps), slack=1)
+        for video in self.videos:
+            for name in self.beside:
+                if not self._beside(video, name).is_file():
+                    raise MissingFileError(
+                        f"{self._beside(video, name)} is missing; {name} = true asks for it."
+                    )
+            for path in self._files(video):
+                self._check_length(path, math.ceil(probe_video(path).duration * config.fps), slack=1)
 
     @property
     def identity(self) -> str:
@@ -191,10 +195,12 @@ class FolderSource:
 
     def _frames_of(self, path: Path) -> Tensor:
         config = self.config
-        found = list(decode_video_from_file(path, config.frames, fps=config.fps))
-        self._check_length(path, len(found))
-        fitted = resize_and_center_crop(torch.cat(found).float(), config.height, config.width)
-        return fitted[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
+        fitted = [
+            resize_and_center_crop(frame.float(), config.height, config.width).round().to(torch.uint8)
+            for frame in decode_video_from_file(path, config.frames, fps=config.fps)
+        ]
+        self._check_length(path, len(fitted))
+        return torch.cat(fitted, dim=2)[0].permute(1, 2, 3, 0)
 
     def _check_length(self, path: Path, frames: int, slack: int = 0) -> None:
         if frames + slack < self.config.frames:

@@ -22,6 +22,12 @@ def network_of(config: RunConfig) -> Mapping[str, Any]:
     return config.network or {}
 
 
+def version_of(config: RunConfig) -> str:
+    """The model version that goes into the file."""
+    begun = Checkpoint(config.start).model_version if config.start is not None else None
+    return config.model_version or begun or "2.3.0"
+
+
 def read_network(config: RunConfig, *sections: str) -> dict[str, Any]:
     """The `sections` of the model's configuration. Raises `ConfigError` for one that is not there."""
     network = network_of(config)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint, write_tensors
 from ltx_core.loader.build import find_tensors
 from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS
@@ -80,7 +81,12 @@ def make_contexts(
     Where connectors have no blocks and registers are 0, one register stands for all: S is then the longest prompt
     plus one, and the bias (B, 1, S) gives that one the weight of the `length` - n positions after a prompt of n
     tokens. Attention has no positions in a context, so that the results are the same.
+    Raises `InputError` for a caption of more tokens than that.
     """
+    if mask.shape[1] > length:
+        raise InputError(
+            f"A caption has {mask.shape[1]} tokens, but text_length is {length}; raise it, or shorten the caption."
+        )
     connectors = {"video": processor.video_connector, "audio": processor.audio_connector}
     merged = not any(c.transformer_1d_blocks or c.learnable_registers.any() for c in connectors.values())
     if not merged:

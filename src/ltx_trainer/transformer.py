@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx_core.errors import ConfigError
-from ltx_core.loader import LoraSwitcher, save_checkpoint
+from ltx_core.loader import Checkpoint, LoraSwitcher, save_checkpoint
 from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_core.model.transformer.adaln import AdaLayerNormSingle
 from ltx_core.model.transformer.block import TransformerBlock
@@ -20,13 +20,14 @@ from ltx_core.text_encoders.gemma.embeddings_connector import ConnectorBlock
 from ltx_core.text_encoders.gemma.encoders.encoder_configurator import EmbeddingsProcessorConfigurator
 from ltx_core.text_encoders.gemma.feature_extractor import size_projections
 from ltx_core.text_encoders.gemma.language_model import GemmaLayer
+from ltx_pipelines.utils.constants import DEFAULTS_KEY
 from ltx_pipelines.utils.loras import as_loras
 from ltx_trainer.cache import LatentCache
 from ltx_trainer.config import Method, Precision, RunConfig, StageConfig, require_positive
 from ltx_trainer.data import to_device
 from ltx_trainer.flow import Drawn, NoiseConfig, TasksConfig, draw
 from ltx_trainer.lora import LoRAConfig, add_lora, save_lora
-from ltx_trainer.start import make_part, read_network, seeded
+from ltx_trainer.start import make_part, read_network, seeded, version_of
 from ltx_trainer.task import Batch, Task, weighted
 from ltx_trainer.text import TextTower, describe, make_contexts, merge_registers
 
@@ -217,6 +218,7 @@ class TransformerTask(Task):
     def export(self, path: Path, device: torch.device) -> None:
         """The transformer and the embeddings processor; a Gemma that was trained stands beside the file.
 
+        Defaults of calls that the file to start from brings are this one's too.
         A LoRA run writes the LoRA alone, and if it learnt from references, says how large these are.
         """
         if self.config.lora.rank:
@@ -224,7 +226,9 @@ class TransformerTask(Task):
             save_lora(path, self.model.transformer, self.config.lora, metadata)
             return
         parts = {"transformer": self.model.transformer, "embeddings_processor": self.model.processor}
-        save_checkpoint(path, parts, self.network, self.config.model_version)
+        begun = Checkpoint(self.config.start).metadata if self.config.start is not None else {}
+        defaults = {DEFAULTS_KEY: begun[DEFAULTS_KEY]} if DEFAULTS_KEY in begun else {}
+        save_checkpoint(path, parts, self.network, version_of(self.config), metadata=defaults)
         if self.config.train_gemma:
             self.model.text.write(path.with_name("gemma"))
 

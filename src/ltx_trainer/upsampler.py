@@ -15,7 +15,7 @@ from ltx_core.loader import Checkpoint, save_checkpoint
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_trainer.cache import LatentCache
 from ltx_trainer.config import RunConfig
-from ltx_trainer.start import make_part, network_of
+from ltx_trainer.start import make_part, network_of, version_of
 from ltx_trainer.task import Batch, Task
 
 STATISTICS = ("vae.per_channel_statistics.mean-of-means", "vae.per_channel_statistics.std-of-means")
@@ -76,7 +76,7 @@ class UpsamplerTask(Task):
         return {"mse": float(F.mse_loss(ours, large)), "mse_nearest": float(F.mse_loss(repeated, large))}
 
     def export(self, path: Path, device: torch.device) -> None:
-        save_checkpoint(path, {"upsampler": self.model}, self.network, self.config.model_version)
+        save_checkpoint(path, {"upsampler": self.model}, self.network, version_of(self.config))
 
     def _enlarged(self, model: nn.Module, small: Tensor) -> Tensor:
         """The network's latent, normalised, float32: pipelines un-normalise before it and normalise after."""

@@ -21,7 +21,7 @@ from ltx_core.model.audio_vae.processor import mel_filterbank
 from ltx_core.types import Audio
 from ltx_trainer.audio_vae import AudioVAETask, check_seconds, whole_latents
 from ltx_trainer.config import WorldRun
-from ltx_trainer.start import make_part, read_network
+from ltx_trainer.start import make_part, read_network, version_of
 from ltx_trainer.task import WorldTask, weighted
 from ltx_trainer.world import World
 
@@ -91,7 +91,7 @@ class VocoderTask(WorldTask):
         return {"mel_error": float(torch.stack(errors).mean())}
 
     def export(self, path: Path, device: torch.device) -> None:
-        save_checkpoint(path, {"vocoder": self.model}, self.network, self.config.model_version)
+        save_checkpoint(path, {"vocoder": self.model}, self.network, version_of(self.config))
 
     @torch.no_grad()
     def to_mel(self, waves: Tensor) -> Tensor:

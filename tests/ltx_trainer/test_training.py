@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -133,6 +134,20 @@ def test_workers_render_the_same_clips(tmp_path: Path) -> None:
     here = run("audio-vae", tmp_path / "here", steps=2)
     there = run("audio-vae", tmp_path / "there", steps=2, data={"workers": 1})
     assert same(here, there)
+
+
+def test_workers_leave_signals_to_the_whole_group_to_the_first_process(tmp_path: Path) -> None:
+    task, groups = make("audio-vae", steps=2, data={"workers": 1}), []
+    real = task.losses
+
+    def losses(model, batch, generator):
+        groups.extend(os.getpgid(worker.pid) for worker in multiprocessing.active_children())
+        return real(model, batch, generator)
+
+    task.losses = losses
+    train(task, tmp_path)
+    assert groups
+    assert os.getpgid(0) not in groups
 
 
 def test_a_finished_run_can_be_prolonged(tmp_path: Path) -> None:
@@ -369,6 +384,12 @@ def test_the_command_line_runs_a_file(
         patch.setattr(loop, "train", too_large)
         assert main(arguments) == 1
     assert "Use a smaller batch_size" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--output-path="])
+    assert "--output-path: the path is empty" in capsys.readouterr().err
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([*arguments, "--output-path=~/at-home"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "at-home" / "video_vae.safetensors")
     config.write_text("steps = 1")
     assert main(arguments) == 2
     assert "steps is not a setting; did you mean 'stages'?" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.resources import files
@@ -20,17 +21,27 @@ from tests.ltx_trainer.test_training import run, same
 from tests.ltx_trainer.tiny import table
 
 from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier
-from ltx_core.errors import CheckpointError, ConfigError, InputError, LTXError, MissingFileError
+from ltx_core.errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    LTXError,
+    MissingFileError,
+    MissingMediaError,
+)
 from ltx_core.guidance.perturbations import PerturbationType
-from ltx_core.loader import Checkpoint, SingleGPUModelBuilder, build_model
+from ltx_core.loader import Checkpoint, SingleGPUModelBuilder, build_model, write_tensors
 from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.sd_ops import EMBEDDINGS_PROCESSOR_KEY_OPS, LTXV_MODEL_COMFY_RENAMING_MAP
 from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator, load_text_encoder
 from ltx_core.types import Audio
+from ltx_pipelines.media.images import resize_and_center_crop
 from ltx_pipelines.miniature.gemma import write_tiny_gemma
 from ltx_pipelines.miniature.random_model import randomize
+from ltx_pipelines.utils.constants import DEFAULTS_KEY
 from ltx_pipelines.utils.media_io import encode_video
+from ltx_trainer import sources
 from ltx_trainer.__main__ import main
 from ltx_trainer.assemble import assemble
 from ltx_trainer.cache import CacheConfig, LatentCache
@@ -251,9 +262,37 @@ def test_folders_that_cannot_be_encoded_are_told(room: Path, tmp_path: Path) -> 
     bare = cache_config(room, folder=str(folder), clips=0, references=False, originals=True)
     with pytest.raises(MissingFileError, match=r"originals/1.mp4 is missing; originals = true asks for it"):
         make_cache(bare, tmp_path / "c")
+    (folder / "2.mp4").unlink()
+    (folder / "2.mp4").symlink_to("gone.mp4")
+    with pytest.raises(MissingMediaError, match=r"2.mp4 does not exist"):
+        make_cache(cache_config(room, folder=str(folder), clips=0, references=False), tmp_path / "c")
     (folder / "2.txt").unlink()
     with pytest.raises(MissingFileError, match=r"1 of 3 videos .* have no caption \(2.mp4"):
         make_cache(cache_config(room, folder=str(folder), clips=0), tmp_path / "c")
+
+
+def test_large_videos_are_made_small_frame_by_frame(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path)
+    shapes = []
+
+    def fit(frames: torch.Tensor, *size: int) -> torch.Tensor:
+        shapes.append(tuple(frames.shape))
+        return resize_and_center_crop(frames, *size)
+
+    monkeypatch.setattr(sources, "resize_and_center_crop", fit)
+    open_source(cache_config(room, folder=str(tmp_path), clips=0), 16_000, torch.device("cpu")).read([0])
+    assert set(shapes) == {(1, 64, 96, 3)}
+
+
+def test_a_cache_that_is_made_anew_is_read_anew(room: Path, tmp_path: Path) -> None:
+    for seed in (0, 5):
+        make_cache(cache_config(room, clips=2, seed=seed), tmp_path / "c")
+        read = LatentCache(tmp_path / "c").clips([0, 1])["captions"]
+        truths = WorldSource(cache_config(room, clips=2, seed=seed), 16_000, torch.device("cpu")).read([0, 1])
+        assert sorted(read) == sorted(caption for (caption,) in truths.captions)
+        shutil.rmtree(tmp_path / "c")
 
 
 def test_caches_that_do_not_fit_are_refused(room: Path, tmp_path: Path) -> None:
@@ -263,6 +302,8 @@ def test_caches_that_do_not_fit_are_refused(room: Path, tmp_path: Path) -> None:
         make_cache(cache_config(room, frames=17), room / "cache")
     with pytest.raises(ConfigError, match="clips is 0"):
         cache_config(room, clips=0)
+    with pytest.raises(ConfigError, match="seed is -1; it must not be negative"):
+        cache_config(room, seed=-1)
     with pytest.raises(ConfigError, match="keyframes are"):
         cache_config(room, keyframes=(9,))
     make_cache(cache_config(room, clips=2), tmp_path / "small")
@@ -429,14 +470,15 @@ def test_a_run_goes_on_exactly_where_it_was_stopped(room: Path, tmp_path: Path) 
 
 
 def test_training_can_start_from_a_file(room: Path, tmp_path: Path) -> None:
-    first = train(make_task(room), tmp_path / "a")
+    begun = train(make_task(room, model_version="2.0"), tmp_path / "a")
+    first = assemble([begun], tmp_path / "first.safetensors", {DEFAULTS_KEY: '{"num_frames": 9}'})
     stages = [{"steps": 1, "batch_size": 2, "caches": [str(room / "cache")]}]
     settings = {"gemma": str(room / "gemma"), "text_length": 128, "precision": "fp32", "stages": stages}
     task = TransformerTask(parse_table(TransformerRun, settings | {"start": str(first)}))
     trained = Checkpoint(first).read("model.diffusion_model.patchify_proj.weight")
     assert torch.equal(task.model.transformer.patchify_proj.weight.bfloat16(), trained)
     second = train(task, tmp_path / "b")
-    assert Checkpoint(second).config == Checkpoint(first).config
+    assert Checkpoint(second).metadata == Checkpoint(first).metadata  # also its version and defaults of calls
 
 
 def test_caches_of_other_encoders_do_not_mix(room: Path, tmp_path: Path) -> None:
@@ -456,6 +498,11 @@ def test_parts_are_put_together(room: Path, tmp_path: Path) -> None:
     assert set(whole.config) == {"vae", "audio_vae", "vocoder"}
     assert whole.config["audio_vae"] == Checkpoint(parts[1]).config["audio_vae"]
     assert whole.model_version == "2.3.0"
+    begun = assemble(parts[:1], tmp_path / "begun", {DEFAULTS_KEY: "{}"})
+    assert Checkpoint(assemble([begun, *parts], tmp_path / "again")).metadata[DEFAULTS_KEY] == "{}"
+    lora = write_tensors(tmp_path / "lora", {"diffusion_model.x.lora_A.weight": torch.ones(1, 2)})
+    with pytest.raises(InputError, match=r"lora is no part of a model \(LoRA\)"):
+        assemble([*parts, lora], tmp_path / "y")
     with pytest.raises(InputError, match="nothing to put together"):
         assemble([], tmp_path / "y")
     with pytest.raises(InputError, match="x is a folder; give the name of a file"):
@@ -596,6 +643,17 @@ def test_what_sharded_weights_cannot_have_is_refused_before_anything_is_loaded(
     monkeypatch.setenv("FSDP_VERSION", "2")  # as `accelerate launch` says it
     assert main(arguments) == 2
     assert "Sharded weights are trained by AdamW" in capsys.readouterr().err
+
+
+def test_a_caption_longer_than_the_context_is_told(room: Path, tmp_path: Path) -> None:
+    task = make_task(room, text_length=4)
+    with pytest.raises(InputError, match=r"caption has \d+ tokens, but text_length is 4; raise it"):
+        train(task, tmp_path)
+
+
+def test_folders_of_latents_may_be_in_ones_home(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(room))
+    assert len(LatentCache("~/cache")) == 7
 
 
 @pytest.mark.parametrize(
