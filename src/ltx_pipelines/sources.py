@@ -14,7 +14,7 @@ from ltx_core.model.video_vae import SOURCE_TILING
 from ltx_core.types import Audio, AudioLatentShape, VideoPixelShape
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.media.audio import decode_audio_from_file
-from ltx_pipelines.media.video import fitted_clip, load_fitted_clip
+from ltx_pipelines.media.video import fitted_clip, load_fitted_clip, picture_start
 from ltx_pipelines.media.writer import MOST_CHANNELS
 from ltx_pipelines.recipe import Recipe, Source
 
@@ -46,12 +46,12 @@ def encode_source(engine: Engine, recipe: Recipe) -> SourceLatents:
 
 
 def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> SourceLatents:
-    """A whole clip: its picture, and its sound (if it has any) up to the end of the picture."""
+    """A whole clip: its picture, and its sound (if it has any) while there is a picture."""
     duration = shape.frames / shape.fps
     clip = source.clip or fitted_clip(path, source.fit)
     pixels = load_fitted_clip(path, clip, source.fit, engine.dtype, engine.device)
     video = engine.encode_video(pixels, SOURCE_TILING)
-    sound = decode_audio_from_file(path, engine.device, 0.0, duration)
+    sound = decode_audio_from_file(path, engine.device, picture_start(path), duration)
     if sound is None:
         return SourceLatents(video)
     try:

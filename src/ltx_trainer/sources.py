@@ -18,7 +18,7 @@ from ltx_core.errors import InputError, MissingFileError
 from ltx_core.model.audio_vae.processor import match_channels, resample
 from ltx_pipelines.media.audio import decode_audio_from_file
 from ltx_pipelines.media.images import resize_and_center_crop
-from ltx_pipelines.media.video import decode_video_from_file, probe_video
+from ltx_pipelines.media.video import decode_video_from_file, picture_start, probe_video
 from ltx_trainer.cache import CacheConfig
 from ltx_trainer.world import Truth, World, WorldConfig
 
@@ -213,7 +213,7 @@ class FolderSource:
         seconds = self.config.frames / self.config.fps
         samples = round(seconds * self.rate)
         wave = torch.zeros(2, samples)
-        audio = decode_audio_from_file(path, max_duration=seconds)
+        audio = decode_audio_from_file(path, start_time=picture_start(path), max_duration=seconds)
         if audio is not None:
             heard = match_channels(resample(audio.waveform, audio.sampling_rate, self.rate), 2)[
                 0, :, :samples

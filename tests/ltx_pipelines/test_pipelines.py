@@ -4,6 +4,7 @@ import wave
 
 import pytest
 import torch
+from tests.ltx_pipelines.media.making_media import clip_with_late_sound
 
 from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx_core.errors import InputError
@@ -288,6 +289,12 @@ class TestRetake:
         recipe = RetakePipeline(engine=engine)(clip, "x", 0.0, 0.3, dry_run=True)
         assert recipe.source == Source(video_path=str(clip))
         return encode_source(engine, recipe)
+
+    def test_sound_from_before_the_picture_is_left_out(self, engine, tmp_path, monkeypatch):
+        heard, encode = [], engine.encode_audio
+        monkeypatch.setattr(engine, "encode_audio", lambda sound: heard.append(sound) or encode(sound))
+        self.source(engine, clip_with_late_sound(tmp_path / "early.mkv", -0.1))
+        assert (heard[0].waveform == 0.5).sum() == pytest.approx(0.15 * 16000, abs=16)
 
     @pytest.mark.parametrize("distilled", [False, True])
     def test_outside_the_window_latents_are_the_source_bit_by_bit(self, engine, clip, distilled):

@@ -17,6 +17,7 @@ import torch
 
 pytest.importorskip("accelerate", reason="training needs Accelerate")
 
+from tests.ltx_pipelines.media.making_media import clip_with_late_sound
 from tests.ltx_trainer.test_training import run, same
 from tests.ltx_trainer.tiny import table
 
@@ -228,6 +229,14 @@ def test_a_folder_of_videos_can_be_encoded(room: Path, tmp_path: Path) -> None:
     shape = batch["video"].shape
     assert batch["reference"].shape == batch["original_video"].shape == shape == (3, 128, 3, 2, 2)
     assert batch["original_audio"].shape == batch["audio"].shape
+
+
+def test_sound_from_before_the_picture_is_left_out(room: Path, tmp_path: Path) -> None:
+    clip_with_late_sound(tmp_path / "early.mkv", -0.1)
+    (tmp_path / "early.txt").write_text("a tone")
+    config = cache_config(room, folder=str(tmp_path), clips=0, references=False)
+    (sound,) = open_source(config, 16_000, torch.device("cpu")).read([0]).sounds
+    assert (sound == 0.5).sum(dim=1).tolist() == pytest.approx([0.15 * 16_000] * 2, abs=16)
 
 
 def test_folders_that_cannot_be_encoded_are_told(room: Path, tmp_path: Path) -> None:

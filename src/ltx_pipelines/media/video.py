@@ -121,6 +121,14 @@ def get_videostream_metadata(path: str | Path) -> tuple[float, int, int, int]:
     return info.fps, info.frames, info.width, info.height
 
 
+def picture_start(path: str | Path) -> float:
+    """Seconds from where a clip begins to play to its first frame: its sound may begin before it, as after a cut."""
+    with open_media(path, "video") as (container, stream):
+        frame = next(container.decode(stream), None)
+        origin = (container.start_time or 0) / 1_000_000
+    return 0.0 if frame is None or frame.time is None else max(float(frame.time) - origin, 0.0)
+
+
 def decode_video_from_file(
     path: str | Path,
     frame_cap: int = 0,

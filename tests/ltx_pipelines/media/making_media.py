@@ -115,6 +115,24 @@ def write_sound(path: Path, codec: str, sample_format: str, samples: np.ndarray,
     return path
 
 
+def clip_with_late_sound(path: Path, late: float) -> Path:
+    """A clip of 9 frames in 0.9 s, whose sound, 0.25 s of a loud constant tone, begins `late` seconds after it, or
+    before it."""
+    rate = 16000
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=10)
+        picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
+        track = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for pixels in moving(9, 32, 32).numpy():
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(picture.encode())
+        frame = av.AudioFrame.from_ndarray(np.full((1, 4000), 16384, np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, round(late * rate), Fraction(1, rate)
+        container.mux(track.encode(frame))
+        container.mux(track.encode())
+    return path
+
+
 MATRICES = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
 
 

@@ -1,13 +1,18 @@
 """Sound files to waveforms: sample formats, channels, rates, windows, late and broken streams."""
 
 import struct
-from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
-from tests.ltx_pipelines.media.making_media import moving, sound, write_sound, write_steady
+from tests.ltx_pipelines.media.making_media import (
+    clip_with_late_sound,
+    moving,
+    sound,
+    write_sound,
+    write_steady,
+)
 
 from ltx_core.errors import InputError, MediaError
 from ltx_pipelines.media.audio import decode_audio_from_file
@@ -185,21 +190,6 @@ def test_the_sound_of_a_written_clip(tmp_path):
     assert audio.sampling_rate == 24000
     assert audio.waveform.shape == (1, 2, 24000)
     assert (audio.waveform[0] - wanted.waveform)[:, 1024:].abs().max() < 0.08
-
-
-def clip_with_late_sound(path, late: float) -> None:
-    """A clip of one second whose sound, a loud constant tone, begins `late` seconds after the picture."""
-    with av.open(str(path), "w") as container:
-        picture = container.add_stream("libx264", rate=10)
-        picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
-        track = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
-        for pixels in moving(10, 32, 32).numpy():
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(picture.encode())
-        frame = av.AudioFrame.from_ndarray(np.full((1, 4000), 16384, np.int16), format="s16", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = RATE, round(late * RATE), Fraction(1, RATE)
-        container.mux(track.encode(frame))
-        container.mux(track.encode())
 
 
 @pytest.mark.parametrize(("start", "silent"), [(0.0, 0.5), (0.2, 0.3), (0.5, 0.0), (0.6, 0.0)])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.ltx_pipelines.media.making_media import (
+    clip_with_late_sound,
     cut_without_encoding,
     moving,
     numbered,
@@ -27,6 +28,7 @@ from ltx_pipelines.media.video import (
     get_videostream_metadata,
     load_fitted_clip,
     load_video_conditioning,
+    picture_start,
     probe_video,
 )
 from ltx_pipelines.media.writer import encode_video
@@ -47,6 +49,15 @@ def clips(tmp_path_factory):
 
 
 # What a clip is
+
+
+def test_a_picture_may_begin_after_its_file(clips, tmp_path):
+    for late, start in ((-0.2, 0.2), (0, 0), (0.3, 0)):
+        assert picture_start(clip_with_late_sound(tmp_path / "clip.mkv", late)) == pytest.approx(
+            start, abs=2e-3
+        )
+    cut = cut_without_encoding(clips / "even.mp4", tmp_path / "cut.mp4", 5)
+    assert picture_start(clips / "late.mkv") == picture_start(cut) == 0  # nothing plays before it
 
 
 @pytest.mark.parametrize("rate", [23.976, 29.97, 12.5, 60])
