@@ -325,6 +325,21 @@ def test_an_interrupted_import_of_torch_says_nothing_when_the_program_ends():
     assert done.stderr == "\nInterrupted; nothing was written.\n"
 
 
+def test_an_interrupted_import_of_numpy_is_not_swallowed():
+    code = (
+        "import sys; from ltx_pipelines.cli.app import main\n"
+        "class Interruption:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy':\n"
+        "            sys.meta_path.remove(self)\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interruption())\n"
+        "sys.exit(main(['inspect', 'nowhere']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "\nInterrupted; nothing was written.\n")
+
+
 def test_a_signal_that_is_ignored_stays_so(monkeypatch):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with another one
     try:

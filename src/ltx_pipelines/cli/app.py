@@ -97,6 +97,7 @@ def guarded(
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot print is no failure
     try:
         with _stopped_by_signals():
+            importlib.import_module("numpy")  # PyTorch would swallow an interruption while it imports it
             return work()
     except KeyboardInterrupt:
         print(f"\nInterrupted; {interrupted}.", file=sys.stderr)
