@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ltx_trainer.config import RunConfig
     from ltx_trainer.task import Task
 
-STOPPED = 130  # exit code, as of a program that Ctrl-C ends
 OUT_OF_MEMORY = (
     "out of memory. Use a smaller batch_size with more optimizer.accumulate, gradient_checkpointing, several GPUs "
     "with `shard = true`, or a LoRA of less rank."
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_training(options: argparse.Namespace) -> int:
     """Read the configuration, train, and say what was written."""
     from ltx_trainer.config import read_config
-    from ltx_trainer.folder import is_first_process
+    from ltx_trainer.folder import STOPPED, is_first_process
     from ltx_trainer.loop import train
     from ltx_trainer.sharding import launcher_shards
 

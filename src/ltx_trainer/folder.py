@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from ltx_core.errors import InputError
 
 LOCK = ".lock"
+STOPPED = 130  # exit code, as of a program that Ctrl-C ends
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ltx_pipelines.cli.config_file import read_toml
 from ltx_pipelines.utils.constants import DEFAULTS_KEY
 from ltx_trainer.assemble import assemble
 from ltx_trainer.child import wait_for
-from ltx_trainer.folder import own_folder
+from ltx_trainer.folder import STOPPED, own_folder
 from ltx_trainer.world.vocabulary import MOTIONS
 
 CONFIGS = Path(str(files("ltx_trainer").joinpath("configs")))
@@ -124,6 +124,8 @@ def _run(steps: Iterable[Step], folder: Path) -> None:
         words = [step.command, "--config", str(CONFIGS / f"{step.config}.toml"), "--output-path", step.output]
         changes = [word for change in step.changes for word in ("--set", change)]
         code = wait_for(_perform, [*words, *changes], folder)
+        if code == STOPPED:
+            raise KeyboardInterrupt
         if code:
             raise LTXError(
                 f"{step.output} ended with exit code {code}; what it wrote stays in {folder}, and the same command "

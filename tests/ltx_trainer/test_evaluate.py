@@ -353,6 +353,8 @@ def test_wrong_arguments_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[
         Studio.open(tmp_path)
     assert main(["--output-path", str(tmp_path / "r.json"), "--workers", "0"]) == 2
     assert "workers 0 must be at least 1" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"r\.jsonl is for the judged clips"):
+        Options(tmp_path / "r.jsonl")
     assert main(["--output-path", str(tmp_path)]) == 2
     assert "--output-path takes the name of the report" in capsys.readouterr().err
 

@@ -20,7 +20,7 @@ from ltx_core.loader import Checkpoint
 from ltx_pipelines.miniature import gemma
 from ltx_pipelines.utils.constants import DEFAULTS_KEY, embedded_params
 from ltx_trainer import child, miniature
-from ltx_trainer.__main__ import task_of
+from ltx_trainer.__main__ import main, task_of
 from ltx_trainer.cache import CacheConfig
 from ltx_trainer.config import read_config
 from ltx_trainer.folder import own_folder
@@ -96,6 +96,12 @@ def test_the_parts_are_gathered_with_the_defaults(model_folder: Path, tmp_path: 
         128,
         json.loads(checkpoint.metadata[DEFAULTS_KEY])["num_frames"],
     )
+
+
+def test_a_step_that_is_stopped_stops_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(miniature, "wait_for", lambda *_: 130)
+    monkeypatch.setattr(miniature, "CAPTIONS", 50)
+    assert main(["miniature", "--output-path", str(tmp_path)]) == 130
 
 
 def test_a_step_that_fails_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

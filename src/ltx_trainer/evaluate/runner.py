@@ -53,6 +53,10 @@ class Options:
             )
         if self.output_path.is_dir():
             raise InputError(f"{self.output_path} is a folder; --output-path takes the name of the report.")
+        if self.output_path.suffix == ".jsonl":
+            raise InputError(
+                f"{self.output_path} is for the judged clips; the report's name ends in another way."
+            )
 
     def studio(self) -> Studio:
         """The model that is evaluated."""
