@@ -66,6 +66,8 @@ def test_defaults_follow_a_stored_model(name, parts, tmp_path):
         ("toml", b"{", "is not valid TOML"),
         ("toml", b"colour = 'red'", "has 'colour', which ltx distilled does not know"),
         ("toml", b"\xef\xbb\xbfcolour = 'red'", "has 'colour', which"),  # begins as Notepad's files do
+        ("toml", b"num-frames = 9", "which ltx distilled does not know; did you mean 'num_frames'?"),
+        ("toml", b"config = 'other.toml'", "cannot start from another one"),
         ("json", b"[1, 2]", "holds no settings"),
         ("json", b'"x"', "holds no settings"),
         ("json", b'{"command": 5}', "is for '5', not 'distilled'"),

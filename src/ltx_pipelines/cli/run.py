@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
 import json
 from dataclasses import replace
@@ -128,8 +129,12 @@ def as_argv(parser: argparse.ArgumentParser, stored: dict[str, Any], typed: list
     replaced = {word.split("=")[0] for word in typed}
     argv: list[str] = []
     for dest, value in stored.items():
+        if dest == "config":
+            raise InputError("A configuration cannot start from another one; put all settings into one file.")
         if dest not in actions:
-            raise InputError(f"The configuration has {dest!r}, which {parser.prog} does not know.")
+            near = difflib.get_close_matches(dest, actions, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise InputError(f"The configuration has {dest!r}, which {parser.prog} does not know{hint}")
         action, flag = actions[dest], actions[dest].option_strings[0]
         if flag in replaced:
             continue
