@@ -130,6 +130,10 @@ class _Run:
                 if stop and not ends:
                     logger.info("Stopped at step %d; the same command goes on from there.", self.step)
                     return None
+        if self.bad_steps:
+            logger.warning(
+                "The gradients of the last %d steps were not finite: these learnt nothing.", self.bad_steps
+            )
         return self._export()
 
     def _step(self, source: Iterator[Batch]) -> dict[str, Tensor]:

@@ -257,11 +257,16 @@ def test_what_is_frozen_is_not_in_checkpoints(tmp_path: Path) -> None:
     assert not any(key.startswith("encoder.conv_in") for key in kept)
 
 
-def test_a_diverging_run_ends_with_the_remedy(tmp_path: Path) -> None:
-    task = make("video-vae", steps=20)
-    task.losses = lambda model, batch, generator: {"loss": model(task.prepare(batch))[0].sum() * torch.nan}
+def test_a_diverging_run_ends_with_the_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def diverge(steps: int) -> None:
+        task = make("video-vae", steps=steps)
+        task.losses = lambda model, batch, _: {"loss": model(task.prepare(batch))[0].sum() * torch.nan}
+        train(task, tmp_path / str(steps))
+
     with pytest.raises(LTXError, match=r"not finite. Lower optimizer.learning_rate"):
-        train(task, tmp_path)
+        diverge(20)
+    diverge(2)  # too short to be given up
+    assert "The gradients of the last 2 steps were not finite" in caplog.text
 
 
 def test_a_decoder_can_be_trained_from_a_file_with_its_latents_kept(tmp_path: Path) -> None:
