@@ -1,6 +1,7 @@
 """One owner of weights: what is read when, LoRA sets, offloading, threads, cancelling, failures."""
 
 import json
+import os
 import pickle
 import re
 import threading
@@ -630,6 +631,17 @@ class TestLoras:
         assert same(first, off)
         assert same(first, again)
         assert not same(first, on)
+
+    def test_one_that_was_trained_further_is_used_as_it_is_now(self, pipeline, model_folder, tmp_path):
+        path = tmp_path / "trained.safetensors"
+        tensors, found = load_file(model_folder / "distilled-lora.safetensors"), []
+        trained = TI2VidOneStagePipeline(engine=pipeline.engine, loras=[(path, 5.0)])
+        for number, sign in enumerate((1, -1, 1)):
+            save_file({n: sign * t if "lora_B" in n else t for n, t in tensors.items()}, path)
+            os.utime(path, ns=(number, number))
+            found.append(everything(trained("x", **SMALL, **STEPS)))
+        assert not same(found[0], found[1])
+        assert same(found[0], found[2])
 
     def test_one_that_fits_nothing_stops_before_any_work(self, pipeline, tmp_path):
         path = tmp_path / "other.safetensors"

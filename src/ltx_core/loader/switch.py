@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,19 @@ from ltx_core.loader.streaming import BlockStreamer
 from ltx_core.quantization.fp8 import ScaledLinear
 from ltx_core.sd_ops import SDOps
 
-FileKey = tuple[str, SDOps]
 Loras = tuple[LoraPathStrengthAndSDOps, ...]
+
+
+class FileKey(NamedTuple):
+    """A LoRA file as it was read: written anew, at another time in nanoseconds, it is another one."""
+
+    path: str
+    sd_ops: SDOps
+    written: int
+
+
+LayerLoras = tuple[tuple[FileKey, float], ...]
+"""The files that a layer has LoRAs from, with their strengths, in their order."""
 
 
 class Weight(NamedTuple):
@@ -60,10 +72,12 @@ class LoraSwitcher:
         self._place = beside or (torch.device("cpu"), None)  # of the pairs; None: in the dtype of their file
         self._layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         self._clean: dict[str, Weight] = {}
-        self._last: dict[str, tuple[Loras, Weight]] = {}  # of layers in main memory: what they last had fused
+        self._last: dict[
+            str, tuple[LayerLoras, Weight]
+        ] = {}  # of layers in main memory: what they last had fused
         self._hooks: dict[str, Any] = {}  # of the layers that have a branch
         # What each touched layer computes with; None: unknown, a change was cut short.
-        self._applied: dict[str, Loras | None] = {}
+        self._applied: dict[str, LayerLoras | None] = {}
         self._files: dict[FileKey, LoraFile] = {}
         self._pairs: dict[tuple[FileKey, str], Pair] = {}  # what was read of them, at strength 1, by layer
         self._current: set[FileKey] = set()
@@ -82,17 +96,17 @@ class LoraSwitcher:
         Returns how each of the others fits the model.
         Raises `CheckpointError`, before anything changes, for a LoRA file that does not fit.
         """
-        wanted = tuple(lora for lora in loras if lora.strength != 0)
-        self._files |= {key: opened[key] for key in map(file_key, wanted) if opened and key in opened}
-        files = [self._open(lora) for lora in wanted]
-        plan: dict[str, Loras] = dict.fromkeys(self._applied, ())
+        wanted = [(file_key(lora), lora.strength) for lora in loras if lora.strength != 0]
+        self._files |= {key: opened[key] for key, _ in wanted if opened and key in opened}
+        files = [self._open(key) for key, _ in wanted]
+        plan: dict[str, LayerLoras] = dict.fromkeys(self._applied, ())
         for lora, file in zip(wanted, files):
             for name in file.match.modules:
                 plan[name] = (*plan.get(name, ()), lora)
         for name, new in plan.items():
             if self._applied.get(name, ()) != new:
                 self._bring(name, new)
-        self._forget({file_key(lora) for lora in wanted})
+        self._forget({key for key, _ in wanted})
         return tuple(file.match for file in files)
 
     @property
@@ -100,11 +114,10 @@ class LoraSwitcher:
         """What it holds in main memory beside the model's own weights: for each touched layer another weight."""
         return sum(weight.value.nbytes for weight in self._clean.values())
 
-    def _open(self, lora: LoraPathStrengthAndSDOps) -> LoraFile:
-        key = file_key(lora)
+    def _open(self, key: FileKey) -> LoraFile:
         if key not in self._files:
             targets = {name: tuple(layer.weight.shape) for name, layer in self._layers.items()}
-            self._files[key] = LoraFile(lora.path, targets, lora.sd_ops)
+            self._files[key] = LoraFile(key.path, targets, key.sd_ops)
         return self._files[key]
 
     def _forget(self, used: set[FileKey]) -> None:
@@ -115,7 +128,7 @@ class LoraSwitcher:
             self._pairs = {key: pair for key, pair in self._pairs.items() if key[0] in kept}
             self._current = used
 
-    def _bring(self, name: str, loras: Loras) -> None:
+    def _bring(self, name: str, loras: LayerLoras) -> None:
         """Let one layer compute with exactly these LoRAs."""
         layer, known = self._layers[name], self._applied.get(name, ())
         self._applied[name] = None
@@ -129,16 +142,16 @@ class LoraSwitcher:
             self._write(name, layer, loras, is_clean=known == ())
         self._applied[name] = loras
 
-    def _branch(self, name: str, layer: nn.Linear, loras: Loras) -> None:
+    def _branch(self, name: str, layer: nn.Linear, loras: LayerLoras) -> None:
         """Hang a branch on the layer in place of the one that it has, or none."""
-        pairs = [self._pair(name, lora, self._place[0]) for lora in loras]
+        pairs = [self._pair(name, *lora, self._place[0]) for lora in loras]
         if name in self._hooks:
             self._hooks[name].remove()
             del self._hooks[name]
         if pairs:
             self._hooks[name] = layer.register_forward_hook(Branch(pairs))
 
-    def _swap(self, name: str, layer: nn.Linear, loras: Loras) -> None:
+    def _swap(self, name: str, layer: nn.Linear, loras: LayerLoras) -> None:
         """Give the layer the clean tensors or the fused ones, which are made if they are not the last."""
         new = clean = self._clean.setdefault(name, Weight.of(layer))
         if loras:
@@ -148,7 +161,7 @@ class LoraSwitcher:
                 self._last[name] = (loras, new)
         new.put(layer)
 
-    def _write(self, name: str, layer: nn.Linear, loras: Loras, is_clean: bool) -> None:
+    def _write(self, name: str, layer: nn.Linear, loras: LayerLoras, is_clean: bool) -> None:
         """Write the new weight over the old one, on the device."""
         held = Weight.of(layer)
         if name not in self._clean:
@@ -160,19 +173,16 @@ class LoraSwitcher:
         if held.scale is not None and new.scale is not None:
             held.scale.copy_(new.scale)
 
-    def _with(self, name: str, loras: Loras, clean: Weight) -> Weight:
-        pairs = [self._pair(name, lora, clean.value.device) for lora in loras]
+    def _with(self, name: str, loras: LayerLoras, clean: Weight) -> Weight:
+        pairs = [self._pair(name, *lora, clean.value.device) for lora in loras]
         return Weight(*fuse(clean.value, pairs, scale=clean.scale))
 
-    def _pair(self, name: str, lora: LoraPathStrengthAndSDOps, device: torch.device) -> Pair:
-        key = file_key(lora), name
-        if key not in self._pairs:
-            down, up, scale = self._open(lora).read(name)
-            self._pairs[key] = Pair(self._kept(down), self._kept(up), scale)
-        down, up, scale = self._pairs[key]
-        return Pair(
-            down.to(device, non_blocking=True), up.to(device, non_blocking=True), lora.strength * scale
-        )
+    def _pair(self, name: str, key: FileKey, strength: float, device: torch.device) -> Pair:
+        if (key, name) not in self._pairs:
+            down, up, scale = self._files[key].read(name)
+            self._pairs[key, name] = Pair(self._kept(down), self._kept(up), scale)
+        down, up, scale = self._pairs[key, name]
+        return Pair(down.to(device, non_blocking=True), up.to(device, non_blocking=True), strength * scale)
 
     def _kept(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of a LoRA where it stays; pinned where it travels with every block."""
@@ -191,7 +201,9 @@ class LoraSwitcher:
 
 
 def file_key(lora: LoraPathStrengthAndSDOps) -> FileKey:
-    return str(lora.path), lora.sd_ops
+    """What names the file now; of one that is missing, too, for opening it says so better."""
+    path = Path(lora.path)
+    return FileKey(str(lora.path), lora.sd_ops, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 def in_main_memory(weight: torch.Tensor) -> bool:

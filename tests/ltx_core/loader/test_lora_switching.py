@@ -3,6 +3,8 @@
 import gc
 import itertools
 import multiprocessing
+import os
+import shutil
 import sys
 from functools import partial
 
@@ -285,9 +287,26 @@ def test_files_that_are_out_of_use_are_let_go(files, loras):
     switcher = LoraSwitcher(build(files))
     for wanted in (loras[:1], loras[1:2], []):
         switcher.apply(wanted)
-    assert {path for path, _ in switcher._files} == {loras[1].path}
+    assert {key.path for key in switcher._files} == {loras[1].path}
     switcher.apply(loras[2:])
-    assert {path for path, _ in switcher._files} == {loras[2].path}
+    assert {key.path for key in switcher._files} == {loras[2].path}
+
+
+@pytest.mark.parametrize("beside", [None, (torch.device("cpu"), torch.bfloat16)], ids=["fused", "beside"])
+def test_a_file_that_was_written_anew_is_read_anew(files, loras, beside, tmp_path):
+    path = tmp_path / "trained.safetensors"
+    wanted, found = [LoraPathStrengthAndSDOps(str(path), 1.0)], []
+    model = build(files)
+    switcher = LoraSwitcher(model, beside)
+    layer = model.get_submodule(f"{BLOCK}.to_q")
+    x = torch.ones(1, layer.in_features, dtype=torch.bfloat16)
+    for number, lora in enumerate((*loras[:2], loras[0])):
+        shutil.copy(lora.path, path)
+        os.utime(path, ns=(number, number))
+        switcher.apply(wanted)
+        found.append(layer(x))
+    assert not torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_what_is_returned_tells_how_each_lora_fits(files, loras):
