@@ -1,5 +1,7 @@
 """Text or image to video in two stages: guided at half size, upsampled, refined at full size."""
 
+import logging
+
 from ltx_core.quantization import QuantizationPolicy
 from ltx_pipelines.cli.app import entry_point
 from ltx_pipelines.conditions import Images
@@ -13,6 +15,8 @@ from ltx_pipelines.pipeline import (
 )
 from ltx_pipelines.recipe import AudioOutput, Recipe, Request, guided_stage, refinement
 from ltx_pipelines.utils.loras import as_loras
+
+log = logging.getLogger(__name__)
 
 
 class TI2VidTwoStagesPipeline(GuidedPipeline):
@@ -43,6 +47,11 @@ class TI2VidTwoStagesPipeline(GuidedPipeline):
             **options,
         )
         self.distilled_lora = as_loras(distilled_lora) or self.engine.distillation
+        if not self.distilled_lora:
+            log.warning(
+                "No distilled LoRA was given (distilled_lora): stage 2 refines in a few unguided steps, which only a "
+                "distilled model is made for."
+            )
 
     def recipe(self, request: Request) -> Recipe:
         images = Images(request.images)

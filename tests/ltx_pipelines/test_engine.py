@@ -632,6 +632,13 @@ class TestLoras:
         assert same(first, again)
         assert not same(first, on)
 
+    def test_a_second_stage_without_the_distilled_one_is_told(self, model_folder, caplog):
+        given = files(model_folder)
+        TI2VidTwoStagesPipeline(**given)
+        assert not caplog.records
+        TI2VidTwoStagesPipeline(**{name: value for name, value in given.items() if name != "distilled_lora"})
+        assert "No distilled LoRA was given" in caplog.text
+
     def test_one_that_was_trained_further_is_used_as_it_is_now(self, pipeline, model_folder, tmp_path):
         path = tmp_path / "trained.safetensors"
         tensors, found = load_file(model_folder / "distilled-lora.safetensors"), []
