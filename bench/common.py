@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,14 @@ def home() -> Path:
     return HOME
 
 
+@cache
 def python_of(who: str) -> str:
     """The interpreter of a side's environment; of ours, if there is no such environment, the one that runs this."""
     path = home() / who / "bin" / "python"
     if path.exists():
         return str(path)
     if who == OURS:
+        log("There is no environment for ours (python bench/peers.py ours): this interpreter measures.")
         return sys.executable
     raise Unavailable(f"not installed; run: python bench/peers.py {who}")
 

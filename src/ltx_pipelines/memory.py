@@ -58,10 +58,9 @@ def cleanup_memory() -> None:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         # Pinned memory looks taken as long as PyTorch keeps it. Version 2.11 has no public name for this.
-        for owner, name in ((torch.accelerator, "empty_host_cache"), (torch._C, "_host_emptyCache")):
-            if hasattr(owner, name):
-                getattr(owner, name)()
-                break
+        private = getattr(torch._C, "_host_emptyCache", None)
+        if empty := getattr(torch.accelerator, "empty_host_cache", private):
+            empty()
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:

@@ -49,8 +49,8 @@ class TI2VidTwoStagesPipeline(GuidedPipeline):
         self.distilled_lora = as_loras(distilled_lora) or self.engine.distillation
         if not self.distilled_lora:
             log.warning(
-                "No distilled LoRA was given (distilled_lora): stage 2 refines in a few unguided steps, which only a "
-                "distilled model is made for."
+                "No distilled LoRA was given: stage 2 refines in a few unguided steps, which only a distilled model "
+                "is made for. Pass distilled_lora (--distilled-lora)."
             )
 
     def recipe(self, request: Request) -> Recipe:

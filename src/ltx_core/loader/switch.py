@@ -72,9 +72,8 @@ class LoraSwitcher:
         self._place = beside or (torch.device("cpu"), None)  # of the pairs; None: in the dtype of their file
         self._layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         self._clean: dict[str, Weight] = {}
-        self._last: dict[
-            str, tuple[LayerLoras, Weight]
-        ] = {}  # of layers in main memory: what they last had fused
+        # Of layers in main memory: what they last had fused.
+        self._last: dict[str, tuple[LayerLoras, Weight]] = {}
         self._hooks: dict[str, Any] = {}  # of the layers that have a branch
         # What each touched layer computes with; None: unknown, a change was cut short.
         self._applied: dict[str, LayerLoras | None] = {}

@@ -391,11 +391,9 @@ def test_a_gpu_takes_all_of_float32_while_a_sound_is_decoded(monkeypatch):
 )
 def test_what_is_set_for_convolutions_alone_counts():
     convolutions = torch.backends.cudnn.conv
-    before, convolutions.fp32_precision = (
-        convolutions.fp32_precision,
-        "ieee",
-    )  # of which allow_tf32 cannot tell
+    before = convolutions.fp32_precision
     try:
+        convolutions.fp32_precision = "ieee"  # of which allow_tf32 cannot tell
         with full_float32():
             assert convolutions.fp32_precision == "ieee"
         assert convolutions.fp32_precision == "ieee"
