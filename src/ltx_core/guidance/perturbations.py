@@ -110,13 +110,3 @@ class BatchedPerturbationConfig:
             return masks[kept]
 
         return [{kind: keep(kind, block) for kind in PerturbationType} for block in range(num_blocks)]
-
-    def first_perturbed_block(self, num_blocks: int) -> int:
-        """The first block in which any sample is perturbed, `num_blocks` if none is.
-
-        Up to its input a perturbed pass equals the unperturbed one, so the two can share that much work.
-        """
-        for block in range(num_blocks):
-            if any(self.any_in_batch(kind, block) for kind in PerturbationType):
-                return block
-        return num_blocks

@@ -267,7 +267,6 @@ def test_passes_side_by_side_are_those_alone(model23):
     v, a = conditioned(video()), audio()
     late = BatchedPerturbationConfig([skip(SELF_V, SELF_A, blocks=[2])])
     isolated = BatchedPerturbationConfig([skip(A2V, V2A)])
-    assert late.first_perturbed_block(model23.num_blocks) == 2
     state, perturbations = model23.prepare(v, a), [None, late, isolated]
     kept = {name: x.clone() for name, x in state.hidden.items()}
     for end, own in zip(model23.run_blocks([state] * 3, perturbations), perturbations):
@@ -632,20 +631,34 @@ class TestSharedPasses:
                 assert torch.equal(audio_x0, alone[1])
 
     def test_equal_work_is_done_once(self):
-        """A block is entered once a step; equal passes are one; each text is read once for all its passes."""
+        """A block is entered once a step; each text is read once for all its passes; passes are one until they part.
+
+        The unconditional pass parts at the first text, the isolated one at the first exchange, the perturbed one
+        in the last block.
+        """
         model = X0Model(build(V23))
         model.max_batch_size = 1
-        entered, fed, read = [], [], []
+        entered, begun = [], []
+        done = {name: [] for name in ("attn1", "attn2.to_k", "attn2.to_q", "ff")}
+        model.velocity_model.adaln_single.register_forward_hook(lambda *_: begun.append(1))
         for index, block in enumerate(model.velocity_model.transformer_blocks):
             block.register_forward_hook(lambda *_, index=index: entered.append(index))
-            block.ff.register_forward_hook(lambda *_, index=index: fed.append(index))
-            block.attn2.to_k.register_forward_hook(lambda *_, index=index: read.append(index))
+            for name, times in done.items():
+                block.get_submodule(name).register_forward_hook(
+                    lambda *_, index=index, times=times: times.append(index)
+                )
         with torch.no_grad():
             model.run_passes(self.calls()[:4])
-        last = BLOCKS - 1
+        between = BLOCKS - 2
+        assert len(begun) == 1
         assert entered == list(range(BLOCKS))
-        assert [fed.count(index) for index in range(BLOCKS)] == [3] * last + [4]
-        assert [read.count(index) for index in range(BLOCKS)] == [2] * BLOCKS
+        counts = {name: [times.count(index) for index in range(BLOCKS)] for name, times in done.items()}
+        assert counts == {
+            "attn1": [1] + [3] * between + [4],
+            "attn2.to_k": [2] * BLOCKS,
+            "attn2.to_q": [2] + [3] * between + [4],
+            "ff": [3] + [3] * between + [4],
+        }
 
     @pytest.mark.parametrize("size", [2, 3, None])
     @pytest.mark.parametrize("batch", [1, 2])

@@ -370,7 +370,6 @@ def test_perturbation_masks():
     assert config.any_in_batch(SELF, 0)
     assert not config.all_in_batch(SELF, 0)
     assert not config.any_in_batch(A2V, 0)
-    assert config.first_perturbed_block(8) == 0
 
 
 def test_perturbations_say_what_to_compute():
@@ -381,8 +380,6 @@ def test_perturbations_say_what_to_compute():
     assert kept[1][SELF] is True
     assert kept[2][SELF].flatten().tolist() == [0, 1]
     assert everyone.keeps(4, x)[2][SELF] is False
-    assert everyone.first_perturbed_block(8) == 2
-    assert BatchedPerturbationConfig.empty(2).first_perturbed_block(8) == 8
 
 
 def test_masks_of_the_same_values_are_made_once():

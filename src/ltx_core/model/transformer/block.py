@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -14,20 +15,44 @@ from ltx_core.model.transformer.adaln import Modulation, add_gated, modulate
 from ltx_core.model.transformer.attention import Attention
 from ltx_core.model.transformer.config import StreamConfig, TransformerConfig
 from ltx_core.model.transformer.feed_forward import FeedForward
-from ltx_core.model.transformer.state import CrossInputs, StreamInputs
+from ltx_core.model.transformer.state import (
+    CrossInputs,
+    ForwardState,
+    Remembered,
+    StreamInputs,
+    TextInputs,
+)
 from ltx_core.utils import rms_norm
 
 Keep = Mapping[PerturbationType, bool | torch.Tensor]
 """Per kind True: no sample is perturbed; False: all are; else a (B, 1, 1) mask, 0 for those that are."""
 
-KeysAndValues = tuple[torch.Tensor, torch.Tensor]
+T = TypeVar("T")
+
+Hidden = dict[str, torch.Tensor]
+"""Activations (B, T, D) by stream."""
+
+Inputs = Mapping[str, StreamInputs]
+
+Once = Callable[[Hashable, Sequence[Any], Callable[[], T]], T]
+"""`Remembered.of`, or a function that remembers nothing."""
+
+STEPS = ("attend_self", "attend_text", "exchange", "feed")
+"""The methods of a block that do its work, in order."""
+
+
+class ReadText(NamedTuple):
+    """What attention reads of a text: keys and values (B, S, I), and the bias for them or None."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    bias: torch.Tensor | None
 
 
 class BlockPass(NamedTuple):
-    """What one pass brings to a block: activations (B, T, D) and fixed inputs by stream, and what it keeps."""
+    """What one pass brings to a block: its activations and fixed inputs, and which attentions it keeps."""
 
-    hidden: Mapping[str, torch.Tensor]
-    inputs: Mapping[str, StreamInputs]
+    state: ForwardState
     keep: Keep
 
 
@@ -97,86 +122,102 @@ class TransformerBlock(nn.Module):
         for stream in self.streams:
             setattr(self, f"scale_shift_table_a2v_ca_{stream.name}", modulation_table(5, stream.dim))
 
-    def forward(self, passes: Sequence[BlockPass]) -> list[dict[str, torch.Tensor]]:
-        """`run` for each pass. Those of the very same inputs share the keys and values of their texts."""
-        texts: dict[int, dict[str, KeysAndValues]] = {}
-        results = []
-        for hidden, inputs, keep in passes:
-            if id(inputs) not in texts:
-                running = self._running(inputs)
-                texts[id(inputs)] = {s.name: self._keys_and_values(s, inputs[s.name]) for s in running}
-            results.append(self.run(hidden, inputs, texts[id(inputs)], keep))
-        return results
+    def forward(self, passes: Sequence[BlockPass]) -> list[Hidden]:
+        """The activations after this block, of each pass; those of disabled streams unchanged.
 
-    def _keys_and_values(self, stream: StreamConfig, inputs: StreamInputs) -> KeysAndValues:
-        """`read_text`, if it is not kept from a step before."""
-        if inputs.kept is None:
-            return self.read_text(stream, inputs)
-        return inputs.kept.of((self, stream.name), (inputs.context,), lambda: self.read_text(stream, inputs))
+        Passes of the same texts share their keys and values. Passes that come with the very same activations
+        share all steps until they part, be it the whole block.
+        """
+        read = Remembered()
+        results: dict[int, Hidden] = {}
+        for alike in _by_activations(passes):
+            once = Remembered().of if len(alike) > 1 else _anew
+            for number in alike:
+                results[number] = self._run(*passes[number], read, once)
+        return [results[number] for number in range(len(passes))]
 
-    def read_text(self, stream: StreamConfig, inputs: StreamInputs) -> KeysAndValues:
-        """Keys and values of the text of a stream."""
-        context = inputs.context
-        if inputs.prompt is not None:
-            table = self._part(stream, "prompt_scale_shift_table")
-            context = _modulated(context, inputs.prompt, table, shift=0, scale=1)
-        return self._part(stream, "attn2").keys_and_values(context)
+    def _run(self, state: ForwardState, keep: Keep, read: Remembered, once: Once) -> Hidden:
+        """One pass. read: the texts of passes before it. once: takes a step, or knows where it led before."""
+        x, inputs = state.hidden, state.inputs
+        own, cross = [keep[kind] for kind in SKIP_SELF_ATTENTION.values()], [keep[e.skip] for e in EXCHANGES]
+        texts = read.of("texts", (inputs, *state.texts.values()), partial(self._read, state))
+        x = once("self", (x, inputs, *own), partial(self.attend_self, x, inputs, keep))
+        x = once("text", (x, inputs, texts), partial(self.attend_text, x, inputs, texts))
+        x = once("exchange", (x, inputs, *cross), partial(self.exchange, x, inputs, keep))
+        return once("feed", (x, inputs), partial(self.feed, x, inputs))
 
-    def run(
-        self,
-        hidden: Mapping[str, torch.Tensor],
-        inputs: Mapping[str, StreamInputs],
-        texts: Mapping[str, KeysAndValues],
-        keep: Keep,
-    ) -> dict[str, torch.Tensor]:
-        """The streams' activations (B, T, D) after this block, by name; disabled ones unchanged."""
-        out = dict(hidden)
-        for stream in self._running(inputs):
-            name = stream.name
-            out[name] = self._attend(stream, out[name], inputs[name], texts[name], keep)
-        if len(out) == 2:
-            out |= self._exchange(out, inputs, keep)
-        for stream in self._running(inputs):
-            out[stream.name] = self._feed(stream, out[stream.name], inputs[stream.name].modulation)
-        return out
-
-    def _running(self, inputs: Mapping[str, StreamInputs]) -> list[StreamConfig]:
+    def _running(self, inputs: Inputs) -> list[StreamConfig]:
         return [s for s in self.streams if s.name in inputs and inputs[s.name].enabled]
 
-    def _attend(
-        self, stream: StreamConfig, x: torch.Tensor, inputs: StreamInputs, text: KeysAndValues, keep: Keep
-    ) -> torch.Tensor:
-        """Self-attention, then attention to the text."""
-        modulation, table = inputs.modulation, self._part(stream, "scale_shift_table")
-        y = _modulated(self._norm(x), modulation, table, shift=0, scale=1)
-        kept = keep[SKIP_SELF_ATTENTION[stream.name]]
-        y = self._part(stream, "attn1")(
-            y,
-            mask=inputs.self_bias,
-            pe=inputs.rope,
-            perturbation_mask=kept if isinstance(kept, torch.Tensor) else None,
-            all_perturbed=kept is False,
-        )
-        x = add_gated(x, y, modulation.vector(2, table[2]))
-        y, text_attention = self._norm(x), self._part(stream, "attn2")
-        if inputs.prompt is None:
-            return x + text_attention.attend(y, text, inputs.text_bias)
-        y = _modulated(y, modulation, table, shift=6, scale=7)
-        y = text_attention.attend(y, text, inputs.text_bias)
-        return add_gated(x, y, modulation.vector(8, table[8]))
+    def _read(self, state: ForwardState) -> dict[str, ReadText]:
+        """The texts of the running streams, from a step before where they are kept."""
+        once = _anew if state.kept is None else state.kept.of
+        read = {}
+        for stream in self._running(state.inputs):
+            text, prompt = state.texts[stream.name], state.inputs[stream.name].prompt
+            read[stream.name] = once(
+                (self, stream.name), (text,), partial(self.read_text, stream, text, prompt)
+            )
+        return read
 
-    def _exchange(
-        self, hidden: Mapping[str, torch.Tensor], inputs: Mapping[str, StreamInputs], keep: Keep
-    ) -> dict[str, torch.Tensor]:
-        """The streams that audio-video attention changes; both directions read what was before either."""
-        due = [e for e in EXCHANGES if inputs[e.target].enabled and keep[e.skip] is not False]
+    def read_text(self, stream: StreamConfig, text: TextInputs, prompt: Modulation | None) -> ReadText:
+        context = text.context
+        if prompt is not None:
+            table = self._part(stream, "prompt_scale_shift_table")
+            context = _modulated(context, prompt, table, shift=0, scale=1)
+        keys, values = self._part(stream, "attn2").keys_and_values(context)
+        return ReadText(keys, values, text.bias)
+
+    # The four steps. Each takes all streams' activations and returns those after it.
+
+    def attend_self(self, hidden: Hidden, inputs: Inputs, keep: Keep) -> Hidden:
+        changed = {}
+        for stream in self._running(inputs):
+            x, own, table = hidden[stream.name], inputs[stream.name], self._part(stream, "scale_shift_table")
+            kept = keep[SKIP_SELF_ATTENTION[stream.name]]
+            y = self._part(stream, "attn1")(
+                _modulated(self._norm(x), own.modulation, table, shift=0, scale=1),
+                mask=own.self_bias,
+                pe=own.rope,
+                perturbation_mask=kept if isinstance(kept, torch.Tensor) else None,
+                all_perturbed=kept is False,
+            )
+            changed[stream.name] = add_gated(x, y, own.modulation.vector(2, table[2]))
+        return hidden | changed
+
+    def attend_text(self, hidden: Hidden, inputs: Inputs, texts: Mapping[str, ReadText]) -> Hidden:
+        changed = {}
+        for stream in self._running(inputs):
+            x, own, table = hidden[stream.name], inputs[stream.name], self._part(stream, "scale_shift_table")
+            keys, values, bias = texts[stream.name]
+            y, attention = self._norm(x), self._part(stream, "attn2")
+            if own.prompt is None:
+                changed[stream.name] = x + attention.attend(y, (keys, values), bias)
+                continue
+            y = _modulated(y, own.modulation, table, shift=6, scale=7)
+            y = attention.attend(y, (keys, values), bias)
+            changed[stream.name] = add_gated(x, y, own.modulation.vector(8, table[8]))
+        return hidden | changed
+
+    def exchange(self, hidden: Hidden, inputs: Inputs, keep: Keep) -> Hidden:
+        """Audio-video attention; both directions read what was before either."""
+        both = EXCHANGES if len(hidden) == 2 else ()
+        due = [e for e in both if inputs[e.target].enabled and keep[e.skip] is not False]
         sides = {name: (self._norm(x), _cross(inputs[name])) for name, x in hidden.items()} if due else {}
         changed = {}
         for exchange in due:
             y, gate = self._receive(exchange, sides)
             gate = gate * keep[exchange.skip]  # True, or a mask of ones and zeros
             changed[exchange.target] = add_gated(hidden[exchange.target], y, gate)
-        return changed
+        return hidden | changed
+
+    def feed(self, hidden: Hidden, inputs: Inputs) -> Hidden:
+        changed = {}
+        for stream in self._running(inputs):
+            x, own, table = hidden[stream.name], inputs[stream.name], self._part(stream, "scale_shift_table")
+            y = self._part(stream, "ff")(_modulated(self._norm(x), own.modulation, table, shift=3, scale=4))
+            changed[stream.name] = add_gated(x, y, own.modulation.vector(5, table[5]))
+        return hidden | changed
 
     def _receive(
         self, exchange: Exchange, sides: Mapping[str, tuple[torch.Tensor, CrossInputs]]
@@ -199,17 +240,24 @@ class TransformerBlock(nn.Module):
     def _cross_table(self, name: str) -> torch.Tensor:
         return getattr(self, f"scale_shift_table_a2v_ca_{name}")
 
-    def _feed(self, stream: StreamConfig, x: torch.Tensor, modulation: Modulation) -> torch.Tensor:
-        table = self._part(stream, "scale_shift_table")
-        y = self._part(stream, "ff")(_modulated(self._norm(x), modulation, table, shift=3, scale=4))
-        return add_gated(x, y, modulation.vector(5, table[5]))
-
     def _part(self, stream: StreamConfig, name: str) -> Any:
         """A module or parameter of the stream, by its name without prefix."""
         return getattr(self, stream.prefix + name)
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, eps=self.norm_eps)
+
+
+def _by_activations(passes: Sequence[BlockPass]) -> list[list[int]]:
+    """The numbers of the passes, together those that come with the very same activations."""
+    groups: dict[int, list[int]] = {}
+    for number, one in enumerate(passes):
+        groups.setdefault(id(one.state.hidden), []).append(number)
+    return list(groups.values())
+
+
+def _anew(what: Hashable, given: Sequence[Any], make: Callable[[], T]) -> T:
+    return make()
 
 
 def _modulated(

@@ -24,11 +24,18 @@ from ltx_core.model.transformer.adaln import (
     token_levels,
 )
 from ltx_core.model.transformer.attention import Attention, AttentionFunction
-from ltx_core.model.transformer.block import BlockPass, TransformerBlock, modulation_table
+from ltx_core.model.transformer.block import STEPS, BlockPass, Hidden, TransformerBlock, modulation_table
 from ltx_core.model.transformer.config import LTXModelType, StreamConfig, TransformerConfig
 from ltx_core.model.transformer.inputs import check_context, passed_modalities, rope_tables
 from ltx_core.model.transformer.masks import merge_repeats, self_attention_bias, text_bias
-from ltx_core.model.transformer.state import CrossInputs, ForwardState, Remembered, RopeTables, StreamInputs
+from ltx_core.model.transformer.state import (
+    CrossInputs,
+    ForwardState,
+    Remembered,
+    RopeTables,
+    StreamInputs,
+    TextInputs,
+)
 from ltx_core.types import Modality
 from ltx_core.utils import to_denoised
 
@@ -38,6 +45,8 @@ CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of `torch.compile`
 COMPILED_GRAPHS = 64  # of one block: passes, sizes, and what is enabled make more than PyTorch expects
 
 STACKED_TOKENS = 128  # of a pass: up to here a batch of passes is quicker than sharing their first blocks
+
+TEXT_FIELDS = ("context", "context_mask")  # of a modality
 
 GATE_MODULES = {"video": "av_ca_a2v_gate_adaln_single", "audio": "av_ca_v2a_gate_adaln_single"}
 
@@ -148,7 +157,8 @@ class LTXModel(nn.Module):
         blocks: Any = self.transformer_blocks
         for block in blocks:
             # Not `read_text`: CUDA graphs would write over keys and values that are kept for the next step.
-            block.run = torch.compile(block.run, **({"dynamic": False} | options))
+            for step in STEPS:
+                setattr(block, step, torch.compile(getattr(block, step), **({"dynamic": False} | options)))
 
     def forward(
         self,
@@ -179,18 +189,25 @@ class LTXModel(nn.Module):
         audio: Modality | None,
         rope: Mapping[str, RopeTables] | None = None,
         kept: Remembered | None = None,
+        begun: ForwardState | None = None,
     ) -> ForwardState:
         """The state before the first block.
 
         rope: the `rope_tables` of these positions, if at hand. kept: what was made of texts and masks before.
+        begun: the state of a call that differs from this one in texts at most.
         """
         kept = Remembered() if kept is None else kept
         modalities = passed_modalities(self.streams, video, audio)
-        rope = rope_tables(self.config, self.streams, modalities) if rope is None else rope
         passed = [stream for stream in self.streams if stream.name in modalities]
+        texts = {s.name: self._text_inputs(s, modalities[s.name], kept) for s in passed}
+        if begun is not None:
+            return replace(begun, texts=texts)
+        rope = rope_tables(self.config, self.streams, modalities) if rope is None else rope
         return ForwardState(
             inputs={s.name: self._stream_inputs(s, modalities, rope[s.name], kept) for s in passed},
+            texts=texts,
             hidden={s.name: self._embed(s, modalities[s.name]) for s in passed},
+            kept=kept if kept.with_texts and not self.config.texts_follow_noise else None,
         )
 
     def run_blocks(
@@ -198,28 +215,21 @@ class LTXModel(nn.Module):
     ) -> list[ForwardState]:
         """The states after the blocks, of passes that go through them side by side.
 
-        So the weights of a block are needed once, passes that start from the same state are computed once until
-        a perturbation parts them, and passes of the same inputs share the keys and values of their texts.
+        So the weights of a block are needed once, and passes that begin alike are computed once until a text or a
+        perturbation parts them.
         """
         if self.has_cuda_graphs:  # else each block's graph writes over what the one before it has given
             torch.compiler.cudagraph_mark_step_begin()
         configs = [BatchedPerturbationConfig.empty() if p is None else p for p in perturbations]
         for state, config in zip(states, configs):
             _check_perturbations(config, state)
-        parted = [config.first_perturbed_block(self.num_blocks) for config in configs]
-        hidden = [state.hidden for state in states]
-        keeps = [config.keeps(self.num_blocks, next(iter(x.values()))) for config, x in zip(configs, hidden)]
+        keeps = [c.keeps(self.num_blocks, next(iter(s.hidden.values()))) for c, s in zip(configs, states)]
         for index, block in enumerate(self.transformer_blocks):
-            keys = [(id(x), n if index >= parted[n] else None) for n, x in enumerate(hidden)]
-            passes = {
-                key: BlockPass(x, state.inputs, keep[index])
-                for key, x, state, keep in zip(keys, hidden, states, keeps)
-            }
-            results = dict(zip(passes, self._run_block(block, list(passes.values()))))
-            hidden = [results[key] for key in keys]
-        return [replace(state, hidden=x) for state, x in zip(states, hidden)]
+            passes = [BlockPass(state, keep[index]) for state, keep in zip(states, keeps)]
+            states = [replace(state, hidden=x) for state, x in zip(states, self._run_block(block, passes))]
+        return list(states)
 
-    def _run_block(self, block: nn.Module, passes: list[BlockPass]) -> list[dict[str, torch.Tensor]]:
+    def _run_block(self, block: nn.Module, passes: list[BlockPass]) -> list[Hidden]:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, passes, use_reentrant=False, preserve_rng_state=False)
         return block(passes)
@@ -248,11 +258,6 @@ class LTXModel(nn.Module):
         levels = token_levels(modality.timesteps, batch, tokens).scaled(self.config.timestep_scale_multiplier)
         modulation, embedded_timestep = self._part(stream, "adaln_single")(levels, dtype)
         other = [modality for name, modality in modalities.items() if name != stream.name]
-        context, bias = kept.of(
-            (stream.name, "text", dtype),
-            (modality.context, modality.context_mask),
-            lambda: self._text(stream, modality),
-        )
         self_bias = kept.of(
             (stream.name, "mask", dtype),
             (modality.attention_mask,),
@@ -260,15 +265,19 @@ class LTXModel(nn.Module):
         )
         return StreamInputs(
             enabled=modality.enabled,
-            context=context,
-            text_bias=bias,
             self_bias=self_bias,
             modulation=modulation,
             embedded_timestep=embedded_timestep,
             prompt=self._prompt_modulation(stream, modality),
             rope=rope.own,
             cross=self._cross_inputs(stream, levels, other[0], rope) if other else None,
-            kept=kept if kept.with_texts and not self.config.texts_follow_noise else None,
+        )
+
+    def _text_inputs(self, stream: StreamConfig, modality: Modality, kept: Remembered) -> TextInputs:
+        return kept.of(
+            (stream.name, "text", modality.latent.dtype),
+            (modality.context, modality.context_mask),
+            lambda: TextInputs(*self._text(stream, modality)),
         )
 
     def _prompt_modulation(self, stream: StreamConfig, modality: Modality) -> Modulation | None:
@@ -338,16 +347,10 @@ def _x0(
     return to_denoised(modality.latent, velocity, sigma)
 
 
-def _begin_alike(one: TransformerCall, other: TransformerCall) -> bool:
-    """Whether two calls differ in perturbations at most."""
-    return _is_same(one.video, other.video) and _is_same(one.audio, other.audio)
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two modalities hold the very same tensors."""
-    if one is None or other is None:
-        return one is other
-    return all(a is b for a, b in zip(vars(one).values(), vars(other).values()))
+def _beginning(call: TransformerCall) -> tuple[int, ...]:
+    """What tells calls that begin alike: the very same tensors, but for those of texts."""
+    modalities = [{"latent": None} if m is None else vars(m) for m in (call.video, call.audio)]
+    return tuple(id(value) for m in modalities for name, value in m.items() if name not in TEXT_FIELDS)
 
 
 def _unstack(pair: TokenPair, count: int) -> list[TokenPair]:
@@ -421,16 +424,19 @@ class X0Model(nn.Module):
         self, calls: Sequence[TransformerCall], kept: Remembered | None = None
     ) -> list[TokenPair]:
         model = self.velocity_model
-        states: list[ForwardState] = []
-        for number, call in enumerate(calls):
-            twins = [n for n in range(number) if _begin_alike(call, calls[n])]
-            states.append(states[twins[0]] if twins else self._prepare(call, kept))
+        kept = Remembered() if kept is None else kept
+        begun: dict[tuple[int, ...], ForwardState] = {}
+        states = []
+        for call in calls:
+            begin = _beginning(call)
+            states.append(self._prepare(call, kept, begun.get(begin)))
+            begun[begin] = states[-1]
         ends = model.run_blocks(states, [call.perturbations for call in calls])
         return [self.denoised(call.video, call.audio, model.finish(end)) for call, end in zip(calls, ends)]
 
-    def _prepare(self, call: TransformerCall, kept: Remembered | None) -> ForwardState:
+    def _prepare(self, call: TransformerCall, kept: Remembered, begun: ForwardState | None) -> ForwardState:
         rope = self._rope_tables(call.video, call.audio)
-        return self.velocity_model.prepare(call.video, call.audio, rope, kept)
+        return self.velocity_model.prepare(call.video, call.audio, rope, kept, begun)
 
     def _rope_tables(self, video: Modality | None, audio: Modality | None) -> Mapping[str, RopeTables]:
         """The rotary tables, computed when the positions are others than last time: once a stage."""

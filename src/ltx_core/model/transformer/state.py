@@ -24,8 +24,8 @@ class Remembered:
         self.with_texts = with_texts
         self._made: dict[Hashable, tuple[Any, Any]] = {}
 
-    def of(self, what: Hashable, given: Sequence[torch.Tensor | None], make: Callable[[], T]) -> T:
-        """What `make` returned when `what` was first asked for with these very tensors."""
+    def of(self, what: Hashable, given: Sequence[Any], make: Callable[[], T]) -> T:
+        """What `make` returned when `what` was first asked for with these very tensors (or flags, or None)."""
         key = (what, *map(id, given))
         if key not in self._made:
             self._made[key] = given, make()  # while a tensor is held, no other gets its id
@@ -57,32 +57,38 @@ class CrossInputs:
 
 @dataclass(frozen=True)
 class StreamInputs:
-    """What the blocks and the head read of one stream besides its activations.
+    """What the blocks and the head read of one stream besides its activations and its text.
 
-    enabled: False keeps its activations as they are.
-    context: (B, S, D). text_bias, self_bias: additive masks or None.
-    modulation: 6 or 9 vectors. embedded_timestep: 1 vector, for the head. prompt: 2 vectors or None.
-    kept: where the blocks keep the keys and values of the text, None if they do not.
+    enabled: False keeps its activations as they are. self_bias: additive mask or None.
+    modulation: 6 or 9 vectors. embedded_timestep: 1 vector, for the head. prompt: 2 vectors for the text or None.
     """
 
     enabled: bool
-    context: torch.Tensor
-    text_bias: torch.Tensor | None
     self_bias: torch.Tensor | None
     modulation: Modulation
     embedded_timestep: Modulation
     prompt: Modulation | None
     rope: RotaryTable
     cross: CrossInputs | None
-    kept: Remembered | None = None
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """The text of one stream, as the blocks read it: context (B, S, D), and an additive mask or None."""
+
+    context: torch.Tensor
+    bias: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class ForwardState:
-    """A forward pass before its blocks or after them; both mappings hold the streams that were passed, by name.
+    """A forward pass before its blocks or after them; the mappings hold the streams that were passed, by name.
 
-    hidden: activations (B, T, D). A state is a value: passes that begin alike can start from the same one.
+    hidden: activations (B, T, D). kept: where the blocks keep keys and values of texts, None if they do not.
+    A state is a value: passes that begin alike can start from the same activations.
     """
 
     inputs: Mapping[str, StreamInputs]
-    hidden: Mapping[str, torch.Tensor]
+    texts: Mapping[str, TextInputs]
+    hidden: dict[str, torch.Tensor]
+    kept: Remembered | None = None
