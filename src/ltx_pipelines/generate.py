@@ -21,6 +21,7 @@ from ltx_pipelines.events import Callback, Event, tell
 from ltx_pipelines.media.writer import encode_video
 from ltx_pipelines.recipe import AudioOutput, Guidance, Recipe, Stage, Start, Stream
 from ltx_pipelines.sources import SourceLatents, encode_source
+from ltx_pipelines.splicing import PutBack, original_frames, with_original_sound
 from ltx_pipelines.utils.denoisers import multi_modal_guider_factory_denoising_func, simple_denoising_func
 from ltx_pipelines.utils.states import finished, freeze, noise_audio_state, noise_video_state
 from ltx_pipelines.utils.types import DenoisingFunc, PipelineComponents
@@ -65,12 +66,17 @@ class VideoStream(Iterator[torch.Tensor]):
     """A lazy video. When it has been read to the end, reading it again decodes again, to the same frames."""
 
     def __init__(
-        self, engine: Engine, latent: torch.Tensor, recipe: Recipe, generator: torch.Generator
+        self,
+        engine: Engine,
+        latent: torch.Tensor,
+        recipe: Recipe,
+        generator: torch.Generator,
+        put_back: PutBack | None = None,
     ) -> None:
         self.fps = recipe.frame_rate
         self.chunks = get_video_chunks_number(recipe.stages[-1].shape.frames, recipe.tiling)
         self._engine, self._latent, self._tiling = engine, latent, recipe.tiling
-        self._generator = generator
+        self._generator, self._put_back = generator, put_back
         self._random_state = generator.get_state()
         self._running: Iterator[torch.Tensor] | None = None
 
@@ -81,7 +87,8 @@ class VideoStream(Iterator[torch.Tensor]):
 
     def _decode(self) -> Iterator[torch.Tensor]:
         self._generator.set_state(self._random_state)
-        return self._engine.decode_video(self._latent, self._tiling, self._generator)
+        chunks = self._engine.decode_video(self._latent, self._tiling, self._generator)
+        return chunks if self._put_back is None else self._put_back(chunks)
 
     def __next__(self) -> torch.Tensor:
         try:
@@ -125,7 +132,12 @@ def generate(engine: Engine, recipe: Recipe, callback: Callback | None = None) -
             previous = results[-1] if results else None
             results.append(_denoise(run, f"stage {number}", stage, contexts, previous, source))
         audio = _audio(run, results, source)
-        return Generated(VideoStream(engine, results[-1][0].latent, recipe, run.generator), audio)
+        latent = results[-1][0].latent
+        put_back = None
+        if recipe.source and recipe.source.put_back:
+            audio = with_original_sound(audio, source, results[-1][1])
+            put_back = original_frames(recipe.source, source, latent)
+        return Generated(VideoStream(engine, latent, recipe, run.generator, put_back), audio)
 
 
 def _denoise(

@@ -92,11 +92,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Source:
-    """Media that enters as latents: the clip to retake, or the sound to film to. clip, fit: see `fitted_clip`."""
+    """Media that enters as latents: the clip to retake, or the sound to film to.
+
+    clip, fit: see `fitted_clip`. put_back: the result has its own frames and sound where its latents are kept.
+    """
 
     video_path: str | None = None
     clip: VideoInfo | None = field(default=None, compare=False)
     fit: str | None = None
+    put_back: bool = False
     audio_path: str | None = None
     audio_start_time: float = 0.0
     audio_max_duration: float | None = None

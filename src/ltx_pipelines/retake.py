@@ -76,6 +76,7 @@ class RetakePipeline(Pipeline):
         enhance_prompt: bool = False,
         distilled: bool | None = None,
         fit: str | None = None,
+        keep_original: bool = False,
         tiling_config: TilingConfig | AutoTiling | None = AUTO_TILING,
         **run: Unpack[Run],
     ) -> Generated:
@@ -83,7 +84,8 @@ class RetakePipeline(Pipeline):
 
         The clip has 8k + 1 frames and sides that are multiples of 32. regenerate_video, regenerate_audio:
         False keeps that stream whole. A clip without sound gets generated sound all along. fit: "trim",
-        "crop" or "pad" makes a clip fit that does not.
+        "crop" or "pad" makes a clip fit that does not. keep_original: outside of the window give the clip's own
+        frames and sound, not what is decoded of their latents.
         seed: negative draws a random one. See `GuidedPipeline.__call__` for the rest.
         """
         distilled = self.distilled if distilled is None else distilled
@@ -97,7 +99,7 @@ class RetakePipeline(Pipeline):
         size = (drawn, clip.height, clip.width, clip.frames, clip.fps)
         request = self.request(prompt, run, *size, tiling=tiling_config, **({} if distilled else guided))
         request = request.enhanced(enhance_prompt)
-        source = Source(video_path=str(video_path), clip=clip, fit=fit)
+        source = Source(video_path=str(video_path), clip=clip, fit=fit, put_back=keep_original)
         window = (Window(start, end),)
         video = Stream(Start.SOURCE, window, frozen=not regenerate_video)
         audio = Stream(Start.SOURCE, window, frozen=not regenerate_audio)

@@ -25,7 +25,8 @@ SHORTEST = 0.1  # seconds, longer than the window of any spectrogram
 
 @dataclass(frozen=True)
 class SourceLatents:
-    """Encoded source media: video (1, C, F, H, W), audio (1, C, T, M), and the waveform as it was read.
+    """Encoded source media: video (1, C, F, H, W), audio (1, C, T, M), and the waveform (channels, samples) as it
+    was read.
 
     Sound of more channels than a file can be written from is mixed down to stereo.
     """
@@ -58,7 +59,9 @@ def _clip(engine: Engine, source: Source, path: str, shape: VideoPixelShape) -> 
         audio = engine.encode_audio(sound)
     except InputError:  # too short for a single latent frame
         audio = engine.encode_audio(_continued(sound, duration))
-    return SourceLatents(video, _fit(audio, AudioLatentShape.from_video_pixel_shape(shape).frames))
+    return SourceLatents(
+        video, _fit(audio, AudioLatentShape.from_video_pixel_shape(shape).frames), _writable(sound)
+    )
 
 
 def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLatents:
@@ -71,8 +74,6 @@ def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLate
         raise MediaError(
             f"{source.audio_path} has no sound at {source.audio_start_time:g} s; choose another file."
         )
-    if sound.waveform.shape[1] > MOST_CHANNELS:
-        sound = Audio(match_channels(sound.waveform, 2), sound.sampling_rate)
     frames = AudioLatentShape.from_video_pixel_shape(shape).frames
     audio = None
     with suppress(InputError):  # too short for a single latent frame
@@ -83,7 +84,15 @@ def _sound(engine: Engine, source: Source, shape: VideoPixelShape) -> SourceLate
         if round(missing, 2):
             log.warning("%s ends %.2f s before the video does; silence follows.", source.audio_path, missing)
         audio = engine.encode_audio(_continued(sound, duration))
-    return SourceLatents(audio=_fit(audio, frames), waveform=Audio(sound.waveform[0], sound.sampling_rate))
+    return SourceLatents(audio=_fit(audio, frames), waveform=_writable(sound))
+
+
+def _writable(sound: Audio) -> Audio:
+    """The sound of a batch of one, of no more channels than a file takes."""
+    waveform = sound.waveform
+    if waveform.shape[1] > MOST_CHANNELS:
+        waveform = match_channels(waveform, 2)
+    return Audio(waveform[0], sound.sampling_rate)
 
 
 def _continued(sound: Audio, seconds: float) -> Audio:

@@ -8,6 +8,7 @@ from tests.ltx_pipelines.media.making_media import clip_with_late_sound
 
 from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx_core.errors import InputError
+from ltx_core.model.audio_vae.processor import resample
 from ltx_core.types import Audio
 from ltx_pipelines import (
     A2VidPipelineTwoStage,
@@ -22,7 +23,8 @@ from ltx_pipelines import (
 from ltx_pipelines.engine import Engine
 from ltx_pipelines.events import Cancelled
 from ltx_pipelines.media.audio import decode_audio_from_file
-from ltx_pipelines.media.video import probe_video
+from ltx_pipelines.media.video import decode_video_from_file, probe_video
+from ltx_pipelines.media.writer import encode_video
 from ltx_pipelines.sources import encode_source
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.model_paths import ModelPaths
@@ -378,9 +380,48 @@ class TestRetake:
         assert source.audio.shape[2] == 19
         assert not source.audio[:, :, sound.shape[2] :].any()
 
-    def test_a_clip_that_does_not_fit_can_be_made_to(self, engine, tmp_path):
-        from ltx_pipelines.media.writer import encode_video
+    def test_what_is_kept_can_be_the_clip_itself(self, engine, clip):
+        asked = {"start_time": 0.4, "end_time": 0.75, "seed": 1, "num_inference_steps": 2}
+        retake = RetakePipeline(engine=engine)
+        decoded, kept = (retake(clip, "x", **asked, keep_original=keep) for keep in (False, True))
+        original, made, mixed = torch.cat(list(decode_video_from_file(clip))), frames(decoded), frames(kept)
+        assert torch.equal(
+            mixed[:1], original[:1]
+        )  # the window touches the second latent frame, of frames 1 to 8
+        assert torch.equal(mixed[1:], made[1:])
+        assert not torch.equal(made[:1], original[:1])
+        assert torch.equal(mixed, frames(kept))
 
+        rate, wave = kept.audio.sampling_rate, kept.audio.waveform
+        sound = decode_audio_from_file(clip)
+        faithful = resample(sound.waveform[0], sound.sampling_rate, rate)
+        before, after = round(0.2 * rate), round(0.4 * rate)
+        assert wave.shape == decoded.audio.waveform.shape
+        assert torch.equal(wave[:, :before], faithful[:, :before])
+        assert torch.equal(wave[:, after:], decoded.audio.waveform[:, after:])
+        assert not torch.allclose(decoded.audio.waveform[:, :before], faithful[:, :before], atol=0.01)
+
+    @pytest.mark.parametrize(
+        "asked", [{"start_time": 2, "end_time": 3}, {"regenerate_video": False, "regenerate_audio": False}]
+    )
+    def test_a_clip_that_is_kept_whole_can_come_out_as_it_is(self, engine, clip, asked):
+        asked = {"start_time": 0.1, "end_time": 0.5, "num_inference_steps": 1, "keep_original": True} | asked
+        result = RetakePipeline(engine=engine)(clip, "x", **asked)
+        assert torch.equal(frames(result), torch.cat(list(decode_video_from_file(clip))))
+        sound = decode_audio_from_file(clip, max_duration=0.75)
+        assert result.audio.sampling_rate == sound.sampling_rate
+        assert torch.equal(result.audio.waveform, sound.waveform[0])
+
+    def test_a_clip_that_is_made_to_fit_is_kept_as_fitted(self, engine, tmp_path):
+        path = tmp_path / "odd.mp4"
+        encode_video(torch.randint(0, 255, (12, 70, 100, 3), dtype=torch.uint8), 12.0, None, path)
+        asked = {"fit": "pad", "num_inference_steps": 1, "keep_original": True}
+        result = frames(RetakePipeline(engine=engine)(path, "x", 0.0, 0.05, 1, **asked))
+        original = torch.cat(list(decode_video_from_file(path)))
+        assert torch.equal(result[1:12, :70, :100], original[1:])
+        assert torch.equal(result[12:], result[11:12].expand(5, -1, -1, -1))
+
+    def test_a_clip_that_does_not_fit_can_be_made_to(self, engine, tmp_path):
         path = tmp_path / "odd.mp4"
         encode_video(torch.randint(0, 255, (12, 70, 100, 3), dtype=torch.uint8), 12.0, None, path)
         pipeline = RetakePipeline(engine=engine)

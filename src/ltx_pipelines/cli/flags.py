@@ -271,6 +271,8 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         text = "keep this stream as it is"
         group.add_argument("--keep-video", dest="regenerate_video", action="store_false", help=text)
         group.add_argument("--keep-audio", dest="regenerate_audio", action="store_false", help=text)
+        text = "outside of the window write the clip's own frames and sound, not what is decoded of their latents"
+        group.add_argument("--keep-original", action="store_true", help=text)
         group.add_argument("--loras", nargs="*", default=[], metavar="PATH", help="LoRAs at strength 1")
         parser.set_defaults(seed=42, num_inference_steps=40, negative_prompt="")
 

@@ -92,16 +92,24 @@ def fitted_clip(path: str | Path, fit: str | None = None) -> VideoInfo:
 def load_fitted_clip(
     path: str | Path, clip: VideoInfo, fit: str | None, dtype: torch.dtype, device: torch.device | str
 ) -> torch.Tensor:
-    """The pixels (1, 3, F, H, W) in [-1, 1] of a clip, as `fitted_clip` says they are.
+    """The pixels (1, 3, F, H, W) in [-1, 1] of `fitted_frames`."""
+    frames = torch.cat(list(fitted_frames(path, clip, fit)))
+    return normalize_pixels(frames.permute(3, 0, 1, 2)[None].float(), dtype, device)
+
+
+def fitted_frames(path: str | Path, clip: VideoInfo, fit: str | None) -> Iterator[torch.Tensor]:
+    """The frames (1, H, W, 3), uint8, of a clip, as `fitted_clip` says they are.
 
     Raises `MediaError` if the file holds fewer frames than it says.
     """
-    found = [_fitted(frame, clip, fit) for frame in decode_video_from_file(path, clip.frames)]
+    found, last = 0, torch.empty(0)
+    for frame in decode_video_from_file(path, clip.frames):
+        found, last = found + 1, _fitted(frame, clip, fit)
+        yield last
     stored = clip.frames if clip.stored is None else clip.stored
-    if len(found) < min(stored, clip.frames):
-        raise MediaError(f"{path} holds only {len(found)} of {stored} frames; is it complete?")
-    frames = torch.cat([*found, found[-1].expand(clip.frames - len(found), -1, -1, -1)])
-    return normalize_pixels(frames.permute(3, 0, 1, 2)[None].float(), dtype, device)
+    if found < min(stored, clip.frames):
+        raise MediaError(f"{path} holds only {found} of {stored} frames; is it complete?")
+    yield from [last] * (clip.frames - found)
 
 
 def _fitted(frame: torch.Tensor, clip: VideoInfo, fit: str | None) -> torch.Tensor:
