@@ -45,6 +45,12 @@ CASES = {
         WINDOW | {"distilled": True, "regenerate_video": False},
         ["video_path"],
     ),
+    "retake within the clip": (
+        RetakePipeline,
+        {},
+        WINDOW | {"distilled": True, "keep_original": True},
+        ["video_path"],
+    ),
     "ic-lora": (ICLoraPipeline, {}, {"prompt": "a ball", **MASK, **SMALL}, ["images", "video_conditioning"]),
     "from main memory": (TI2VidTwoStagesPipeline, {"offload": "cpu"}, GUIDED, []),
     "from disk": (TI2VidTwoStagesPipeline, {"offload": "disk"}, GUIDED, []),
