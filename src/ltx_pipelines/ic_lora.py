@@ -79,8 +79,17 @@ class ICLoraPipeline(Pipeline):
         skip_stage_2: stop at half size. The other arguments are those of `GuidedPipeline.__call__`.
         """
         attention = check_strength("conditioning_attention_strength", conditioning_attention_strength)
-        size = (seed, height, width, num_frames, frame_rate)
-        request = self.request(prompt, run, *size, images, tiling_config).enhanced(enhance_prompt)
+        request = self.request(
+            prompt,
+            run,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+            tiling=tiling_config,
+        ).enhanced(enhance_prompt)
         references = []
         for pair in video_conditioning:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
