@@ -33,7 +33,7 @@ from ltx_pipelines.miniature import Miniature, miniature
 from ltx_pipelines.recipe import Enhancement, Loras, Recipe
 from ltx_pipelines.utils.constants import PipelineParams, embedded_params, parse_version
 from ltx_pipelines.utils.model_ledger import ModelLedger
-from ltx_pipelines.utils.model_paths import ModelPaths
+from ltx_pipelines.utils.model_paths import ModelPaths, path_text
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
 from ltx_pipelines.utils.types import DenoisingFunc
 from ltx_pipelines.utils.validation import check_kind, whole_number
@@ -120,6 +120,9 @@ class Engine:
         check_how(dtype, quantization, options, max_batch_size)
         place = memory.get_device(device)
         kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+        upsampler = None
+        if spatial_upsampler_path:
+            upsampler = path_text("spatial_upsampler_path", spatial_upsampler_path)
         built_in = None
         if paths == ModelPaths():
             built_in = miniature()
@@ -127,14 +130,10 @@ class Engine:
                 "No model was given: using the built-in miniature, which knows simple shapes, motions and sounds. "
                 "For an LTX-2 of your own give --checkpoint-path and --gemma-root."
             )
-            paths, spatial_upsampler_path = (
-                built_in.paths,
-                spatial_upsampler_path or built_in.spatial_upsampler_path,
-            )
+            paths, upsampler = built_in.paths, upsampler or built_in.spatial_upsampler_path
         paths.check()
-        ledger = ModelLedger(kind, place, paths=paths, quantization=quantization)
-        ledger.spatial_upsampler_path = (
-            None if spatial_upsampler_path is None else str(spatial_upsampler_path)
+        ledger = ModelLedger(
+            kind, place, spatial_upsampler_path=upsampler, quantization=quantization, paths=paths
         )
         return cls(
             ledger,

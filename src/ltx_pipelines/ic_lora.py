@@ -23,7 +23,7 @@ from ltx_pipelines.pipeline import (
 from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.loras import reference_downscale_factor
-from ltx_pipelines.utils.validation import check_file, check_mask, check_strength
+from ltx_pipelines.utils.validation import check_file, check_mask, check_strength, items_of
 
 
 class ICLoraPipeline(Pipeline):
@@ -91,7 +91,7 @@ class ICLoraPipeline(Pipeline):
             tiling=tiling_config,
         ).enhanced(enhance_prompt)
         references = []
-        for pair in video_conditioning:
+        for pair in items_of("video_conditioning", video_conditioning, "(path, strength)"):
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(f"video_conditioning is a list of (path, strength); {pair!r} is none.")
             path, strength = pair

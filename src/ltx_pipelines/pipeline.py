@@ -165,6 +165,8 @@ class Pipeline:
     ) -> Request:
         """A checked request: what was not given (None) takes the checkpoint's default."""
         check_keywords(run, Run, type(self).__call__)
+        for name in ("callback", "denoising_loop"):
+            check_kind(name, run.get(name), (Callable, type(None)), "a function")  # type: ignore[arg-type]
         params = self.params
         given_seed = whole_number("seed", params.seed if seed is None else seed)
         full = self.stages > 1
