@@ -169,9 +169,7 @@ class Pipeline:
             check_kind(name, run.get(name), (Callable, type(None)), "a function")  # type: ignore[arg-type]
         params = self.params
         given_seed = whole_number("seed", params.seed if seed is None else seed)
-        full = self.stages > 1
-        default_height = params.stage_2_height if full else params.stage_1_height
-        default_width = params.stage_2_width if full else params.stage_1_width
+        default_height, default_width = params.sides(self.stages)
         return Request(
             prompt=prompt,
             seed=given_seed,
