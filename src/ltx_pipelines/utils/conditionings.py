@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -59,7 +59,15 @@ def image_conditionings_by_adding_guiding_latent(
     return [_guide(i, latent) for i, latent in _encoded(images, height, width, video_encoder, dtype, device)]
 
 
-def _encoded(images, height, width, video_encoder, dtype, device):  # type: ignore[no-untyped-def]
+def _encoded(
+    images: Iterable[ImageConditioningInput],
+    height: int,
+    width: int,
+    video_encoder: Encoder,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[tuple[ImageConditioningInput, torch.Tensor]]:
+    """Each image with its latent, at this size."""
     for image in map(as_image, images):
         pixels = load_image_conditioning(image.path, height, width, dtype, device, crf=image.crf)
         yield image, video_encoder(pixels)
