@@ -15,6 +15,7 @@ from ltx_pipelines.media.images import load_image_conditioning
 from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]
+"""Pixels (1, 3, F, H, W) in [-1, 1] -> latent."""
 
 
 def combined_image_conditionings(
