@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,19 +17,20 @@ NORM_ROWS = 64  # of some thousand channels: what a core's cache holds with a fl
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, ending: str = "") -> Iterator[Path]:
     """A name beside `path` to write to; what was written gets the name `path` unless an error comes first.
 
-    Raises what `replaceable` raises.
+    ending: of the name to write to, where `path` has none. Raises what `replaceable` raises.
     """
     target = replaceable(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(target)
+    partial = partial_name(target if target.suffix else target.with_suffix(ending))
     try:
         yield partial
         os.replace(partial, target)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # or the error that came first would not be told
+            partial.unlink(missing_ok=True)
 
 
 def replaceable(path: str | Path) -> Path:

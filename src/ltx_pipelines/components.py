@@ -40,7 +40,7 @@ class Components:
     def load(self, name: str) -> Any:
         """The component, loaded if it is not."""
         if name not in self.loaded:
-            size, offload = self.size_of(name), self.policy([name]).offload[name]
+            size, offload = self.size_of(name), self.offload_of(name)
             kept = self.bytes_kept() if name == "transformer" and offload == "none" else 0
             for place, needed in self._taken(name, offload, kept).items():
                 self.make_room(place, needed)
@@ -86,6 +86,10 @@ class Components:
         free, main = map(self._available, (self.ledger.device, memory.MAIN))
         kept = {"transformer": self.bytes_kept()}
         return memory.choose_policy(sizes, self.ledger.device, free, main, self.offload, kept)
+
+    def offload_of(self, name: str) -> str:
+        """Where the blocks of a component wait, or would if it were loaded now."""
+        return self.loaded[name].offload if name in self.loaded else self.policy([name]).offload[name]
 
     def size_of(self, name: str, streamed: bool = False) -> int:
         """Bytes that a component takes on the device, LoRAs beside a transformer's weights included.

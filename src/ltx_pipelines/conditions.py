@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,20 +21,19 @@ from ltx_core.types import VideoLatentShape, VideoPixelShape
 from ltx_pipelines.media.video import load_video_conditioning, probe_video
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.conditionings import (
+    Encoder,
     combined_image_conditionings,
     image_conditionings_by_adding_guiding_latent,
 )
 
 log = logging.getLogger(__name__)
 
-Encode = Callable[[torch.Tensor], torch.Tensor]  # pixels (1, 3, F, H, W) in [-1, 1] -> latent
-
 
 @dataclass(frozen=True)
 class Encoding:
     """How conditions become latents: the video encoder with its device and dtype."""
 
-    encode: Encode
+    encode: Encoder
     device: torch.device
     dtype: torch.dtype
 

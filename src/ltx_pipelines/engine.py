@@ -21,6 +21,7 @@ from ltx_core.loader.streaming import check_mode
 from ltx_core.model import audio_vae, video_vae
 from ltx_core.model.transformer import LTXModel, X0Model
 from ltx_core.model.transformer.attention import AttentionFunction, attention_named, best_attention
+from ltx_core.model.transformer.model import check_graphs
 from ltx_core.model.upsampler import upsample_video
 from ltx_core.model.video_vae import AutoTiling, TileSizeConfig, TilingConfig
 from ltx_core.quantization import QuantizationPolicy
@@ -32,7 +33,7 @@ from ltx_pipelines.miniature import Miniature, miniature
 from ltx_pipelines.recipe import Enhancement, Loras, Recipe
 from ltx_pipelines.utils.constants import PipelineParams, embedded_params, parse_version
 from ltx_pipelines.utils.model_ledger import ModelLedger
-from ltx_pipelines.utils.model_paths import ModelPaths
+from ltx_pipelines.utils.model_paths import ModelPaths, path_text
 from ltx_pipelines.utils.text import encode_texts, generate_enhanced_prompt
 from ltx_pipelines.utils.types import DenoisingFunc
 from ltx_pipelines.utils.validation import check_kind, whole_number
@@ -80,6 +81,7 @@ class Engine:
         self.lock = threading.RLock()
         self._is_called = False
         self._prompts: OrderedDict[str, EmbeddingsProcessorOutput] = OrderedDict()
+        self._check_graphs(offload or "none")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Where it is unpickled, in another process above all, it loads its weights itself."""
@@ -111,12 +113,16 @@ class Engine:
         each step takes longer; numbers differ as fused weights are rounded.
         Opens headers at most: weights are read when they are first needed.
         Raises `MissingFileError` for a path that does not exist, `InputError` for an argument of another kind, an
-        attention kernel that is not installed, or what `torch.compile` does not take.
+        attention kernel that is not installed, what `torch.compile` does not take, or CUDA graphs of blocks that
+        are streamed to a GPU.
         """
         options = {} if compile is True else compile or None
         check_how(dtype, quantization, options, max_batch_size)
         place = memory.get_device(device)
         kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+        upsampler = None
+        if spatial_upsampler_path:
+            upsampler = path_text("spatial_upsampler_path", spatial_upsampler_path)
         built_in = None
         if paths == ModelPaths():
             built_in = miniature()
@@ -124,14 +130,10 @@ class Engine:
                 "No model was given: using the built-in miniature, which knows simple shapes, motions and sounds. "
                 "For an LTX-2 of your own give --checkpoint-path and --gemma-root."
             )
-            paths, spatial_upsampler_path = (
-                built_in.paths,
-                spatial_upsampler_path or built_in.spatial_upsampler_path,
-            )
+            paths, upsampler = built_in.paths, upsampler or built_in.spatial_upsampler_path
         paths.check()
-        ledger = ModelLedger(kind, place, paths=paths, quantization=quantization)
-        ledger.spatial_upsampler_path = (
-            None if spatial_upsampler_path is None else str(spatial_upsampler_path)
+        ledger = ModelLedger(
+            kind, place, spatial_upsampler_path=upsampler, quantization=quantization, paths=paths
         )
         return cls(
             ledger,
@@ -182,7 +184,8 @@ class Engine:
         return () if self.built_in is None else self.built_in.control_lora
 
     def check(self, recipe: Recipe) -> None:
-        """Raise, before any work, if a file that a run needs is missing, damaged or of another kind.
+        """Raise, before any work, if a file that a run needs is missing, damaged or of another kind, or if blocks
+        that are to have CUDA graphs would be streamed.
 
         Reads headers only, and nothing for components that are loaded.
         """
@@ -192,13 +195,17 @@ class Engine:
                 latent = VideoLatentShape.from_pixel_shape(recipe.stages[-1].shape)
                 module.check_sides((latent.height, latent.width))
         self.components.expect(recipe.loras)
-
+        self._check_graphs(self.components.offload_of("transformer"))
         checkpoint = self.ledger.checkpoint(*self.ledger.files_of("transformer"))
         told = section_of(checkpoint.config, "transformer").get("num_layers")
         count = told or max(recipe.stg_blocks, default=0) + 1
         missing = sorted(block for block in recipe.stg_blocks if not 0 <= block < count)
         if missing:
             log.warning("STG asks for block %d; the transformer has blocks 0 to %d.", missing[0], count - 1)
+
+    def _check_graphs(self, offload: str) -> None:
+        """Raise `InputError` for CUDA graphs of blocks that wait there, if they come to a GPU."""
+        check_graphs(self.compile or {}, to_gpu=offload != "none" and self.device.type == "cuda")
 
     @contextmanager
     def turn(self) -> Iterator[None]:

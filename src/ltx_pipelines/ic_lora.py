@@ -23,7 +23,7 @@ from ltx_pipelines.pipeline import (
 from ltx_pipelines.recipe import Recipe, Request, distilled_stage, refinement
 from ltx_pipelines.utils.args import ImageConditioningInput
 from ltx_pipelines.utils.loras import reference_downscale_factor
-from ltx_pipelines.utils.validation import check_file, check_mask, check_strength
+from ltx_pipelines.utils.validation import check_file, check_mask, check_strength, items_of
 
 
 class ICLoraPipeline(Pipeline):
@@ -79,32 +79,47 @@ class ICLoraPipeline(Pipeline):
         skip_stage_2: stop at half size. The other arguments are those of `GuidedPipeline.__call__`.
         """
         attention = check_strength("conditioning_attention_strength", conditioning_attention_strength)
-        size = (seed, height, width, num_frames, frame_rate)
-        request = self.request(prompt, run, *size, images, tiling_config).enhanced(enhance_prompt)
-        references = []
-        for pair in video_conditioning:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise InputError(f"video_conditioning is a list of (path, strength); {pair!r} is none.")
-            path, strength = pair
-            check_file(path)
-            clip = probe_video(path)
-            if conditioning_attention_mask is not None:
-                check_mask(conditioning_attention_mask, min(clip.frames, request.num_frames))
-            reference = ReferenceVideo(
-                str(path),
-                strength=check_strength(f"The strength of {path}", strength),
-                downscale=self.reference_downscale_factor,
-                attention=attention,
-                mask=conditioning_attention_mask,
-            )
-            references.append(reference)
-        return self.run(self.recipe(request, tuple(references), skip_stage_2), run)
+        request = self.request(
+            prompt,
+            run,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+            tiling=tiling_config,
+        ).enhanced(enhance_prompt)
+        references = tuple(
+            self._reference(pair, request, attention, conditioning_attention_mask)
+            for pair in items_of("video_conditioning", video_conditioning, "(path, strength)")
+        )
+        return self.run(self.recipe(request, references, skip_stage_2), run)
+
+    def _reference(
+        self, pair: tuple[str, float], request: Request, attention: float, mask: torch.Tensor | None
+    ) -> ReferenceVideo:
+        """A control clip out of (path, strength), checked."""
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(f"video_conditioning is a list of (path, strength); {pair!r} is none.")
+        path, strength = pair
+        check_file(path)
+        clip = probe_video(path)
+        if mask is not None:
+            check_mask(mask, min(clip.frames, request.num_frames))
+        return ReferenceVideo(
+            str(path),
+            strength=check_strength(f"The strength of {path}", strength),
+            downscale=self.reference_downscale_factor,
+            attention=attention,
+            mask=mask,
+        )
 
     def recipe(self, request: Request, references: tuple[ReferenceVideo, ...], skip_stage_2: bool) -> Recipe:
         images = Images(request.images)
         first = distilled_stage(request, (images, *references), self.engine.distillation + self.loras)
         for reference in references:
-            reference.size(first.shape)
+            reference.size(first.shape)  # raises, before any work, where it does not fit
         if skip_stage_2:
             return request.recipe(first)
         return request.recipe(first, refinement(request, first, images, self.engine.distillation))

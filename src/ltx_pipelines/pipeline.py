@@ -154,6 +154,7 @@ class Pipeline:
         self,
         prompt: str,
         run: Run,
+        *,
         seed: int | None,
         height: int | None,
         width: int | None,
@@ -165,11 +166,11 @@ class Pipeline:
     ) -> Request:
         """A checked request: what was not given (None) takes the checkpoint's default."""
         check_keywords(run, Run, type(self).__call__)
+        for name in ("callback", "denoising_loop"):
+            check_kind(name, run.get(name), (Callable, type(None)), "a function")  # type: ignore[arg-type]
         params = self.params
         given_seed = whole_number("seed", params.seed if seed is None else seed)
-        full = self.stages > 1
-        default_height = params.stage_2_height if full else params.stage_1_height
-        default_width = params.stage_2_width if full else params.stage_1_width
+        default_height, default_width = params.sides(self.stages)
         return Request(
             prompt=prompt,
             seed=given_seed,
@@ -272,6 +273,16 @@ class GuidedPipeline(Pipeline):
         Raises InputError (a ValueError) for arguments that do not fit, Cancelled if the callback asked to stop.
         """
         guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, audio_guider_params)
-        size = (seed, height, width, num_frames, frame_rate)
-        request = self.request(prompt, run, *size, images, tiling_config, **guided)
+        request = self.request(
+            prompt,
+            run,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+            tiling=tiling_config,
+            **guided,
+        )
         return self.run(self.recipe(request.enhanced(enhance_prompt)), run)

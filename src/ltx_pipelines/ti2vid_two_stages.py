@@ -46,7 +46,7 @@ class TI2VidTwoStagesPipeline(GuidedPipeline):
             quantization,
             **options,
         )
-        self.distilled_lora = as_loras(distilled_lora) or self.engine.distillation
+        self.distilled_lora = as_loras(distilled_lora, "distilled_lora") or self.engine.distillation
         if not self.distilled_lora:
             log.warning(
                 "No distilled LoRA was given: stage 2 refines in a few unguided steps, which only a distilled model "

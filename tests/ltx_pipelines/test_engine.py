@@ -383,6 +383,22 @@ class TestComputing:
         for prompt in ("x", "y"):
             assert same(*(everything(p(prompt, **SMALL, **STEPS, **guided)) for p in (plain, compiled)))
 
+    def test_cuda_graphs_of_streamed_blocks_are_refused_before_any_work(
+        self, model_folder, monkeypatch, read_bytes
+    ):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        given = files(model_folder) | {"device": "cuda", "compile": {"mode": "reduce-overhead"}}
+        with pytest.raises(InputError, match="compile asks for CUDA graphs"):
+            TI2VidTwoStagesPipeline(**given, offload="cpu")
+        pipeline = TI2VidTwoStagesPipeline(**given)
+        recipe = pipeline("x", **SMALL, dry_run=True)
+        monkeypatch.setattr(memory, "available_bytes", lambda device: 2**40)
+        pipeline.engine.check(recipe)
+        monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)  # so blocks would be streamed
+        with pytest.raises(InputError, match="compile asks for CUDA graphs"):
+            pipeline.engine.check(recipe)
+        assert read_bytes == [0]
+
     @pytest.fixture(scope="class")
     def with_and_without(self, model_folder):
         """Of two prompts, what comes of a fused LoRA, and of none."""

@@ -268,6 +268,11 @@ def test_control_clips_are_pairs(given):
         ICLoraPipeline()("x", video_conditioning=given, dry_run=True)
 
 
+def test_control_clips_are_a_list():
+    with pytest.raises(InputError, match=r"video_conditioning is 3; give a list of \(path, strength\)"):
+        ICLoraPipeline()("x", video_conditioning=3, dry_run=True)
+
+
 def test_a_misspelt_argument_is_guessed():
     with pytest.raises(TypeError, match="did you mean 'height'"):
         DistilledPipeline()("x", heigth=64)
@@ -327,11 +332,17 @@ def test_flags_that_are_missing_or_misspelt_are_named(flags, sentence, model_fol
         ({"compile": {"backend": "none"}}, "compile: .*none"),
         ({"engine": "x"}, "engine is of type str; give another pipeline's engine"),
         ({"model_paths": "x"}, "model_paths is of type str; give a ModelPaths"),
+        ({"device": 1.5}, "device is 1.5; give cpu, cuda, or cuda:N"),
+        ({"checkpoint_path": 3}, "checkpoint_path is of type int; give its path"),
+        ({"spatial_upsampler_path": 3}, "spatial_upsampler_path is of type int; give its path"),
+        ({"loras": 3}, r"loras is 3; give a list of paths or \(path, strength\)"),
+        ({"loras": [3]}, "A LoRA is of type int; give its path"),
+        ({"distilled_lora": 3}, "distilled_lora is 3; give a list of paths"),
     ],
 )
 def test_how_to_compute_is_checked_when_a_pipeline_is_made(options, sentence):
     with pytest.raises(InputError, match=sentence):
-        TI2VidOneStagePipeline(**options)
+        TI2VidTwoStagesPipeline(**options)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +350,9 @@ def test_how_to_compute_is_checked_when_a_pipeline_is_made(options, sentence):
     [
         ({"tiling_config": "auto"}, "tiling_config is of type str; give a TilingConfig"),
         ({"images": [(np.zeros((8, 8, 3)), 0, 1.0)]}, "A file is of type ndarray; give its path"),
+        ({"images": 3}, r"images is 3; give a list of \(path, frame_idx, strength\)"),
+        ({"callback": 3}, "callback is of type int; give a function"),
+        ({"denoising_loop": 3}, "denoising_loop is of type int; give a function"),
         ({"output_path": 3}, "output_path is of type int; give a text or a Path"),
         ({"output_path": "x.mp4", "settings": {"a": 1}}, "settings is of type dict; give JSON as a text"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,14 @@ COMPILE_OPTIONS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def compile_option(text: str) -> str:
-    """`text` if it is KEY=VALUE with an option of `torch.compile`; else raises ``ArgumentTypeError``."""
+def compile_option(text: str) -> tuple[str, Any]:
+    """KEY=VALUE as a keyword of `torch.compile` with its value; else raises ``ArgumentTypeError``."""
     try:
-        compile_options([text])
+        key, value = text.split("=", 1)
+        return key, COMPILE_OPTIONS[key](value)
     except (ValueError, KeyError):
         known = "mode=NAME, backend=NAME, fullgraph=true or false, dynamic=true or false"
         raise argparse.ArgumentTypeError(f"{text!r} is none of {known}") from None
-    return text
-
-
-def compile_options(words: Iterable[str]) -> dict[str, Any]:
-    """Words KEY=VALUE as keywords of `torch.compile`."""
-    pairs = (word.split("=", 1) for word in words)
-    return {key: COMPILE_OPTIONS[key](value) for key, value in pairs}
 
 
 class _Values(argparse.Action):

@@ -24,7 +24,11 @@ COMMANDS = {
     command.name: command
     for command in (
         Command("ti2vid_two_stages", "TI2VidTwoStagesPipeline", "text or images to video: start here"),
-        Command("ti2vid_two_stages_hq", "TI2VidTwoStagesHQPipeline", "the same, slower and finer (res_2s)"),
+        Command(
+            "ti2vid_two_stages_hq",
+            "TI2VidTwoStagesHQPipeline",
+            "text or images to video, slower and finer (res_2s)",
+        ),
         Command("ti2vid_one_stage", "TI2VidOneStagePipeline", "one guided stage, for small videos"),
         Command("distilled", "DistilledPipeline", "text or images to video, fastest (8 + 3 steps)"),
         Command("ic_lora", "ICLoraPipeline", "video to video, steered by control clips"),

@@ -90,7 +90,7 @@ def build_parser(
     )
     path = str if name == "retake" else resolved_path  # as the official parsers have it
     _model_flags(parser, takes, path, require_paths)
-    _request_flags(parser, takes, path, params, is_one_stage=cls.stages == 1)
+    _request_flags(parser, takes, path, params, cls.stages)
     if "video_guider_params" in takes:
         _guidance_flags(parser, params)
     _mode_flags(parser, name)
@@ -103,15 +103,15 @@ def _model_flags(
 ) -> None:
     """Which files. takes: what the pipeline and its call have arguments for."""
     group = parser.add_argument_group("model files")
-    path: dict[str, Any] = {"type": path_type}
     whole = "distilled-checkpoint-path" if "distilled_checkpoint_path" in takes else "checkpoint-path"
     group.add_argument(
-        f"--{whole}", required=required, help="checkpoint with all components (.safetensors)", **path
+        f"--{whole}", type=path_type, required=required, help="checkpoint with all components (.safetensors)"
     )
-    group.add_argument("--gemma-root", required=required, help="folder of the Gemma text encoder", **path)
+    text = "folder of the Gemma text encoder"
+    group.add_argument("--gemma-root", type=path_type, required=required, help=text)
     if "spatial_upsampler_path" in takes:
         text = "latent upsampler, doubles the size for stage 2"
-        group.add_argument("--spatial-upsampler-path", required=required, help=text, **path)
+        group.add_argument("--spatial-upsampler-path", type=path_type, required=required, help=text)
     if "distilled_lora" in takes:
         group.add_argument(
             "--distilled-lora",
@@ -129,15 +129,16 @@ def _model_flags(
                 default=strength,
                 help=f"strength of the distilled LoRA in stage {stage}",
             )
-    lora: dict[str, Any] = {
-        "action": LoraAction,
-        "nargs": "+",
-        "metavar": ("PATH", "STRENGTH"),
-        "default": [],
-    }
-    group.add_argument("--lora", help="a LoRA, with an optional strength; may be repeated", **lora)
+    group.add_argument(
+        "--lora",
+        action=LoraAction,
+        nargs="+",
+        metavar=("PATH", "STRENGTH"),
+        default=[],
+        help="a LoRA, with an optional strength; may be repeated",
+    )
     for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
-        text = f"the {part.replace('-', ' ')} alone, in place of a whole checkpoint's"
+        text = f"the {part.replace('-', ' ').replace('vae', 'VAE')} alone, in place of a whole checkpoint's"
         group.add_argument(f"--{part}-path", type=resolved_path, help=text)
     group.add_argument(
         "--quantization",
@@ -154,7 +155,7 @@ def _request_flags(
     takes: set[str],
     path_type: Callable[[str], str],
     params: PipelineParams,
-    is_one_stage: bool,
+    stages: int,
 ) -> None:
     """What to make."""
     group = parser.add_argument_group("the video")
@@ -165,11 +166,9 @@ def _request_flags(
         "--enhance-prompt", action="store_true", help="have the text encoder expand the prompt first"
     )
     if "num_frames" in takes:
-        unit = 32 if is_one_stage else 64
-        height = params.stage_1_height if is_one_stage else params.stage_2_height
-        width = params.stage_1_width if is_one_stage else params.stage_2_width
-        group.add_argument("--height", type=int, default=height, help=f"pixels, a multiple of {unit}")
-        group.add_argument("--width", type=int, default=width, help=f"pixels, a multiple of {unit}")
+        for side, default in zip(("height", "width"), params.sides(stages)):
+            text = f"pixels, a multiple of {32 * stages}"
+            group.add_argument(f"--{side}", type=int, default=default, help=text)
         group.add_argument(
             "--num-frames", type=int, default=params.num_frames, help="a multiple of 8, plus 1"
         )
@@ -268,9 +267,9 @@ def _mode_flags(parser: argparse.ArgumentParser, name: str) -> None:
         group.add_argument(
             "--distilled", action="store_true", help="the checkpoint is distilled: 8 unguided steps"
         )
-        text = "keep this stream as it is"
-        group.add_argument("--keep-video", dest="regenerate_video", action="store_false", help=text)
-        group.add_argument("--keep-audio", dest="regenerate_audio", action="store_false", help=text)
+        for stream, what in (("video", "picture"), ("audio", "sound")):
+            dest, text = f"regenerate_{stream}", f"keep the {what} as it is"
+            group.add_argument(f"--keep-{stream}", dest=dest, action="store_false", help=text)
         text = "outside of the window write the clip's own frames and sound, not what is decoded of their latents"
         group.add_argument("--keep-original", action="store_true", help=text)
         group.add_argument("--loras", nargs="*", default=[], metavar="PATH", help="LoRAs at strength 1")
@@ -284,7 +283,7 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         choices=("bfloat16", "float16", "float32"),
-        help="(default: bfloat16 on a GPU, else float32)",
+        help="of all weights and latents (default: bfloat16 on a GPU, else float32)",
     )
     group.add_argument(
         "--offload",
@@ -318,9 +317,10 @@ def _running_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sampler",
         choices=SAMPLERS,
-        help="(default: the pipeline's)",
+        help="how a step is taken; res2s runs the model twice in each (default: the pipeline's)",
     )
-    group.add_argument("--ge-gamma", type=float, default=2.0, help="strength of gradient estimation")
+    text = "how far --sampler gradient-estimation extrapolates; 1 is plain euler"
+    group.add_argument("--ge-gamma", type=float, default=2.0, help=text)
     text = "decode in exact pieces (auto), in blended tiles, or at once (none)"
     group.add_argument("--tiling", choices=("auto", "blended", "none"), default="auto", help=text)
     group.add_argument("--config", metavar="FILE", help="start from a saved run (.toml or .json)")

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from ltx_core.components.guiders import MultiModalGuiderParams
 from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint
 from ltx_core.model.video_vae import AUTO_TILING, TilingConfig
-from ltx_pipelines.cli.actions import EMPTY_PATH, compile_options
+from ltx_pipelines.cli.actions import EMPTY_PATH
 from ltx_pipelines.cli.commands import COMMANDS
 from ltx_pipelines.cli.config_file import plain_values, read_config, write_config
 from ltx_pipelines.cli.flags import Parser, build_parser, takes_path
@@ -168,7 +169,7 @@ def make_pipeline(name: str, namespace: argparse.Namespace) -> Pipeline:
         "attention": given["attention"],
         "max_batch_size": given["max_batch_size"],
         "fuse_loras": given["fuse_loras"],
-        "compile": None if given["compile"] is None else compile_options(given["compile"]) or True,
+        "compile": None if given["compile"] is None else dict(given["compile"]) or True,
     }
     cls = COMMANDS[name].load()
     return cls(**_accepted(arguments, cls, Pipeline, Options))
@@ -187,9 +188,8 @@ def call_arguments(pipeline: Pipeline, namespace: argparse.Namespace) -> dict[st
         check_frame_rate(given["frame_rate"])
         arguments["audio_max_duration"] = given["num_frames"] / given["frame_rate"]
     if (mask := given.get("conditioning_attention_mask")) is not None:
-        path, strength = mask
+        path, arguments["conditioning_attention_strength"] = mask
         arguments["conditioning_attention_mask"] = _load_mask(path, given)
-        arguments["conditioning_attention_strength"] = float(strength)
     return _accepted(arguments, pipeline, Run)
 
 
@@ -202,15 +202,13 @@ def settings(name: str, namespace: argparse.Namespace) -> str:
 
 def _accepted(arguments: dict[str, Any], *takers: Any) -> dict[str, Any]:
     """Those of the arguments that were given and that one of `takers`, callables or TypedDicts, takes."""
-    names = {
-        name
-        for taker in takers
-        for name in (
-            inspect.get_annotations(taker) if is_typeddict(taker) else inspect.signature(taker).parameters
-        )
-    }
+    names = {name for taker in takers for name in _names(taker)}
     given = {key: value for key, value in arguments.items() if key in names and value is not None}
     return given | ({"tiling_config": arguments["tiling_config"]} if "tiling_config" in names else {})
+
+
+def _names(taker: Any) -> Iterable[str]:
+    return inspect.get_annotations(taker) if is_typeddict(taker) else inspect.signature(taker).parameters
 
 
 def _guider(given: dict[str, Any], modality: str, cross: str) -> MultiModalGuiderParams:

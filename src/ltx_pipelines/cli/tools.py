@@ -78,9 +78,9 @@ def demo(argv: list[str]) -> int:
     from ltx_pipelines.cli import run
 
     parser = _parser("demo", "Make a short video with sound from the built-in model.")
-    parser.add_argument("--prompt", default=DEMO_PROMPT)
-    parser.add_argument("--output-path", default="demo.mp4")
-    parser.add_argument("--seed", default="10")
+    parser.add_argument("--prompt", default=DEMO_PROMPT, help="what to see and hear (default: a ball)")
+    parser.add_argument("--output-path", default="demo.mp4", help="the file to write (default: demo.mp4)")
+    parser.add_argument("--seed", default="10", help="same seed, same video (default: 10)")
     given = parser.parse_args(argv)
     flags = [f"--prompt={given.prompt}", f"--output-path={given.output_path}", f"--seed={given.seed}"]
     return run.run("distilled", flags, "ltx demo")

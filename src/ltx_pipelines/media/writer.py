@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from ltx_core.errors import InputError, MediaError
 from ltx_core.model.audio_vae.processor import match_channels
 from ltx_core.types import Audio
-from ltx_core.utils import partial_name, replaceable
+from ltx_core.utils import whole_file
 from ltx_pipelines.media.container import open_media
 from ltx_pipelines.progress import progress
 
@@ -72,7 +71,7 @@ def encode_video(
     rate = exact_rate(fps)
     sound = None if audio is None else _Sound(audio)
     chunks = _checked([video] if isinstance(video, torch.Tensor) else video)
-    with _partial(Path(output_path)) as path, _container(path, rate, sound) as container:
+    with _written(Path(output_path)) as path, _container(path, rate, sound) as container:
         if settings is not None:
             container.metadata["comment"] = settings
         # Both streams before the first chunk: what a file cannot hold is found before any work.
@@ -232,31 +231,25 @@ def _two_channels(waveform: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    """A temporary name beside `target`, moved there at the end, removed on any error."""
+def _written(target: Path) -> Iterator[Path]:
+    """`whole_file` for a video: whatever keeps it from being there is a `MediaError`."""
     import av
 
-    try:
-        target = replaceable(target)
-    except InputError as error:
-        raise MediaError(str(error)) from None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MediaError(f"Cannot make the folder {target.parent} ({error.strerror}).") from None
-    partial = partial_name(target if target.suffix else target.with_suffix(".mp4"))
-    try:
+    with ExitStack() as file:
+        try:
+            partial = file.enter_context(whole_file(target, ending=".mp4"))
+        except InputError as error:
+            raise MediaError(str(error)) from None
+        except OSError as error:
+            raise MediaError(f"Cannot make the folder {target.parent} ({error.strerror}).") from None
         try:
             yield partial
         except av.FFmpegError as error:
             raise MediaError(f"Cannot write {target} ({error.strerror or error}).") from None
         try:
-            os.replace(partial, target)
+            file.close()  # moves it into place
         except OSError as error:
             raise MediaError(f"Cannot write {target} ({error.strerror}).") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def read_settings(path: str | Path) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -15,6 +15,7 @@ from ltx_pipelines.media.images import load_image_conditioning
 from ltx_pipelines.utils.args import ImageConditioningInput, as_image
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]
+"""Pixels (1, 3, F, H, W) in [-1, 1] -> latent."""
 
 
 def combined_image_conditionings(
@@ -59,7 +60,15 @@ def image_conditionings_by_adding_guiding_latent(
     return [_guide(i, latent) for i, latent in _encoded(images, height, width, video_encoder, dtype, device)]
 
 
-def _encoded(images, height, width, video_encoder, dtype, device):  # type: ignore[no-untyped-def]
+def _encoded(
+    images: Iterable[ImageConditioningInput],
+    height: int,
+    width: int,
+    video_encoder: Encoder,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[tuple[ImageConditioningInput, torch.Tensor]]:
+    """Each image with its latent, at this size."""
     for image in map(as_image, images):
         pixels = load_image_conditioning(image.path, height, width, dtype, device, crf=image.crf)
         yield image, video_encoder(pixels)

@@ -84,6 +84,10 @@ class PipelineParams:
     def __post_init__(self) -> None:
         check_schedule(self.stage_2_sigmas, "stage_2_sigmas")
 
+    def sides(self, stages: int) -> tuple[int, int]:
+        """(height, width) of the result of so many stages."""
+        return stages * self.stage_1_height, stages * self.stage_1_width
+
     @property
     def stage_2_height(self) -> int:
         return 2 * self.stage_1_height

@@ -10,16 +10,19 @@ from typing import Any
 from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint, LoraPathStrengthAndSDOps
 from ltx_pipelines.utils.constants import DEFAULT_LORA_STRENGTH
-from ltx_pipelines.utils.validation import finite
+from ltx_pipelines.utils.validation import check_path, finite, items_of
 
 log = logging.getLogger(__name__)
 
 
-def as_loras(given: Iterable[Any] | Path | None) -> tuple[LoraPathStrengthAndSDOps, ...]:
-    """LoRAs from paths, (path, strength) pairs or `LoraPathStrengthAndSDOps`; a single path is one, too."""
+def as_loras(given: Iterable[Any] | Path | None, name: str = "loras") -> tuple[LoraPathStrengthAndSDOps, ...]:
+    """LoRAs from paths, (path, strength) pairs or `LoraPathStrengthAndSDOps`; a single path is one, too.
+
+    name: of the argument, for an error.
+    """
     if isinstance(given, str | Path):
         given = [given]
-    return tuple(_as_lora(item) for item in given or ())
+    return tuple(map(_as_lora, items_of(name, given, "paths or (path, strength)")))
 
 
 def _as_lora(item: Any) -> LoraPathStrengthAndSDOps:
@@ -28,6 +31,7 @@ def _as_lora(item: Any) -> LoraPathStrengthAndSDOps:
         if not 1 <= len(parts) <= 3:
             raise InputError(f"{item!r} is not a LoRA; give a path, or (path, strength).")
         path, strength, *key_map = parts if len(parts) > 1 else (*parts, DEFAULT_LORA_STRENGTH)
+        check_path("A LoRA", path)
         item = LoraPathStrengthAndSDOps(str(path), strength, *key_map)
     return item._replace(strength=finite(f"The strength of {item.path}", item.strength))
 

@@ -93,7 +93,7 @@ class ModelLedger:
         self.spatial_upsampler_path = spatial_upsampler_path
         self.loras = as_loras(loras)
         self.registry, self.quantization = registry, quantization
-        self._checkpoints: dict[str, Checkpoint] = {}
+        self._checkpoints: dict[tuple[str, ...], Checkpoint] = {}
         self._bytes: dict[str, dict[str, int]] = {}
         self._prepared: dict[str, Filling] = {}  # checked and not built yet
 
@@ -196,10 +196,9 @@ class ModelLedger:
 
     def checkpoint(self, *paths: str) -> Checkpoint:
         """The opened file(s); the header is read once."""
-        key = "\0".join(paths)
-        if key not in self._checkpoints:
-            self._checkpoints[key] = Checkpoint(list(paths))
-        return self._checkpoints[key]
+        if paths not in self._checkpoints:
+            self._checkpoints[paths] = Checkpoint(list(paths))
+        return self._checkpoints[paths]
 
     def size_of(self, component: str) -> int:
         """Bytes that a component takes when loaded, from the files' headers."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ltx_core.errors import InputError, MissingFileError
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
+from ltx_pipelines.utils.validation import check_path
 
 PathLike = str | Path
 
@@ -36,10 +37,8 @@ class ModelPaths:
         video_vae_path: PathLike | None = None,
     ) -> ModelPaths:
         """One checkpoint with all components; `video_vae_path` may replace its video VAE."""
-        return cls(
-            checkpoint_path=str(checkpoint_path),
-            gemma_root=_text(gemma_root),
-            video_vae_path=_text(video_vae_path),
+        return cls.from_arguments(
+            checkpoint_path=checkpoint_path, gemma_root=gemma_root, video_vae_path=video_vae_path
         )
 
     @classmethod
@@ -52,17 +51,17 @@ class ModelPaths:
         audio_vae_path: PathLike | None = None,
     ) -> ModelPaths:
         """One file per component. `text_encoder_path` is a Gemma folder whose weights may hold the projection."""
-        return cls(
-            transformer_path=_text(transformer_path),
-            text_encoder_path=_text(text_encoder_path),
-            video_vae_path=_text(video_vae_path),
-            audio_vae_path=_text(audio_vae_path),
+        return cls.from_arguments(
+            transformer_path=transformer_path,
+            text_encoder_path=text_encoder_path,
+            video_vae_path=video_vae_path,
+            audio_vae_path=audio_vae_path,
         )
 
     @classmethod
     def from_arguments(cls, **given: PathLike | None) -> ModelPaths:
         """From whichever of the keyword or flag values were given; monolith and split exclude each other."""
-        values = {name: _text(value) for name, value in given.items() if value is not None}
+        values = {name: path_text(name, value) for name, value in given.items() if value is not None}
         whole = [name for name in ("checkpoint_path", "gemma_root") if name in values]
         split = [
             name for name in ("transformer_path", "text_encoder_path", "audio_vae_path") if name in values
@@ -118,8 +117,10 @@ class ModelPaths:
         raise InputError(f"No path was given for the {what}; pass {whole} or {part} ({flags}).")
 
 
-def _text(path: PathLike | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser())
+def path_text(name: str, path: PathLike) -> str:
+    """A path as a text, ``~`` expanded. Raises `InputError` for an argument `name` that is no path."""
+    check_path(name, path)
+    return str(Path(path).expanduser())
 
 
 def flag_names(names: Sequence[str]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import operator
+import os
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,19 @@ def check_kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str)
     """Raise `InputError` for an argument of another kind than `kinds`; what: words for what to give."""
     if not isinstance(value, kinds):
         raise InputError(f"{name} is of type {type(value).__name__}; give {what}.")
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise `InputError` for what is no path of a file or folder, as a text or a `Path`."""
+    check_kind(name, value, (str, os.PathLike), "its path, as a text or a Path")
+
+
+def items_of(name: str, value: Any, what: str) -> Iterator[Any]:
+    """The items of a list, or of None. Raises `InputError` for what is no list; what: words for its items."""
+    try:
+        return iter(value or ())
+    except TypeError:
+        raise InputError(f"{name} is {value!r}; give a list of {what}.") from None
 
 
 def assert_resolution(height: int, width: int, is_two_stage: bool) -> None:
@@ -186,7 +200,8 @@ def check_images(
 
     crf: of images that say None.
     """
-    return tuple(_check_image(as_image(image), num_frames, crf) for image in images or ())
+    given = items_of("images", images, "(path, frame_idx, strength)")
+    return tuple(_check_image(as_image(image), num_frames, crf) for image in given)
 
 
 def _check_image(image: ImageConditioningInput, num_frames: int, crf: int) -> ImageConditioningInput:
@@ -207,7 +222,7 @@ def _check_image(image: ImageConditioningInput, num_frames: int, crf: int) -> Im
 
 def check_file(path: str | Path) -> None:
     """Raise `MissingFileError` unless `path` is a file, `InputError` for what is no path at all."""
-    check_kind("A file", path, (str, Path), "its path, as a text or a Path")
+    check_path("A file", path)
     if not str(path):
         raise InputError("The path of a file is empty; name a file.")
     if not Path(path).is_file():

@@ -144,16 +144,11 @@ class LTXModel(nn.Module):
         one graph for each pass of a guided step and each size. Raises `InputError` for CUDA graphs of blocks that
         are streamed.
         """
+        streamer: Any = getattr(self, "streamer", None)
+        check_graphs(options, to_gpu=streamer is not None and streamer.to_gpu)
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_GRAPHS)
         torch._dynamo.config.skip_nnmodule_hook_guards = False  # LoRAs may come and go as hooks
         self.has_cuda_graphs = _asks_for_cuda_graphs(**options)
-        streamer: Any = getattr(self, "streamer", None)
-        if self.has_cuda_graphs and streamer is not None and streamer.to_gpu:
-            # A graph holds addresses of weights; each one that changes would be recorded anew, and kept.
-            raise InputError(
-                "compile asks for CUDA graphs, which need weights that stay on the GPU, but the blocks are streamed; "
-                "use offload none (--offload none) or another mode of compile."
-            )
         blocks: Any = self.transformer_blocks
         for block in blocks:
             # Not `read_text`: CUDA graphs would write over keys and values that are kept for the next step.
@@ -320,6 +315,19 @@ class LTXModel(nn.Module):
         x = F.layer_norm(x, x.shape[-1:], eps=self.config.norm_eps)
         return self._part(stream, "proj_out")(
             modulate(x, embedded.factor(0, scale), embedded.vector(0, shift))
+        )
+
+
+def check_graphs(options: Mapping[str, Any], *, to_gpu: bool) -> None:
+    """Raise `InputError` if these options of `torch.compile` make CUDA graphs of blocks that are streamed to a GPU.
+
+    to_gpu: whether they are. A graph holds addresses of weights; each one that changes would be recorded anew, and
+    kept.
+    """
+    if to_gpu and _asks_for_cuda_graphs(**options):
+        raise InputError(
+            "compile asks for CUDA graphs, which need weights that stay on the GPU, but the blocks are streamed; "
+            "use offload none (--offload none) or another mode of compile."
         )
 
 
