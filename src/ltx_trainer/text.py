@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint, write_tensors
 from ltx_core.loader.build import find_tensors
+from ltx_core.loader.gemma import load_text_encoder
 from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
-from ltx_core.text_encoders.gemma.loading import load_text_encoder
 from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
 from ltx_core.utils import whole_folder
 
