@@ -22,9 +22,9 @@ from ltx_core.model.video_vae.streaming import (
     Convolution,
     activated,
     can_stream,
-    flow,
     layers_of,
     regrouped,
+    stream,
 )
 from ltx_core.model.video_vae.tiling import (
     FRAMES_AT_A_TIME,
@@ -145,7 +145,7 @@ class VideoDecoder(nn.Module):
             *(layer for block in self.up_blocks for layer in layers_of(block, self.causal)),
             Convolution(self.conv_out, self.causal, partial(activated, self.conv_norm_out)),
         ]
-        pieces = flow(layers, self.per_channel_statistics.un_normalize(latent), piece_bytes)
+        pieces = stream(layers, self.per_channel_statistics.un_normalize(latent), piece_bytes)
         yield from regrouped((unpatchify(x, self.patch_size).to(dtype) for x in pieces), FRAMES_AT_A_TIME)
 
     def tiled_decode(
