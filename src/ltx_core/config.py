@@ -40,10 +40,16 @@ def section_of(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     """
     found: Any = config
     for depth, key in enumerate(keys, 1):
-        found = {} if found.get(key) is None else found[key]
-        if not isinstance(found, Mapping):
-            raise ConfigError(f"config.{'.'.join(keys[:depth])} is {found!r}; expected an object.")
+        value, where = found.get(key), f"config.{'.'.join(keys[:depth])}"
+        found = {} if value is None else checked_object(value, where)
     return found
+
+
+def checked_object(value: Any, where: str) -> Mapping[str, Any]:
+    """`value`, if it is what JSON calls an object; else raises `ConfigError`."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}; expected an object.")
+    return value
 
 
 def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:
@@ -55,10 +61,7 @@ def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     Raises `MissingKeyError` (a KeyError) for a missing key without default, `ConfigError` for a value of the
     wrong type, or a section that is none.
     """
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{where} is {section!r}; expected an object.")
-    hints = typing.get_type_hints(cls)
-    values = {}
+    section, hints, values = checked_object(section, where), typing.get_type_hints(cls), {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in section:
             values[field.name] = _coerce(section[field.name], hints[field.name], f"{where}.{field.name}")

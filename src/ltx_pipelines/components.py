@@ -35,7 +35,8 @@ class Components:
     def __init__(self, ledger: ModelLedger, offload: str | None, fuse_loras: bool) -> None:
         self.ledger, self.offload, self.fuse_loras = ledger, offload, fuse_loras
         self.loaded: OrderedDict[str, Loaded] = OrderedDict()  # the most recently used last
-        self.lora_files: dict[FileKey, LoraFile] = {}  # of this run
+        # Of this run: what they take decides where the transformer goes, before it has a `LoraSwitcher` to own them.
+        self.lora_files: dict[FileKey, LoraFile] = {}
 
     def load(self, name: str) -> Any:
         """The component, loaded if it is not."""

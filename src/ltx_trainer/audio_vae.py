@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,11 +38,8 @@ class AudioVAETask(AutoencoderTask):
     def __init__(self, config: AutoencoderRun) -> None:
         super().__init__(config)
         check_seconds(config)
-        _, rates = parse_audio_vae(self.network)
-        self.rate = rates.sample_rate
-        self.processor = AudioProcessor(
-            rates.sample_rate, rates.mel_bins or 64, rates.mel_hop_length, rates.n_fft
-        )
+        self.processor = front_end(self.network)
+        self.rate = self.processor.target_sample_rate
 
     def clips(self, world: World, numbers: Sequence[int]) -> Tensor:
         """Waveforms (B, 2, N) at the encoder's rate."""
@@ -59,6 +57,12 @@ class AudioVAETask(AutoencoderTask):
     def score(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """ "mel_error": mean absolute error of the natural logarithm of mel magnitudes."""
         return {"mel_error": float(F.l1_loss(output, target))}
+
+
+def front_end(network: Mapping[str, Any]) -> AudioProcessor:
+    """What makes the spectrograms that the ``audio_vae`` section of a configuration describes."""
+    _, mel = parse_audio_vae(network)
+    return AudioProcessor(mel.sample_rate, mel.mel_bins or 64, mel.mel_hop_length, mel.n_fft)
 
 
 def whole_latents(mel: Tensor) -> Tensor:

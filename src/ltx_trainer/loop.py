@@ -46,7 +46,7 @@ def train(task: Task, folder: Path) -> Path | None:
     """
     owned = own_folder(folder) if is_first_process() else nullcontext()
     with owned, torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
-        return _Run(task, folder).run()
+        return _Training(task, folder).run()
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -62,7 +62,7 @@ def learning_rate(config: RunConfig, step: int) -> float:
     return peak * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-class _Run:
+class _Training:
     """One run in one process."""
 
     def __init__(self, task: Task, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from ltx_core.errors import InputError
 from ltx_core.loader import Checkpoint, write_tensors
 from ltx_core.loader.build import find_tensors
+from ltx_core.loader.gemma import load_text_encoder
 from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
-from ltx_core.text_encoders.gemma.loading import load_text_encoder
 from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
 from ltx_core.utils import whole_folder
 
@@ -37,6 +36,13 @@ class TextTower(nn.Module):
         """Values a token that the embeddings processor gets."""
         sizes = self.language_model.sizes
         return sizes.hidden_size * (sizes.num_hidden_layers + 1)
+
+    @property
+    def identity(self) -> dict[str, int]:
+        """The sizes that must not change while training goes on."""
+        return {
+            name: getattr(self.language_model.sizes, name) for name in ("hidden_size", "num_hidden_layers")
+        }
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids and mask (B, N), padded at the left."""
@@ -100,9 +106,3 @@ def make_contexts(
     bias = torch.where(place == count, (length - count).float().log(), bias)
     contexts = {"video": output.video_encoding[:, :most], "audio": output.audio_encoding[:, :most]}
     return contexts, bias[:, None]
-
-
-def describe(config_file: Path) -> dict[str, int]:
-    """The sizes of a Gemma that must not change while training goes on."""
-    text = json.loads(config_file.read_text(encoding="utf-8"))["text_config"]
-    return {name: text[name] for name in ("hidden_size", "num_hidden_layers")}

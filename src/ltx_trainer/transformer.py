@@ -29,7 +29,7 @@ from ltx_trainer.flow import Drawn, NoiseConfig, TasksConfig, draw
 from ltx_trainer.lora import LoRAConfig, add_lora, save_lora
 from ltx_trainer.start import make_part, read_network, seeded, version_of
 from ltx_trainer.task import Batch, Task, weighted
-from ltx_trainer.text import TextTower, describe, make_contexts, merge_registers
+from ltx_trainer.text import TextTower, make_contexts, merge_registers
 
 STREAMS = ("video", "audio")
 BLOCKS = (TransformerBlock, ConnectorBlock, GemmaLayer)
@@ -169,7 +169,7 @@ class TransformerTask(Task):
     def identity(self) -> dict[str, Any]:
         """What checkpoints must agree on beside the network."""
         return {
-            "gemma": describe(self.model.text.folder.config_file),
+            "gemma": self.model.text.identity,
             "train_gemma": self.config.train_gemma,
             "lora": vars(self.config.lora),
             "fused": list(self.config.fused),

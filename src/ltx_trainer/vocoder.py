@@ -14,12 +14,11 @@ from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError
 from ltx_core.loader import Checkpoint, build_model, save_checkpoint
-from ltx_core.model.audio_vae import VOCODER_COMFY_KEYS_FILTER, AudioProcessor, VocoderConfigurator
+from ltx_core.model.audio_vae import VOCODER_COMFY_KEYS_FILTER, VocoderConfigurator
 from ltx_core.model.audio_vae.bandwidth_extension import MelSTFT
-from ltx_core.model.audio_vae.config import parse_audio_vae
 from ltx_core.model.audio_vae.processor import mel_filterbank
 from ltx_core.types import Audio
-from ltx_trainer.audio_vae import AudioVAETask, check_seconds, whole_latents
+from ltx_trainer.audio_vae import AudioVAETask, check_seconds, front_end, whole_latents
 from ltx_trainer.config import WorldRun
 from ltx_trainer.start import make_part, read_network, version_of
 from ltx_trainer.task import WorldTask, weighted
@@ -60,14 +59,12 @@ class VocoderTask(WorldTask):
     def __init__(self, config: VocoderRun) -> None:
         super().__init__(config)
         check_seconds(config)
-        sections = read_network(config, "vocoder", "audio_vae")
-        self.network = sections
-        self.model = make_part(VocoderConfigurator, VOCODER_COMFY_KEYS_FILTER, config, sections)
+        self.network = read_network(config, "vocoder", "audio_vae")
+        self.model = make_part(VocoderConfigurator, VOCODER_COMFY_KEYS_FILTER, config, self.network)
         if config.start is None and hasattr(self.model, "mel_stft"):
             fill_bases(self.model.mel_stft, self.model.input_sampling_rate)
         self.rate = self.model.output_sampling_rate
-        _, mel = parse_audio_vae(sections)
-        self.processor = AudioProcessor(mel.sample_rate, mel.mel_bins or 64, mel.mel_hop_length, mel.n_fft)
+        self.processor = front_end(self.network)
         self.autoencoder = _frozen_autoencoder(config.audio_vae)
 
     def clips(self, world: World, numbers: Sequence[int]) -> Tensor:

@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_write", full)
+        patch.setattr(loop._Training, "_write", full)
         with pytest.raises(CheckpointError, match=r"No space left.*step-00000002 is still good"):
             run("video-vae", tmp_path / "parts", steps=4)
     assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-00000002"]

@@ -32,10 +32,11 @@ from ltx_core.errors import (
 )
 from ltx_core.guidance.perturbations import PerturbationType
 from ltx_core.loader import Checkpoint, SingleGPUModelBuilder, build_model, write_tensors
+from ltx_core.loader.gemma import load_text_encoder
 from ltx_core.model.transformer import LTXModelConfigurator
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.sd_ops import EMBEDDINGS_PROCESSOR_KEY_OPS, LTXV_MODEL_COMFY_RENAMING_MAP
-from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator, load_text_encoder
+from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
 from ltx_core.types import Audio
 from ltx_pipelines.media.images import resize_and_center_crop
 from ltx_pipelines.miniature.gemma import write_tiny_gemma

@@ -311,8 +311,8 @@ def test_bad_configs_are_refused(fields: dict, said: str) -> None:
 
 
 def test_scenes_that_cannot_be_seen_are_refused() -> None:
-    stage = SMALL.stage
-    path = sample_path(np.random.default_rng(0), stage, "ball", "big", "stay")
+    room = SMALL.room
+    path = sample_path(np.random.default_rng(0), room, "ball", "big", "stay")
     with pytest.raises(InputError, match="cannot be seen"):
         Scene("ball", "blue", "big", "blue", "stay", path)
     with pytest.raises(InputError, match="cannot be seen"):

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from ltx_core.components.guiders import MultiModalGuiderParams
-from ltx_core.config import parse_config
+from ltx_core.config import checked_object, parse_config
 from ltx_core.errors import CheckpointError, ConfigError
 from ltx_core.loader.checkpoint import Checkpoint
 from ltx_core.types import VIDEO_SCALE_FACTORS
@@ -134,13 +133,12 @@ def embedded_params(checkpoint: Checkpoint) -> PipelineParams | None:
     if text is None:
         return None
     try:
-        values: dict[str, Any] = json.loads(text)
+        given = json.loads(text)
     except ValueError as error:
         raise ConfigError(
             f"{checkpoint.path}: {DEFAULTS_KEY} of its metadata is not JSON ({error})."
         ) from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{checkpoint.path}: {DEFAULTS_KEY} of its metadata is {text}; expected an object.")
+    values = dict(checked_object(given, f"{checkpoint.path}: {DEFAULTS_KEY} of its metadata"))
     for name in ("video_guider_params", "audio_guider_params"):
         values[name] = parse_config(MultiModalGuiderParams, values.get(name, {}), f"{DEFAULTS_KEY}.{name}")
     return parse_config(PipelineParams, values, DEFAULTS_KEY)

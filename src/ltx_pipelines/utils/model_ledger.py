@@ -24,13 +24,14 @@ from ltx_core.loader import (
 )
 from ltx_core.loader.build import Fill, Filling, find_tensors, prepare_model, resident
 from ltx_core.loader.builder import source_of
+from ltx_core.loader.gemma import load_text_encoder
 from ltx_core.loader.lora import LoraFile
 from ltx_core.model.audio_vae import AudioDecoderConfigurator, AudioEncoderConfigurator, VocoderConfigurator
 from ltx_core.model.transformer import LTXModel, LTXModelConfigurator, X0Model
 from ltx_core.model.upsampler import LatentUpsampler, LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 from ltx_core.quantization import QuantizationPolicy
-from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator, load_text_encoder
+from ltx_core.text_encoders.gemma import EmbeddingsProcessorConfigurator
 from ltx_core.text_encoders.gemma.folder import GemmaFolder
 from ltx_pipelines.utils.constants import PipelineParams, detect_params
 from ltx_pipelines.utils.loras import as_loras

@@ -26,7 +26,7 @@ from ltx_trainer.evaluate.studio import Studio
 from ltx_trainer.log import Log
 
 Record = dict[str, Any]
-Task = tuple[str, int]  # row and number of the prompt
+Job = tuple[str, int]  # row and number of the prompt
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,22 @@ def evaluate(options: Options, rows: Mapping[str, Row] = ROWS, studio: Studio | 
     identity = _identity(options, studio)
     options.output_path.parent.mkdir(parents=True, exist_ok=True)
     log = _open_log(options.output_path.with_suffix(".jsonl"), identity)
-    tasks = [
+    jobs = [
         (name, number)
         for name in chosen
         if name not in left_out
         for number in range(rows[name].count(options.prompts))
     ]
     done = {(r["row"], r["number"]): r for r in log.read() if "row" in r}
-    todo = [task for task in tasks if task not in done or "error" in done[task]]
-    bar = progress(total=len(tasks), initial=len(tasks) - len(todo), unit="clip")
+    todo = [job for job in jobs if job not in done or "error" in done[job]]
+    bar = progress(total=len(jobs), initial=len(jobs) - len(todo), unit="clip")
     with bar:
         for record in _records(options, rows, studio, todo):
             log.write(**record)
             done[record["row"], record["number"]] = record
             bar.set_description(record["row"])
             bar.update()
-    report = _report(identity, chosen, [done[task] for task in tasks], left_out)
+    report = _report(identity, chosen, [done[job] for job in jobs], left_out)
     with whole_file(options.output_path) as partial:
         partial.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     return report
@@ -148,12 +148,12 @@ def _open_log(path: Path, identity: Mapping[str, Any]) -> Log:
 
 
 def _records(
-    options: Options, rows: Mapping[str, Row], studio: Studio, todo: Sequence[Task]
+    options: Options, rows: Mapping[str, Row], studio: Studio, todo: Sequence[Job]
 ) -> Iterator[Record]:
     """Judge `todo`, in order, or with several workers nearly so."""
     if options.workers == 1 or len(todo) < 2:
-        for task in todo:
-            yield judge_one(studio, rows[task[0]], task[1], options)
+        for job in todo:
+            yield judge_one(studio, rows[job[0]], job[1], options)
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.workers, _start_worker, (options,)) as pool:
@@ -171,9 +171,9 @@ def _start_worker(options: Options) -> None:
     _at_work = options.studio(), options
 
 
-def _work(task: Task) -> Record:
+def _work(job: Job) -> Record:
     studio, options = _at_work
-    return judge_one(studio, ROWS[task[0]], task[1], options)
+    return judge_one(studio, ROWS[job[0]], job[1], options)
 
 
 def judge_one(studio: Studio, row: Row, number: int, options: Options) -> Record:

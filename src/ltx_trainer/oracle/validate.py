@@ -32,6 +32,7 @@ from ltx_trainer.world.vocabulary import (
     STYLES,
     exists,
 )
+from ltx_trainer.world.world import VALUES
 
 Condition = Callable[[Clip, WorldConfig, int], tuple[Tensor, Tensor]]
 BATCH = 20
@@ -94,14 +95,7 @@ def _other(rng: np.random.Generator, clip: Clip, attribute: str, values: Sequenc
     scene = clip.truth.scene
 
     def fits(value: str) -> bool:
-        other = {
-            "shape": scene.shape,
-            "colour": scene.colour,
-            "background": scene.background,
-            "motion": scene.motion,
-        }
-        if attribute in other:
-            other[attribute] = value
+        other = {name: value if name == attribute else getattr(scene, name) for name in VALUES}
         return value != getattr(scene, attribute) and exists(**other)
 
     choices = [value for value in values if fits(value)]

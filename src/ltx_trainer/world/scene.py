@@ -37,11 +37,11 @@ TRAVELS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}  # a
 SHORTEST = 0.16  # shorter sides, of a way that is seen to go somewhere
 TRIES = 64  # paths of which the one that begins nearest is taken
 
-Point = tuple[float, float]  # x and y in the units of `Path`
+Point = tuple[float, float]  # x and y in the units of `MotionPath`
 
 
 @dataclass(frozen=True)
-class Path:
+class MotionPath:
     """Every motion of the world is one formula with these numbers.
 
     Lengths are in units of the frame's shorter side, from the frame's centre, y down; times in seconds,
@@ -79,7 +79,7 @@ class Path:
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """Where objects are: x, y, radius, angle, each (B, T), in the units of `Path`."""
+    """Where objects are: x, y, radius, angle, each (B, T), in the units of `MotionPath`."""
 
     x: Tensor
     y: Tensor
@@ -87,10 +87,10 @@ class Track:
     angle: Tensor
 
 
-def follow(paths: Sequence[Path], times: Tensor) -> Track:
+def follow(paths: Sequence[MotionPath], times: Tensor) -> Track:
     """Evaluate B paths at `times` (B, T) or (T,), seconds, on the device of `times`, in float32."""
     table = torch.tensor([astuple(p) for p in paths], dtype=torch.float32, device=times.device)
-    p = {field.name: table[:, i, None] for i, field in enumerate(fields(Path))}
+    p = {field.name: table[:, i, None] for i, field in enumerate(fields(MotionPath))}
     phase = p["orbit_phase"] + p["orbit_rate"] * times
     hop = torch.remainder((times - p["first_impact"]) / p["hop_period"], 1.0)
     return Track(
@@ -113,7 +113,7 @@ class Scene:
     size: str
     background: str
     motion: str
-    path: Path
+    path: MotionPath
     style: str = "plain"
     start: float = 0.0
 
@@ -159,7 +159,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Room:
     """The room a scene has: half extents in shorter sides, seconds from first to last frame, frame rate."""
 
     half_width: float
@@ -178,110 +178,110 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
     return float(rng.uniform(low, high)) if high > low else (low + high) / 2
 
 
-def _spot(rng: np.random.Generator, stage: Stage, reach: float) -> tuple[float, float]:
+def _spot(rng: np.random.Generator, room: Room, reach: float) -> tuple[float, float]:
     """A centre from which `reach` fits into the frame."""
-    x = stage.half_width - reach - MARGIN
-    y = stage.half_height - reach - MARGIN
+    x = room.half_width - reach - MARGIN
+    y = room.half_height - reach - MARGIN
     return _between(rng, -x, x), _between(rng, -y, y)
 
 
-def _travel(rng: np.random.Generator, stage: Stage, motion: str, radius: float, begin: Point | None) -> Path:
-    x, y = begin or _spot(rng, stage, radius * REACH)
+def _travel(
+    rng: np.random.Generator, room: Room, motion: str, radius: float, begin: Point | None
+) -> MotionPath:
+    x, y = begin or _spot(rng, room, radius * REACH)
     axis, sign = TRAVELS[motion]
-    end = (stage.half_width, stage.half_height)[axis] - radius * REACH - MARGIN
+    end = (room.half_width, room.half_height)[axis] - radius * REACH - MARGIN
     start = min(sign * begin[axis], end - SHORTEST) if begin else -end
     length = _between(rng, min(0.38, end - start), min(0.6, end - start))
     at = sign * (start if begin else _between(rng, -end, end - length))
-    velocity = sign * length / stage.duration
+    velocity = sign * length / room.duration
     if axis == 0:
-        return Path(x=at, y=y, velocity_x=velocity, radius=radius)
-    return Path(x=x, y=at, velocity_y=velocity, radius=radius)
+        return MotionPath(x=at, y=y, velocity_x=velocity, radius=radius)
+    return MotionPath(x=x, y=at, velocity_y=velocity, radius=radius)
 
 
-def _bounce(rng: np.random.Generator, stage: Stage, shape: str, radius: float) -> Path:
+def _bounce(rng: np.random.Generator, room: Room, shape: str, radius: float) -> MotionPath:
     """Hops under gravity, the impacts kept clear of the clip's ends so that they can be seen and heard."""
-    x, _ = _spot(rng, stage, radius * REACH)
-    rest = stage.floor - FOOT[shape] * radius
-    room = rest + stage.half_height - REACH * radius - MARGIN
-    height = _between(rng, min(0.22, room), min(0.5, room))
+    x, _ = _spot(rng, room, radius * REACH)
+    rest = room.floor - FOOT[shape] * radius
+    space = rest + room.half_height - REACH * radius - MARGIN
+    height = _between(rng, min(0.22, space), min(0.5, space))
     period = math.sqrt(8 * height / GRAVITY)
-    lead, tail = max(0.12, 2.2 / stage.fps), max(0.10, 2.0 / stage.fps)
+    lead, tail = max(0.12, 2.2 / room.fps), max(0.10, 2.0 / room.fps)
     first = lead
     for _ in range(16):
-        first = _between(rng, lead, min(lead + period, stage.duration - tail))
-        if (
-            stage.duration - tail - first
-        ) % period < period - tail - 1 / stage.fps:  # none in the clip's tail
+        first = _between(rng, lead, min(lead + period, room.duration - tail))
+        if (room.duration - tail - first) % period < period - tail - 1 / room.fps:  # none in the clip's tail
             break
-    return Path(x=x, y=rest, hop_height=height, hop_period=period, first_impact=first, radius=radius)
+    return MotionPath(x=x, y=rest, hop_height=height, hop_period=period, first_impact=first, radius=radius)
 
 
-def _orbit(rng: np.random.Generator, stage: Stage, radius: float) -> Path:
-    room = min(stage.half_width, stage.half_height) - radius * REACH - MARGIN
-    orbit = _between(rng, min(0.15, room), min(0.26, room))
-    x, y = _spot(rng, stage, radius * REACH + orbit)
-    turns = rng.uniform(0.8, 1.2) * max(1.0, stage.duration / 1.6) * rng.choice((-1, 1))
-    return Path(
+def _orbit(rng: np.random.Generator, room: Room, radius: float) -> MotionPath:
+    space = min(room.half_width, room.half_height) - radius * REACH - MARGIN
+    orbit = _between(rng, min(0.15, space), min(0.26, space))
+    x, y = _spot(rng, room, radius * REACH + orbit)
+    turns = rng.uniform(0.8, 1.2) * max(1.0, room.duration / 1.6) * rng.choice((-1, 1))
+    return MotionPath(
         x=x,
         y=y,
         orbit_radius=orbit,
-        orbit_rate=2 * math.pi * turns / stage.duration,
+        orbit_rate=2 * math.pi * turns / room.duration,
         orbit_phase=rng.uniform(0, 2 * math.pi),
         radius=radius,
     )
 
 
-def _resize(rng: np.random.Generator, stage: Stage, motion: str) -> Path:
+def _resize(rng: np.random.Generator, room: Room, motion: str) -> MotionPath:
     small, big = (_between(rng, *span) for span in GROWN)
     first, last = (small, big) if motion == "grow" else (big, small)
-    x, y = _spot(rng, stage, big * REACH)
-    return Path(x=x, y=y, radius=first, growth=(last - first) / stage.duration)
+    x, y = _spot(rng, room, big * REACH)
+    return MotionPath(x=x, y=y, radius=first, growth=(last - first) / room.duration)
 
 
 def sample_path(
-    rng: np.random.Generator, stage: Stage, shape: str, size: str, motion: str, begin: Point | None = None
-) -> Path:
-    """Draw where and how fast an object of `shape` and `size` does `motion` on `stage`.
+    rng: np.random.Generator, room: Room, shape: str, size: str, motion: str, begin: Point | None = None
+) -> MotionPath:
+    """Draw where and how fast an object of `shape` and `size` does `motion` in `room`.
 
     begin: where travels begin, if they have room; other motions begin anywhere.
     """
     radius = _between(rng, *RADII[size])
     if motion in TRAVELS:
-        return _travel(rng, stage, motion, radius, begin)
+        return _travel(rng, room, motion, radius, begin)
     if motion == "bounce":
-        return _bounce(rng, stage, shape, radius)
+        return _bounce(rng, room, shape, radius)
     if motion == "orbit":
-        return _orbit(rng, stage, radius)
+        return _orbit(rng, room, radius)
     if motion in RESIZING:
-        return _resize(rng, stage, motion)
-    x, y = _spot(rng, stage, radius * REACH)
+        return _resize(rng, room, motion)
+    x, y = _spot(rng, room, radius * REACH)
     if motion == "stay":
-        return Path(x=x, y=y, radius=radius)
-    turns = max(rng.uniform(0.5, 0.75), 0.4 / stage.duration) * rng.choice((-1, 1))
-    return Path(x=x, y=y, radius=radius, spin=2 * math.pi * turns)
+        return MotionPath(x=x, y=y, radius=radius)
+    turns = max(rng.uniform(0.5, 0.75), 0.4 / room.duration) * rng.choice((-1, 1))
+    return MotionPath(x=x, y=y, radius=radius, spin=2 * math.pi * turns)
 
 
 def continue_path(
-    rng: np.random.Generator, stage: Stage, shape: str, size: str, motion: str, begin: Point
-) -> Path:
+    rng: np.random.Generator, room: Room, shape: str, size: str, motion: str, begin: Point
+) -> MotionPath:
     """Draw a path that begins at `begin`, or as near to it as the best of `TRIES`."""
-    paths = [sample_path(rng, stage, shape, size, motion, begin) for _ in range(TRIES)]
+    paths = [sample_path(rng, room, shape, size, motion, begin) for _ in range(TRIES)]
     track = follow(paths, torch.zeros(1))
     return paths[int(torch.hypot(track.x - begin[0], track.y - begin[1]).argmin())]
 
 
-def has_room(stage: Stage, size: str, motion: str, begin: Point) -> bool:
+def has_room(room: Room, size: str, motion: str, begin: Point) -> bool:
     """Whether an object of `size` at `begin` can do `motion` so that it is seen."""
     if motion not in TRAVELS:
         return True
     axis, sign = TRAVELS[motion]
-    end = (stage.half_width, stage.half_height)[axis] - RADII[size][1] * REACH - MARGIN
+    end = (room.half_width, room.half_height)[axis] - RADII[size][1] * REACH - MARGIN
     return end - sign * begin[axis] >= SHORTEST
 
 
 def sample_scene(
     rng: np.random.Generator,
-    stage: Stage,
+    room: Room,
     unseen: bool,
     shapes: Sequence[str],
     motions: Sequence[str],
@@ -297,6 +297,6 @@ def sample_scene(
         if exists(shape, colour, background, motion) and held_out(shape, colour, motion) == unseen:
             break
     size = str(rng.choice(SIZES))
-    path = sample_path(rng, stage, shape, size, motion)
-    start = float(rng.uniform(0, stage.duration)) if still else 0.0
+    path = sample_path(rng, room, shape, size, motion)
+    start = float(rng.uniform(0, room.duration)) if still else 0.0
     return Scene(shape, colour, size, background, motion, path, style, start)

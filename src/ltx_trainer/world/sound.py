@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ltx_trainer.world.scene import Scene, Stage, follow
+from ltx_trainer.world.scene import Room, Scene, follow
 from ltx_trainer.world.vocabulary import TIMBRES, TONES, TREMOLO_RATE, Tone
 
 TONE_LEVEL = 0.25  # amplitude of a tone's fundamental
@@ -82,7 +82,7 @@ def _add_rings(wave: Tensor, scenes: Sequence[Scene], rate: int) -> None:
 
 
 def make_sound(
-    scenes: Sequence[Scene], stage: Stage, seconds: float, rate: int, device: torch.device | str = "cpu"
+    scenes: Sequence[Scene], room: Room, seconds: float, rate: int, device: torch.device | str = "cpu"
 ) -> Tensor:
     """The sound of B scenes, (B, 2, round(seconds * rate)) float32 in [-1, 1], on `device`."""
     n = round(seconds * rate)
@@ -90,10 +90,10 @@ def make_sound(
     start = torch.tensor([scene.start for scene in scenes], device=device)[:, None]
     track = follow([scene.path for scene in scenes], start + control)
     positions = torch.arange(n, device=device) * (CONTROL_RATE / rate)
-    height = _interpolate(0.5 - track.y / (2 * stage.half_height), positions)
+    height = _interpolate(0.5 - track.y / (2 * room.half_height), positions)
     wave = _tones(scenes, height, rate)
     _add_rings(wave, scenes, rate)
     side = (
-        _interpolate(0.5 + track.x / (2 * stage.half_width), positions).mul_(0.7).add_(0.15).mul_(math.pi / 2)
+        _interpolate(0.5 + track.x / (2 * room.half_width), positions).mul_(0.7).add_(0.15).mul_(math.pi / 2)
     )
     return torch.stack((wave * side.cos(), wave * side.sin()), dim=1).mul_(2**0.5).clamp_(-1, 1)

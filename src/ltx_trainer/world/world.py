@@ -12,7 +12,7 @@ from torch import Tensor
 from ltx_core.errors import InputError
 from ltx_trainer.world.caption import for_testing, write_caption
 from ltx_trainer.world.render import coverage, draw_frames, outline
-from ltx_trainer.world.scene import Scene, Stage, Track, continue_path, follow, has_room, sample_scene
+from ltx_trainer.world.scene import Room, Scene, Track, continue_path, follow, has_room, sample_scene
 from ltx_trainer.world.sound import make_sound
 from ltx_trainer.world.vocabulary import (
     BACKGROUNDS,
@@ -90,11 +90,11 @@ class WorldConfig:
         return self.frames / self.fps
 
     @property
-    def stage(self) -> Stage:
-        """The room that scenes of this format have."""
+    def room(self) -> Room:
+        """What scenes of this format have."""
         side = min(self.height, self.width)
         duration = STILL_DURATION if self.still else (self.frames - 1) / self.fps
-        return Stage(self.width / (2 * side), self.height / (2 * side), duration, self.fps)
+        return Room(self.width / (2 * side), self.height / (2 * side), duration, self.fps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ class Clip:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class ClipBatch:
     """B clips: video uint8 (B, F, H, W, 3), audio float32 (B, 2, N), and their truths."""
 
     video: Tensor
@@ -167,7 +167,7 @@ class World:
         rng = np.random.default_rng((config.seed, SPLITS.index(config.split), index))
         scene = sample_scene(
             rng,
-            config.stage,
+            config.room,
             config.split == "unseen",
             config.shapes,
             config.motions,
@@ -182,10 +182,10 @@ class World:
             caption, stated = write_caption(rng, scene, self.config.still)
             if for_testing(caption) == (self.config.split != "train"):
                 break
-        config, stage = self.config, self.config.stage
+        config, room = self.config, self.config.room
         track = self._track([scene], torch.device("cpu"))
         position = torch.stack(
-            (track.x[0] / (2 * stage.half_width), track.y[0] / (2 * stage.half_height)), dim=-1
+            (track.x[0] / (2 * room.half_width), track.y[0] / (2 * room.half_height)), dim=-1
         )
         impacts = scene.path.impacts(scene.start, scene.start + config.seconds)
         return Truth(
@@ -208,18 +208,18 @@ class World:
         old, scene = truth.scene, replace(truth.scene, **attributes)  # type: ignore[arg-type]
         if (scene.shape, scene.size, scene.motion) != (old.shape, old.size, old.motion):
             kind = scene.shape, scene.size, scene.motion
-            path = continue_path(rng, self.config.stage, *kind, old.path.begin)
+            path = continue_path(rng, self.config.room, *kind, old.path.begin)
             scene = replace(scene, path=path)
         return self.describe(scene, rng)
 
     def another(self, truth: Truth, index: int, attribute: str) -> Truth:
         """The scene with another shape, colour, background or motion, drawn by lot among those that can be seen."""
-        scene, stage = truth.scene, self.config.stage
+        scene, room = truth.scene, self.config.room
         values = []
         for value in VALUES[attribute]:
             new = {name: getattr(scene, name) for name in VALUES} | {attribute: value}
-            room = attribute != "motion" or has_room(stage, scene.size, value, scene.path.begin)
-            if value != getattr(scene, attribute) and exists(**new) and room:
+            fits = attribute != "motion" or has_room(room, scene.size, value, scene.path.begin)
+            if value != getattr(scene, attribute) and exists(**new) and fits:
                 values.append(value)
         rng = np.random.default_rng((self.config.seed, index))
         return self.change(truth, index, **{attribute: str(rng.choice(values))})
@@ -228,13 +228,13 @@ class World:
         """Clip `index` (>= 0), rendered."""
         return self.batch([index])[0]
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int]) -> ClipBatch:
         """The clips of these numbers, rendered together."""
         return self.render([self.truth(index) for index in indices])
 
-    def render(self, truths: Sequence[Truth]) -> Batch:
+    def render(self, truths: Sequence[Truth]) -> ClipBatch:
         """The clips of which `truths` are true."""
-        return Batch(self.frames(truths), self.sounds(truths), tuple(truths))
+        return ClipBatch(self.frames(truths), self.sounds(truths), tuple(truths))
 
     def frames(self, truths: Sequence[Truth]) -> Tensor:
         """What is seen in these clips, uint8 (B, F, H, W, 3)."""
@@ -244,7 +244,7 @@ class World:
     def sounds(self, truths: Sequence[Truth]) -> Tensor:
         """What is heard in these clips, float32 (B, 2, N) in [-1, 1]."""
         config, scenes = self.config, [truth.scene for truth in truths]
-        return make_sound(scenes, config.stage, config.seconds, config.sample_rate, self.device)
+        return make_sound(scenes, config.room, config.seconds, config.sample_rate, self.device)
 
     def masks(self, truths: Sequence[Truth]) -> Tensor:
         """How much of each pixel the object covers, (B, F, H, W) float32 in [0, 1]."""

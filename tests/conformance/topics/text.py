@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from ltx_core.loader import Checkpoint, build_model
+from ltx_core.loader.gemma import load_text_encoder
 from ltx_core.model.transformer.feed_forward import CaptionProjection
 from ltx_core.sd_ops import DURATION_HEAD_KEY_OPS, EMBEDDINGS_PROCESSOR_KEY_OPS, SDOps
 from ltx_core.text_encoders.gemma import (
@@ -19,7 +20,6 @@ from ltx_core.text_encoders.gemma import (
     EmbeddingsProcessorConfigurator,
     GemmaTextEncoder,
     convert_to_additive_mask,
-    load_text_encoder,
 )
 from ltx_core.text_encoders.gemma.duration_head import DurationHeadConfigurator
 from ltx_core.text_encoders.gemma.embeddings_connector import Embeddings1DConnectorConfigurator

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltx_core.text_encoders.gemma import GemmaTextEncoder, load_text_encoder
+from ltx_core.loader.gemma import load_text_encoder
+from ltx_core.text_encoders.gemma import GemmaTextEncoder
 from ltx_pipelines.miniature.gemma import write_tiny_gemma
 
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from ltx_core.errors import CheckpointError, ConfigError, InputError, MissingFileError, UnsupportedConfigError
 from ltx_core.loader import SingleGPUModelBuilder
+from ltx_core.loader.gemma import load_text_encoder
 from ltx_core.text_encoders.gemma import (
     GEMMA_LLM_KEY_OPS,
     GEMMA_MODEL_OPS,
     GemmaTextEncoder,
     GemmaTextEncoderConfigurator,
-    load_text_encoder,
     module_ops_from_gemma_root,
 )
 from ltx_core.text_encoders.gemma import model as gemma_model

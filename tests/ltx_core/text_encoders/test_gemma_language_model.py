@@ -8,7 +8,7 @@ import torch
 
 from ltx_core.errors import ConfigError, UnsupportedConfigError
 from ltx_core.loader import stream_model
-from ltx_core.text_encoders.gemma import load_text_encoder
+from ltx_core.loader.gemma import load_text_encoder
 from ltx_core.text_encoders.gemma.language_model import FULL, SLIDING, GemmaLanguageModel, read_sizes
 from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
 
@@ -158,7 +158,7 @@ def test_a_streamed_model_writes_the_same(gemma_root, encoder, rest):
 def test_encoding_imports_neither_transformers_nor_a_compiler(gemma_root):
     """Their imports take longer than all else that a first call does."""
     code = (
-        "import sys; from ltx_core.text_encoders.gemma import load_text_encoder; "
+        "import sys; from ltx_core.loader.gemma import load_text_encoder; "
         f"load_text_encoder({str(gemma_root)!r}).encode('a ball'); "
         "print({'transformers', 'torch._dynamo'} & set(sys.modules))"
     )

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ltx_core.errors import CheckpointError, InputError
-from ltx_core.text_encoders.gemma import load_text_encoder
+from ltx_core.loader.gemma import load_text_encoder
 from ltx_core.text_encoders.gemma.enhancement import ImageProcessor, chat_text, insert_image
 
 SYSTEM = "Be brief."

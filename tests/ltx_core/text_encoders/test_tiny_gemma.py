@@ -1,6 +1,6 @@
 """The tiny random Gemma folder: small, the same every time, of any size asked for."""
 
-from ltx_core.text_encoders.gemma import load_text_encoder
+from ltx_core.loader.gemma import load_text_encoder
 from ltx_pipelines.miniature.gemma import write_tiny_gemma
 
 

@@ -14,7 +14,7 @@ from ltx_core.errors import ShapeError
 from ltx_core.model.audio_vae.processor import ROLLOFF, ZERO_CROSSINGS, log_mel
 from ltx_core.model.audio_vae.vocoder import Vocoder
 
-Run = Callable[[Vocoder, torch.Tensor], torch.Tensor]
+Generate = Callable[[Vocoder, torch.Tensor], torch.Tensor]
 
 
 class MelSTFT(nn.Module):
@@ -89,15 +89,15 @@ class VocoderWithBWE(nn.Module):
     def conv_post(self) -> nn.Module:
         return self.vocoder.conv_post
 
-    def forward(self, mel_spec: torch.Tensor, run: Run = nn.Module.__call__) -> torch.Tensor:
-        """(B, 2, T, 64) log-mel to (B, 2, N). run: how a generator is applied to a log-mel, by default at once."""
+    def forward(self, mel_spec: torch.Tensor, generate: Generate = nn.Module.__call__) -> torch.Tensor:
+        """(B, 2, T, 64) log-mel to (B, 2, N). generate: applies a generator to a log-mel, by default at once."""
         if self.conv_pre.weight.dtype is not torch.float32:
             widened = {name: tensor.float() for name, tensor in self.state_dict(keep_vars=True).items()}
-            return functional_call(self, widened, (mel_spec, run))
-        stage = run(self.vocoder, mel_spec.float())
+            return functional_call(self, widened, (mel_spec, generate))
+        stage = generate(self.vocoder, mel_spec.float())
         length = stage.shape[-1]
         padded = F.pad(stage, (0, -length % self.hop_length))
-        residual = run(self.bwe_generator, self.mel_stft(padded))
+        residual = generate(self.bwe_generator, self.mel_stft(padded))
         skip = upsample_by(padded, self.output_sampling_rate // self.input_sampling_rate)
         if residual.shape != skip.shape:
             raise ShapeError(

@@ -41,10 +41,10 @@ def decode_in_pieces(
     Networks of another class, as compiled ones are, take all at once.
     """
     mel = _draw_in_pieces(latent, decoder, piece) if isinstance(decoder, AudioDecoder) else decoder(latent)
-    run = partial(_generate_in_pieces, signal_bytes=signal_bytes)
+    generate = partial(_generate_in_pieces, signal_bytes=signal_bytes)
     if isinstance(vocoder, VocoderWithBWE):
-        return vocoder(mel, run)
-    return run(vocoder, mel) if isinstance(vocoder, Vocoder) else vocoder(mel)
+        return vocoder(mel, generate)
+    return generate(vocoder, mel) if isinstance(vocoder, Vocoder) else vocoder(mel)
 
 
 def equal_pieces(length: int, piece: int) -> Iterator[tuple[int, int]]:

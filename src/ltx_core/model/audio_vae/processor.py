@@ -54,7 +54,9 @@ def resample(waveform: torch.Tensor, source: float, target: float) -> torch.Tens
         taps = torch.arange(-reach, reach + old, dtype=flat.dtype, device=flat.device)[None]
         kernel = _resampling_kernel(taps, old, new, base)
         phases = F.conv1d(padded[:, None], kernel[:, None], stride=old).transpose(1, 2)  # (rows, steps, new)
-    else:  # of so large a kernel nearly all is zero
+    else:
+        # Of so large a kernel nearly all is zero. Other rates are not done so too: a loop over their many steps is
+        # slow, and sums would be rounded otherwise than by the convolution, which gives the reference's bits.
         nearest = torch.arange(new, device=flat.device)[:, None] * old // new
         places = nearest + torch.arange(2 * reach + 1, device=flat.device)
         kernel = _resampling_kernel((places - reach).to(flat.dtype), old, new, base)

@@ -76,8 +76,7 @@ class LTXModelConfigurator(Configurator[LTXModel]):
         parsed = dataclasses.replace(parsed, double_precision_rope=double)
         projections = cls._caption_projections(section, parsed)
         cls._check(section)
-        architecture = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
-        return LTXModel(model_type=cls.model_type, **projections, **architecture)
+        return LTXModel(model_type=cls.model_type, **projections, **vars(parsed))
 
     @classmethod
     def _caption_projections(

@@ -69,19 +69,12 @@ class ResBlock(nn.Module):
         self.timestep = timestep
 
     def forward(self, x: torch.Tensor, flow: Flow, embedding: torch.Tensor | None = None) -> torch.Tensor:
-        shift1, scale1, shift2, scale2 = self._modulation(x, embedding)
-        h = self.conv1(F.silu(_modulate(self.norm1(x), shift1, scale1)), flow.causal)
+        rows = (None,) * 4 if embedding is None else modulation(self.scale_shift_table, embedding, x.dtype)
+        h = self.conv1(F.silu(modulate(self.norm1(x), *rows[:2])), flow.causal)
         h = self._add_noise(h, 1, flow)
-        h = self.conv2(F.silu(_modulate(self.norm2(h), shift2, scale2)), flow.causal)
+        h = self.conv2(F.silu(modulate(self.norm2(h), *rows[2:])), flow.causal)
         h = self._add_noise(h, 2, flow)
         return (self.conv_shortcut(self.norm3(x)) if self.widens else x) + h
-
-    def _modulation(self, x: torch.Tensor, embedding: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        if embedding is None:
-            return None, None, None, None
-        table = self.scale_shift_table.to(x.dtype)
-        rows = table + embedding.reshape(embedding.shape[0], *table.shape)
-        return tuple(row[:, :, None, None, None] for row in rows.unbind(dim=1))
 
     def _add_noise(self, h: torch.Tensor, which: int, flow: Flow) -> torch.Tensor:
         if not self.noise:
@@ -91,7 +84,13 @@ class ResBlock(nn.Module):
         return h + field * getattr(self, f"per_channel_scale{which}")[:, None]
 
 
-def _modulate(x: torch.Tensor, shift: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
+def modulation(table: torch.Tensor, embedding: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """The rows of a table (k, C) plus the embedding (B, k C) of a timestep: k tensors (B, C, 1, 1, 1)."""
+    rows = table.to(dtype) + embedding.reshape(-1, *table.shape)
+    return tuple(row[:, :, None, None, None] for row in rows.unbind(dim=1))
+
+
+def modulate(x: torch.Tensor, shift: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
     return x if shift is None or scale is None else x * (1 + scale) + shift
 
 

@@ -13,7 +13,7 @@ from ltx_core.errors import InputError, ShapeError
 from ltx_core.model.common.checks import check_tensor
 from ltx_core.model.common.statistics import LatentStatistics
 from ltx_core.model.common.timesteps import TimestepEmbedding
-from ltx_core.model.video_vae.blocks import Flow, Style, decoder_block
+from ltx_core.model.video_vae.blocks import Flow, Style, decoder_block, modulate, modulation
 from ltx_core.model.video_vae.config import VideoVAEConfig, parse_blocks
 from ltx_core.model.video_vae.enums import PaddingModeType
 from ltx_core.model.video_vae.layers import make_norm, unpatchify
@@ -22,9 +22,9 @@ from ltx_core.model.video_vae.streaming import (
     Convolution,
     activated,
     can_stream,
-    flow,
     layers_of,
     regrouped,
+    stream,
 )
 from ltx_core.model.video_vae.tiling import (
     FRAMES_AT_A_TIME,
@@ -117,10 +117,8 @@ class VideoDecoder(nn.Module):
     def _last_modulation(self, x: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:
         if timestep is None:
             return x
-        table = self.last_scale_shift_table.to(x.dtype)
-        rows = table + self.last_time_embedder(timestep, x.dtype).reshape(-1, *table.shape)
-        shift, scale = (row[:, :, None, None, None] for row in rows.unbind(dim=1))
-        return x * (1 + scale) + shift
+        embedding = self.last_time_embedder(timestep, x.dtype)
+        return modulate(x, *modulation(self.last_scale_shift_table, embedding, x.dtype))
 
     @property
     def can_stream(self) -> bool:
@@ -145,7 +143,7 @@ class VideoDecoder(nn.Module):
             *(layer for block in self.up_blocks for layer in layers_of(block, self.causal)),
             Convolution(self.conv_out, self.causal, partial(activated, self.conv_norm_out)),
         ]
-        pieces = flow(layers, self.per_channel_statistics.un_normalize(latent), piece_bytes)
+        pieces = stream(layers, self.per_channel_statistics.un_normalize(latent), piece_bytes)
         yield from regrouped((unpatchify(x, self.patch_size).to(dtype) for x in pieces), FRAMES_AT_A_TIME)
 
     def tiled_decode(

@@ -130,7 +130,7 @@ def layers_of(block: nn.Module, causal: bool) -> list[Layer]:
     return [Residual(block, causal)]
 
 
-def flow(
+def stream(
     layers: Sequence[Layer], x: torch.Tensor, piece_bytes: int, last: bool = True
 ) -> Iterator[torch.Tensor]:
     """What comes out behind all layers, as it comes; no layer takes or gives more than `piece_bytes` at once, unless
@@ -140,7 +140,7 @@ def flow(
         most = max(LEAST_FRAMES, int(piece_bytes * frames / (x.nbytes * max(layer.growth, 1))))
         *pieces, x = x.tensor_split(-(-frames // most), dim=2)
         for piece in pieces:
-            yield from flow(layers[i:], piece, piece_bytes, last=False)
+            yield from stream(layers[i:], piece, piece_bytes, last=False)
         del pieces
         answer = layer(x, last)
         if answer is None:
@@ -162,4 +162,4 @@ def regrouped(chunks: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tenso
         yield held
 
 
-__all__ = ["PIECE_BYTES", "Convolution", "activated", "can_stream", "flow", "layers_of", "regrouped"]
+__all__ = ["PIECE_BYTES", "Convolution", "activated", "can_stream", "layers_of", "regrouped", "stream"]

@@ -14,7 +14,6 @@ from ltx_core.text_encoders.gemma.encoders.encoder_configurator import (
     EmbeddingsProcessorConfigurator,
     GemmaTextEncoderConfigurator,
 )
-from ltx_core.text_encoders.gemma.loading import load_text_encoder
 
 __all__ = [
     "EMBEDDINGS_PROCESSOR_KEY_OPS",
@@ -27,6 +26,5 @@ __all__ = [
     "GemmaTextEncoderConfigurator",
     "VIDEO_ONLY_EMBEDDINGS_PROCESSOR_KEY_OPS",
     "convert_to_additive_mask",
-    "load_text_encoder",
     "module_ops_from_gemma_root",
 ]

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from ltx_core.errors import ConfigError, LTXError
-from ltx_core.loader import Checkpoint, Registry
 from ltx_core.loader.build import Fill, build_model
 from ltx_core.loader.builder import source_of
+from ltx_core.loader.checkpoint import Checkpoint
+from ltx_core.loader.state_dict import Registry
 from ltx_core.sd_ops import GEMMA_LANGUAGE_MODEL_KEYS, GEMMA_PROJECTOR_KEYS, GEMMA_VISION_TOWER_KEYS
 from ltx_core.text_encoders.gemma.encoders.base_encoder import MAX_TOKENS, GemmaTextEncoder
 from ltx_core.text_encoders.gemma.enhancement import ImageProcessor
