@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from ltx_core.errors import ConfigError, InputError
 from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
@@ -397,6 +398,16 @@ def test_gradients_reach_everything_with_and_without_checkpointing(section):
     assert all(g is not None and g.isfinite().all() for g in grads[0].values())
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, msg=name)
+
+
+def test_a_block_is_given_its_activations_where_fsdp_finds_them():
+    """Before PyTorch 2.13 it looks into plain containers alone, and else keeps all blocks whole to the end."""
+    model, given = build(V23), []
+    model.transformer_blocks[0].register_forward_pre_hook(lambda _, given_now: given.extend(given_now))
+    state = model.prepare(video(), audio())
+    model.run_blocks([state], [None])
+    found = {id(leaf) for leaf in tree_leaves(given)}
+    assert all(id(x) in found for x in state.hidden.values())
 
 
 def test_gradient_agrees_with_a_difference():
