@@ -1,6 +1,8 @@
 """The transformer as a whole: passes, invariants, sharing, gradients, configurations, bad input."""
 
+import copy
 import dataclasses
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -776,6 +778,18 @@ def test_compiled_blocks_heed_branches_that_come_and_go():
             assert not torch.allclose(compiled(v, a)[0], without[0])
             for hook in hooks:
                 hook.remove()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_compiled_blocks_computes_with_its_own_weights(copied):
+    v, a, model = video(), audio(), build(V23).requires_grad_(False)
+    model.compile_blocks(backend="eager")
+    before = model(v, a)
+    other = copied(model)
+    assert all(map(torch.equal, other(v, a), before))
+    other.transformer_blocks[0].attn1.to_v.weight.mul_(2)
+    assert not torch.equal(other(v, a)[0], before[0])
+    assert all(map(torch.equal, model(v, a), before))
 
 
 class TestOneStage:
