@@ -717,6 +717,13 @@ class TestSharedPasses:
             together = model.run_passes([TransformerCall(v, a), TransformerCall(other, a)])
             torch.testing.assert_close(together, [model(v, a), model(other, a)])
 
+    def test_a_text_is_checked_against_each_batch_that_has_it(self):
+        model, v, a = X0Model(build(V23)), video(2), audio(2)
+        one = TransformerCall(video(context=v.context), audio())
+        model.max_batch_size = 1
+        with pytest.raises(InputError, match=r"expected \(1, text tokens, 24\)"):
+            model.run_passes([TransformerCall(v, a), one])
+
     def test_rotary_tables_are_made_once_for_the_same_positions(self, monkeypatch):
         model, made = X0Model(build(V23)), []
         tables = LTXModel.rope_tables

@@ -273,8 +273,9 @@ class LTXModel(nn.Module):
         )
 
     def _text_inputs(self, stream: StreamConfig, modality: Modality, kept: Remembered) -> TextInputs:
+        batch, dtype = modality.latent.shape[0], modality.latent.dtype
         return kept.of(
-            (stream.name, "text", modality.latent.dtype),
+            (stream.name, "text", dtype, batch),
             (modality.context, modality.context_mask),
             lambda: TextInputs(*self._text(stream, modality)),
         )
