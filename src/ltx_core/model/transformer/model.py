@@ -435,7 +435,8 @@ class X0Model(nn.Module):
         return [self.denoised(call.video, call.audio, model.finish(end)) for call, end in zip(calls, ends)]
 
     def _prepare(self, call: TransformerCall, kept: Remembered, begun: ForwardState | None) -> ForwardState:
-        rope = self._rope_tables(call.video, call.audio)
+        # To compare positions waits for the device.
+        rope = self._rope_tables(call.video, call.audio) if begun is None else None
         return self.velocity_model.prepare(call.video, call.audio, rope, kept, begun)
 
     def _rope_tables(self, video: Modality | None, audio: Modality | None) -> Mapping[str, RopeTables]:
