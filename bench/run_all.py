@@ -78,11 +78,11 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         ["video_decode.py"],
         "Decoding a video",
         "121 frames of 256x256 by the published 2.3 decoder with random weights, float32. Ours streams exact "
-        "pieces of at most 8 MiB, the official package decodes its default tiles. What ours takes are the last frames "
-        "that each convolution keeps for the piece to come, 106 MiB, pieces under way, and free memory between "
-        "them that the C library holds: where it maps each of them apart (`MALLOC_MMAP_THRESHOLD_=1000000`), 33 "
-        "frames take 220 MiB, and 14 % more time, where they took 335 MiB. Required: 1.1× in time, 0.5× of the "
-        "memory; aim: 1.5×, 0.25×.",
+        "pieces of at most 8 MiB, the official package decodes its default tiles. What ours takes are the last "
+        "frames that each convolution keeps for the piece to come, 106 MiB, pieces under way, and free memory "
+        "between them that the C library holds: where it maps each of them apart "
+        "(`MALLOC_MMAP_THRESHOLD_=1000000`), 33 frames take 220 MiB, and 14 % more time, where they took 335 MiB. "
+        "Required: 1.1× in time, 0.5× of the memory; aim: 1.5×, 0.25×.",
     ),
     "growth": (
         ["growth.py"],

@@ -1,10 +1,13 @@
 """The transformer as a whole: passes, invariants, sharing, gradients, configurations, bad input."""
 
+import copy
 import dataclasses
+import pickle
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from ltx_core.errors import ConfigError, InputError
 from ltx_core.guidance import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
@@ -399,6 +402,16 @@ def test_gradients_reach_everything_with_and_without_checkpointing(section):
         torch.testing.assert_close(grads[1][name], grad, msg=name)
 
 
+def test_a_block_is_given_its_activations_where_fsdp_finds_them():
+    """Before PyTorch 2.13 it looks into plain containers alone, and else keeps all blocks whole to the end."""
+    model, given = build(V23), []
+    model.transformer_blocks[0].register_forward_pre_hook(lambda _, given_now: given.extend(given_now))
+    state = model.prepare(video(), audio())
+    model.run_blocks([state], [None])
+    found = {id(leaf) for leaf in tree_leaves(given)}
+    assert all(id(x) in found for x in state.hidden.values())
+
+
 def test_gradient_agrees_with_a_difference():
     model = build(V23).double()
     v, a = (
@@ -704,6 +717,13 @@ class TestSharedPasses:
             together = model.run_passes([TransformerCall(v, a), TransformerCall(other, a)])
             torch.testing.assert_close(together, [model(v, a), model(other, a)])
 
+    def test_a_text_is_checked_against_each_batch_that_has_it(self):
+        model, v, a = X0Model(build(V23)), video(2), audio(2)
+        one = TransformerCall(video(context=v.context), audio())
+        model.max_batch_size = 1
+        with pytest.raises(InputError, match=r"expected \(1, text tokens, 24\)"):
+            model.run_passes([TransformerCall(v, a), one])
+
     def test_rotary_tables_are_made_once_for_the_same_positions(self, monkeypatch):
         model, made = X0Model(build(V23)), []
         tables = LTXModel.rope_tables
@@ -765,6 +785,18 @@ def test_compiled_blocks_heed_branches_that_come_and_go():
             assert not torch.allclose(compiled(v, a)[0], without[0])
             for hook in hooks:
                 hook.remove()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_compiled_blocks_computes_with_its_own_weights(copied):
+    v, a, model = video(), audio(), build(V23).requires_grad_(False)
+    model.compile_blocks(backend="eager")
+    before = model(v, a)
+    other = copied(model)
+    assert all(map(torch.equal, other(v, a), before))
+    other.transformer_blocks[0].attn1.to_v.weight.mul_(2)
+    assert not torch.equal(other(v, a)[0], before[0])
+    assert all(map(torch.equal, model(v, a), before))
 
 
 class TestOneStage:

@@ -122,6 +122,10 @@ class TransformerBlock(nn.Module):
         for stream in self.streams:
             setattr(self, f"scale_shift_table_a2v_ca_{stream.name}", modulation_table(5, stream.dim))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without compiled steps, which compute with the weights of this very block: a copy is not compiled."""
+        return {name: value for name, value in vars(self).items() if name not in STEPS}
+
     def forward(self, passes: Sequence[BlockPass]) -> list[Hidden]:
         """The activations after this block, of each pass; those of disabled streams unchanged.
 

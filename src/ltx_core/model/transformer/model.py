@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -196,7 +195,7 @@ class LTXModel(nn.Module):
         passed = [stream for stream in self.streams if stream.name in modalities]
         texts = {s.name: self._text_inputs(s, modalities[s.name], kept) for s in passed}
         if begun is not None:
-            return replace(begun, texts=texts)
+            return begun._replace(texts=texts)
         rope = rope_tables(self.config, self.streams, modalities) if rope is None else rope
         return ForwardState(
             inputs={s.name: self._stream_inputs(s, modalities, rope[s.name], kept) for s in passed},
@@ -221,7 +220,7 @@ class LTXModel(nn.Module):
         keeps = [c.keeps(self.num_blocks, next(iter(s.hidden.values()))) for c, s in zip(configs, states)]
         for index, block in enumerate(self.transformer_blocks):
             passes = [BlockPass(state, keep[index]) for state, keep in zip(states, keeps)]
-            states = [replace(state, hidden=x) for state, x in zip(states, self._run_block(block, passes))]
+            states = [state._replace(hidden=x) for state, x in zip(states, self._run_block(block, passes))]
         return list(states)
 
     def _run_block(self, block: nn.Module, passes: list[BlockPass]) -> list[Hidden]:
@@ -269,8 +268,9 @@ class LTXModel(nn.Module):
         )
 
     def _text_inputs(self, stream: StreamConfig, modality: Modality, kept: Remembered) -> TextInputs:
+        batch, dtype = modality.latent.shape[0], modality.latent.dtype
         return kept.of(
-            (stream.name, "text", modality.latent.dtype),
+            (stream.name, "text", dtype, batch),
             (modality.context, modality.context_mask),
             lambda: TextInputs(*self._text(stream, modality)),
         )
@@ -443,6 +443,7 @@ class X0Model(nn.Module):
         return [self.denoised(call.video, call.audio, model.finish(end)) for call, end in zip(calls, ends)]
 
     def _prepare(self, call: TransformerCall, kept: Remembered, begun: ForwardState | None) -> ForwardState:
+        # Not for each pass: positions are compared, which waits for the device.
         rope = self._rope_tables(call.video, call.audio) if begun is None else None
         return self.velocity_model.prepare(call.video, call.audio, rope, kept, begun)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -80,12 +80,12 @@ class TextInputs:
     bias: torch.Tensor | None
 
 
-@dataclass(frozen=True)
-class ForwardState:
+class ForwardState(NamedTuple):
     """A forward pass before its blocks or after them; the mappings hold the streams that were passed, by name.
 
     hidden: activations (B, T, D). kept: where the blocks keep keys and values of texts, None if they do not.
-    A state is a value: passes that begin alike can start from the same activations.
+    A state is a value: passes that begin alike can start from the same activations. It is a tuple since FSDP2 must
+    find what a block is given, to let go of its weights in the backward pass, and may not look into other classes.
     """
 
     inputs: Mapping[str, StreamInputs]
