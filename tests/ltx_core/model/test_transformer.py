@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +30,7 @@ from ltx_core.model.transformer import (
 from ltx_core.model.transformer import model as model_module
 from ltx_core.model.transformer.adaln import NoiseLevels
 from ltx_core.model.transformer.attention import AttentionFunction
+from ltx_core.model.transformer.block import TransformerBlock
 from ltx_core.model.transformer.model import LegacyX0Model, LTXModelType
 from ltx_core.model.transformer.rope import generate_freq_grid_np, precompute_freqs_cis
 
@@ -672,6 +674,21 @@ class TestSharedPasses:
             "attn2.to_q": [2] + [3] * between + [4],
             "ff": [3] + [3] * between + [4],
         }
+
+    def test_of_steps_that_are_over_nothing_is_held(self, monkeypatch):
+        model, over, exchange = X0Model(build(V23)), [], TransformerBlock.exchange
+
+        def watched(block, *given, **named):
+            assert not [number for number, left in enumerate(over) if left() is not None]
+            out = exchange(block, *given, **named)
+            over.append(weakref.ref(out["video"]))
+            return out
+
+        monkeypatch.setattr(TransformerBlock, "exchange", watched)
+        model.max_batch_size = 1
+        with torch.no_grad():
+            model.run_passes(self.calls()[:4])
+        assert len(over) == 3 + 3 * (BLOCKS - 2) + 4
 
     @pytest.mark.parametrize("size", [2, 3, None])
     @pytest.mark.parametrize("batch", [1, 2])

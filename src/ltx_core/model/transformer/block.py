@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -27,15 +27,14 @@ from ltx_core.utils import rms_norm
 Keep = Mapping[PerturbationType, bool | torch.Tensor]
 """Per kind True: no sample is perturbed; False: all are; else a (B, 1, 1) mask, 0 for those that are."""
 
-T = TypeVar("T")
-
 Hidden = dict[str, torch.Tensor]
 """Activations (B, T, D) by stream."""
 
 Inputs = Mapping[str, StreamInputs]
 
-Once = Callable[[Hashable, Sequence[Any], Callable[[], T]], T]
-"""`Remembered.of`, or a function that remembers nothing."""
+Way = list[tuple[Sequence[Any], Callable[[Hidden], Hidden]]]
+"""The steps of a pass through a block, each with what tells it from others on the same activations: these very
+objects."""
 
 STEPS = ("attend_self", "attend_text", "exchange", "feed")
 """The methods of a block that do its work, in order."""
@@ -133,35 +132,36 @@ class TransformerBlock(nn.Module):
         share all steps until they part, be it the whole block.
         """
         read = Remembered()
+        alike: dict[int, dict[int, Way]] = {}
+        for number, (state, keep) in enumerate(passes):
+            alike.setdefault(id(state.hidden), {})[number] = self._way(state, keep, read)
         results: dict[int, Hidden] = {}
-        for alike in _by_activations(passes):
-            once = Remembered().of if len(alike) > 1 else _anew
-            for number in alike:
-                results[number] = self._run(*passes[number], read, once)
+        for ways in alike.values():
+            results |= _walk(passes[next(iter(ways))].state.hidden, ways)
         return [results[number] for number in range(len(passes))]
 
-    def _run(self, state: ForwardState, keep: Keep, read: Remembered, once: Once) -> Hidden:
-        """One pass. read: the texts of passes before it. once: takes a step, or knows where it led before."""
-        x, inputs = state.hidden, state.inputs
+    def _way(self, state: ForwardState, keep: Keep, read: Remembered) -> Way:
+        """The steps of one pass. read: the texts of passes before it."""
+        inputs = state.inputs
         own, cross = [keep[kind] for kind in SKIP_SELF_ATTENTION.values()], [keep[e.skip] for e in EXCHANGES]
         texts = read.of("texts", (inputs, *state.texts.values()), partial(self._read, state))
-        x = once("self", (x, inputs, *own), partial(self.attend_self, x, inputs, keep))
-        x = once("text", (x, inputs, texts), partial(self.attend_text, x, inputs, texts))
-        x = once("exchange", (x, inputs, *cross), partial(self.exchange, x, inputs, keep))
-        return once("feed", (x, inputs), partial(self.feed, x, inputs))
+        return [
+            ((inputs, *own), partial(self.attend_self, inputs=inputs, keep=keep)),
+            ((texts,), partial(self.attend_text, inputs=inputs, texts=texts)),
+            (cross, partial(self.exchange, inputs=inputs, keep=keep)),
+            ((), partial(self.feed, inputs=inputs)),
+        ]
 
     def _running(self, inputs: Inputs) -> list[StreamConfig]:
         return [s for s in self.streams if s.name in inputs and inputs[s.name].enabled]
 
     def _read(self, state: ForwardState) -> dict[str, ReadText]:
         """The texts of the running streams, from a step before where they are kept."""
-        once = _anew if state.kept is None else state.kept.of
-        read = {}
+        kept, read = state.kept or Remembered(), {}
         for stream in self._running(state.inputs):
             text, prompt = state.texts[stream.name], state.inputs[stream.name].prompt
-            read[stream.name] = once(
-                (self, stream.name), (text,), partial(self.read_text, stream, text, prompt)
-            )
+            make = partial(self.read_text, stream, text, prompt)
+            read[stream.name] = kept.of((self, stream.name), (text,), make)
         return read
 
     def read_text(self, stream: StreamConfig, text: TextInputs, prompt: Modulation | None) -> ReadText:
@@ -252,16 +252,20 @@ class TransformerBlock(nn.Module):
         return rms_norm(x, eps=self.norm_eps)
 
 
-def _by_activations(passes: Sequence[BlockPass]) -> list[list[int]]:
-    """The numbers of the passes, together those that come with the very same activations."""
-    groups: dict[int, list[int]] = {}
-    for number, one in enumerate(passes):
-        groups.setdefault(id(one.state.hidden), []).append(number)
-    return list(groups.values())
+def _walk(x: Hidden, ways: dict[int, Way], first: int = 0) -> dict[int, Hidden]:
+    """Where the ways of passes lead from x, by their numbers: steps that they have in common are taken once.
 
-
-def _anew(what: Hashable, given: Sequence[Any], make: Callable[[], T]) -> T:
-    return make()
+    first: number of the step that is next. Of steps that are over, those are held at which ways part.
+    """
+    for depth in range(first, len(STEPS)):
+        parts: dict[tuple[int, ...], dict[int, Way]] = {}
+        for number, way in ways.items():
+            parts.setdefault(tuple(map(id, way[depth][0])), {})[number] = way
+        if len(parts) > 1:
+            return {n: y for part in parts.values() for n, y in _walk(x, part, depth).items()}
+        step = next(iter(ways.values()))[depth][1]
+        x = step(x)
+    return dict.fromkeys(ways, x)
 
 
 def _modulated(
