@@ -385,9 +385,8 @@ class TestRetake:
         retake = RetakePipeline(engine=engine)
         decoded, kept = (retake(clip, "x", **asked, keep_original=keep) for keep in (False, True))
         original, made, mixed = torch.cat(list(decode_video_from_file(clip))), frames(decoded), frames(kept)
-        assert torch.equal(
-            mixed[:1], original[:1]
-        )  # the window touches the second latent frame, of frames 1 to 8
+        # The window touches the second latent frame, which is frames 1 to 8.
+        assert torch.equal(mixed[:1], original[:1])
         assert torch.equal(mixed[1:], made[1:])
         assert not torch.equal(made[:1], original[:1])
         assert torch.equal(mixed, frames(kept))
