@@ -67,18 +67,8 @@ class A2VidPipelineTwoStage(TI2VidTwoStagesPipeline):
             raise InputError(f"audio_max_duration is {audio_max_duration}; give seconds, more than 0.")
         guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, None)
         guided["guidance"] = replace(guided["guidance"], audio=None)
-        request = self.request(
-            prompt,
-            run,
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            frame_rate=frame_rate,
-            images=images,
-            tiling=tiling_config,
-            **guided,
-        )
+        size = (seed, height, width, num_frames, frame_rate)
+        request = self.request(prompt, run, *size, images, tiling_config, **guided)
         request = request.enhanced(enhance_prompt, seed=ENHANCEMENT_SEED)
         source = Source(
             audio_path=str(audio_path),

@@ -59,17 +59,8 @@ class DistilledPipeline(Pipeline):
         **run: Unpack[Run],
     ) -> Generated:
         """Generate a video with sound; the arguments are those of `GuidedPipeline.__call__`."""
-        request = self.request(
-            prompt,
-            run,
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            frame_rate=frame_rate,
-            images=images,
-            tiling=tiling_config,
-        )
+        size = (seed, height, width, num_frames, frame_rate)
+        request = self.request(prompt, run, *size, images, tiling_config)
         return self.run(self.recipe(request.enhanced(enhance_prompt, seed=ENHANCEMENT_SEED)), run)
 
     @property

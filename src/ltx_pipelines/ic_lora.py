@@ -79,17 +79,8 @@ class ICLoraPipeline(Pipeline):
         skip_stage_2: stop at half size. The other arguments are those of `GuidedPipeline.__call__`.
         """
         attention = check_strength("conditioning_attention_strength", conditioning_attention_strength)
-        request = self.request(
-            prompt,
-            run,
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            frame_rate=frame_rate,
-            images=images,
-            tiling=tiling_config,
-        ).enhanced(enhance_prompt)
+        size = (seed, height, width, num_frames, frame_rate)
+        request = self.request(prompt, run, *size, images, tiling_config).enhanced(enhance_prompt)
         references = tuple(
             self._reference(pair, request, attention, conditioning_attention_mask)
             for pair in items_of("video_conditioning", video_conditioning, "(path, strength)")

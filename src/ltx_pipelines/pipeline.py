@@ -154,7 +154,6 @@ class Pipeline:
         self,
         prompt: str,
         run: Run,
-        *,
         seed: int | None,
         height: int | None,
         width: int | None,
@@ -273,16 +272,6 @@ class GuidedPipeline(Pipeline):
         Raises InputError (a ValueError) for arguments that do not fit, Cancelled if the callback asked to stop.
         """
         guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, audio_guider_params)
-        request = self.request(
-            prompt,
-            run,
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            frame_rate=frame_rate,
-            images=images,
-            tiling=tiling_config,
-            **guided,
-        )
+        size = (seed, height, width, num_frames, frame_rate)
+        request = self.request(prompt, run, *size, images, tiling_config, **guided)
         return self.run(self.recipe(request.enhanced(enhance_prompt)), run)

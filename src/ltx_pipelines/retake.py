@@ -96,17 +96,8 @@ class RetakePipeline(Pipeline):
         guided = self.guided(negative_prompt, num_inference_steps, video_guider_params, audio_guider_params)
         given = self.params.seed if seed is None else whole_number("seed", seed)
         drawn = random_seed() if given < 0 else given
-        request = self.request(
-            prompt,
-            run,
-            seed=drawn,
-            height=clip.height,
-            width=clip.width,
-            num_frames=clip.frames,
-            frame_rate=clip.fps,
-            tiling=tiling_config,
-            **({} if distilled else guided),
-        )
+        size = (drawn, clip.height, clip.width, clip.frames, clip.fps)
+        request = self.request(prompt, run, *size, tiling=tiling_config, **({} if distilled else guided))
         request = request.enhanced(enhance_prompt)
         source = Source(video_path=str(video_path), clip=clip, fit=fit, put_back=keep_original)
         window = (Window(start, end),)

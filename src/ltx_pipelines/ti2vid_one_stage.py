@@ -58,21 +58,10 @@ class TI2VidOneStagePipeline(GuidedPipeline):
         **run: Unpack[Run],
     ) -> Generated:
         """`GuidedPipeline.__call__` with the official order of arguments, which knows no tiling here."""
+        size = (seed, height, width, num_frames, frame_rate)
+        guidance = (num_inference_steps, video_guider_params, audio_guider_params)
         return super().__call__(
-            prompt,
-            negative_prompt=negative_prompt,
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            frame_rate=frame_rate,
-            num_inference_steps=num_inference_steps,
-            video_guider_params=video_guider_params,
-            audio_guider_params=audio_guider_params,
-            images=images,
-            tiling_config=tiling_config,
-            enhance_prompt=enhance_prompt,
-            **run,
+            prompt, negative_prompt, *size, *guidance, images, tiling_config, enhance_prompt, **run
         )
 
     def recipe(self, request: Request) -> Recipe:
