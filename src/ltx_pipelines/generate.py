@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,8 +88,8 @@ class VideoStream(Iterator[torch.Tensor]):
 
     def _decode(self) -> Iterator[torch.Tensor]:
         self._generator.set_state(self._random_state)
-        chunks = self._engine.decode_video(self._latent, self._tiling, self._generator)
-        return chunks if self._put_back is None else self._put_back(chunks)
+        decode = partial(self._engine.decode_video, self._latent, self._tiling, self._generator)
+        return decode() if self._put_back is None else self._put_back(decode)
 
     def __next__(self) -> torch.Tensor:
         try:
@@ -131,13 +132,13 @@ def generate(engine: Engine, recipe: Recipe, callback: Callback | None = None) -
         for number, stage in enumerate(recipe.stages, start=1):
             previous = results[-1] if results else None
             results.append(_denoise(run, f"stage {number}", stage, contexts, previous, source))
-        audio = _audio(run, results, source)
-        latent = results[-1][0].latent
-        put_back = None
+        (video, sound), decode = results[-1], partial(_audio, run, results, source)
         if recipe.source and recipe.source.put_back:
-            audio = with_original_sound(audio, source, results[-1][1])
-            put_back = original_frames(recipe.source, source, latent)
-        return Generated(VideoStream(engine, latent, recipe, run.generator, put_back), audio)
+            audio = with_original_sound(decode, source, sound)
+            put_back = original_frames(recipe.source, source, video.latent)
+        else:
+            audio, put_back = decode(), None
+        return Generated(VideoStream(engine, video.latent, recipe, run.generator, put_back), audio)
 
 
 def _denoise(

@@ -10,13 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from ltx_core.model.audio_vae.processor import match_channels, resample
+from ltx_core.model.video_vae.tiling import FRAMES_AT_A_TIME
 from ltx_core.types import Audio, LatentState, SpatioTemporalScaleFactors
-from ltx_pipelines.media.video import fitted_clip, fitted_frames
+from ltx_pipelines.media.video import fitted_frames
 from ltx_pipelines.recipe import Source
 from ltx_pipelines.sources import SourceLatents
 
-PutBack = Callable[[Iterator[torch.Tensor]], Iterator[torch.Tensor]]
-"""From decoded chunks (f, H, W, 3), uint8, to those with frames of the clip."""
+PutBack = Callable[[Callable[[], Iterator[torch.Tensor]]], Iterator[torch.Tensor]]
+"""From what decodes chunks (f, H, W, 3), uint8, to chunks with frames of the clip."""
 
 
 def remade(latent: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -26,15 +27,21 @@ def remade(latent: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 
 def original_frames(source: Source, latents: SourceLatents, latent: torch.Tensor) -> PutBack:
     """What puts the frames of a clip in place of those that are decoded from what it shares with `latent`."""
+    path, clip = source.video_path, source.clip
+    assert path is not None
+    assert clip is not None
     assert latents.video is not None
     first, later = remade(latent, latents.video).split([1, latent.shape[2] - 1])
     is_new = torch.cat([first, later.repeat_interleave(SpatioTemporalScaleFactors.default().time)])
 
-    def put_back(chunks: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-        path = str(source.video_path)
-        originals = fitted_frames(path, source.clip or fitted_clip(path, source.fit), source.fit)
+    def put_back(decode: Callable[[], Iterator[torch.Tensor]]) -> Iterator[torch.Tensor]:
+        originals = fitted_frames(path, clip, source.fit)
+        if not is_new.any():
+            while frames := list(islice(originals, FRAMES_AT_A_TIME)):
+                yield torch.cat(frames)
+            return
         done = 0
-        for chunk in chunks:
+        for chunk in decode():
             given = torch.cat(list(islice(originals, len(chunk)))).to(chunk.device)
             yield torch.where(
                 is_new[done : done + len(chunk), None, None, None].to(chunk.device), chunk, given
@@ -44,7 +51,7 @@ def original_frames(source: Source, latents: SourceLatents, latent: torch.Tensor
     return put_back
 
 
-def with_original_sound(decoded: Audio, source: SourceLatents, state: LatentState) -> Audio:
+def with_original_sound(decode: Callable[[], Audio], source: SourceLatents, state: LatentState) -> Audio:
     """The decoded sound (2, N), with the source's, if it has any, where the latents (1, C, T, F) of `state` are the
     same.
 
@@ -52,10 +59,11 @@ def with_original_sound(decoded: Audio, source: SourceLatents, state: LatentStat
     other: cut hard, they would click.
     """
     if source.audio is None or source.waveform is None:
-        return decoded
+        return decode()
     is_new = remade(state.latent, source.audio)
     if not is_new.any():
         return source.waveform
+    decoded = decode()
     rate, samples = decoded.sampling_rate, decoded.waveform.shape[-1]
     waveform = match_channels(source.waveform.waveform[None], len(decoded.waveform))[0]
     waveform = resample(waveform.to(decoded.waveform), source.waveform.sampling_rate, rate)

@@ -403,7 +403,11 @@ class TestRetake:
     @pytest.mark.parametrize(
         "asked", [{"start_time": 2, "end_time": 3}, {"regenerate_video": False, "regenerate_audio": False}]
     )
-    def test_a_clip_that_is_kept_whole_can_come_out_as_it_is(self, engine, clip, asked):
+    def test_a_clip_that_is_kept_whole_comes_out_as_it_is_and_nothing_is_decoded(
+        self, engine, clip, asked, monkeypatch
+    ):
+        for verb in ("decode_video", "decode_audio"):
+            monkeypatch.setattr(engine, verb, lambda *_: pytest.fail("It was decoded for nothing."))
         asked = {"start_time": 0.1, "end_time": 0.5, "num_inference_steps": 1, "keep_original": True} | asked
         result = RetakePipeline(engine=engine)(clip, "x", **asked)
         assert torch.equal(frames(result), torch.cat(list(decode_video_from_file(clip))))
