@@ -25,10 +25,10 @@ class Remembered:
         self._made: dict[Hashable, tuple[Any, Any]] = {}
 
     def of(self, what: Hashable, given: Sequence[Any], make: Callable[[], T]) -> T:
-        """What `make` returned when `what` was first asked for with these very tensors (or flags, or None)."""
+        """What `make` returned when `what` was first asked for with these very objects."""
         key = (what, *map(id, given))
         if key not in self._made:
-            self._made[key] = given, make()  # while a tensor is held, no other gets its id
+            self._made[key] = given, make()  # while an object is held, no other gets its id
         return self._made[key][1]
 
 
