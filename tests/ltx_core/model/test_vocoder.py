@@ -15,6 +15,7 @@ from ltx_core.model.audio_vae import (
 )
 from ltx_core.model.audio_vae.bandwidth_extension import MelSTFT, hann_sinc_filter, upsample_by
 from ltx_core.model.audio_vae.processor import mel_filterbank, resample
+from ltx_core.model.audio_vae.signals import Conv1d, ConvTranspose1d, as_signal
 from ltx_core.model.audio_vae.vocoder import (
     AntiAliased,
     ResBlock,
@@ -147,7 +148,7 @@ def test_channels_of_the_spectrogram_are_stacked_left_first():
     seen = []
     model.conv_pre.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     model(mel)
-    assert torch.equal(seen[0], torch.cat([mel[:, 0].mT, mel[:, 1].mT], dim=1))
+    assert torch.equal(seen[0].squeeze(2), torch.cat([mel[:, 0].mT, mel[:, 1].mT], dim=1))
 
 
 @pytest.mark.parametrize(("tanh", "apply"), [(True, True), (False, True), (True, False)])
@@ -162,6 +163,11 @@ def test_the_final_activation(tanh, apply):
     assert torch.equal(got, expected)
 
 
+def on_signal(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A layer of the vocoder on (B, C, N)."""
+    return layer(x[:, :, None]).squeeze(2)
+
+
 def leaky(x: torch.Tensor, slope: float) -> torch.Tensor:
     return torch.where(x > 0, x, slope * x)
 
@@ -171,7 +177,7 @@ def test_the_first_generation_is_its_formula():
         build(TINY, resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 3], [1, 2]]),
         randn(1, 2, 4, 64),
     )
-    x = model.conv_pre(mel.mT.reshape(1, 128, 4))
+    x = model.conv_pre(mel.mT.reshape(1, 128, 1, 4))
     for stage in range(2):
         x = model.ups[stage](leaky(x, 0.1))
         branches = []
@@ -181,14 +187,41 @@ def test_the_first_generation_is_its_formula():
                 y = y + second(leaky(first(leaky(y, 0.1)), 0.1))
             branches.append(y)
         x = torch.stack(branches).mean(dim=0)
-    torch.testing.assert_close(model(mel), model.conv_post(leaky(x, 0.01)).tanh())
+    torch.testing.assert_close(model(mel), model.conv_post(leaky(x, 0.01)).squeeze(2).tanh())
 
 
 def test_dilated_convolutions_keep_the_length():
     block = fill(ResBlock(2, 3, [1, 5], snake=None))
     assert [conv.dilation for conv in block.convs1] == [(1,), (5,)]
     assert [conv.dilation for conv in block.convs2] == [(1,), (1,)]
-    assert block(randn(1, 2, 9)).shape == (1, 2, 9)
+    assert on_signal(block, randn(1, 2, 9)).shape == (1, 2, 9)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [
+        (Conv1d, torch.nn.Conv1d, {"kernel_size": 5, "padding": 6, "dilation": 3}),
+        (ConvTranspose1d, torch.nn.ConvTranspose1d, {"kernel_size": 7, "stride": 3, "padding": 2}),
+        (ConvTranspose1d, torch.nn.ConvTranspose1d, {"kernel_size": 4, "stride": 5, "bias": False}),
+    ],
+)
+def test_signals_are_convolved_as_by_pytorch(ours, theirs, options):
+    layer, x = fill(ours(6, 4, **options)), randn(2, 6, 11)
+    reference = theirs(6, 4, **options)
+    reference.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(as_signal(x)).squeeze(2), reference(x))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+def test_a_vocoder_keeps_channels_side_by_side_on_a_cpu():
+    """Once in another order, all that follows would be slow, with the same results."""
+    model, strides = build(TINY_BWE), []
+    for layer in model.modules():
+        if isinstance(layer, Conv1d | ConvTranspose1d | AntiAliased):
+            layer.register_forward_hook(lambda layer, given, made: strides.append(made.stride(1)))
+    model(randn(1, 2, 4, 64))
+    assert strides
+    assert set(strides) == {1}
 
 
 # Filters and snakes
@@ -215,33 +248,35 @@ def test_the_activation_is_the_snake_between_two_changes_of_rate(length):
     raising, lowering = (each.expand(3, 1, 12) for each in lopsided)
     padded = F.pad(x, (5, 5), mode="replicate")
     raised = 2 * F.conv_transpose1d(padded, raising, stride=2, groups=3)[..., 15:-15]
-    expected = F.conv1d(F.pad(layer.act(raised), (5, 6), mode="replicate"), lowering, stride=2, groups=3)
+    expected = F.conv1d(
+        F.pad(on_signal(layer.act, raised), (5, 6), mode="replicate"), lowering, stride=2, groups=3
+    )
     assert expected.shape == x.shape
-    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(on_signal(layer, x), expected)
 
 
 def test_gradients_of_the_activation_are_those_of_its_formula():
     layer = AntiAliased(2).double().requires_grad_()
-    assert torch.autograd.gradcheck(layer, randn(1, 2, 9).double().requires_grad_())
+    assert torch.autograd.gradcheck(layer, randn(1, 2, 1, 9).double().requires_grad_())
 
 
 def test_the_activation_keeps_constants_and_what_is_slow():
     layer = AntiAliased(1).requires_grad_(False)
     layer.act.beta.fill_(30.0)  # no harmonics
     tone = torch.sin(2 * math.pi * 0.05 * torch.arange(200.0))[None, None]
-    torch.testing.assert_close(layer(tone)[..., 10:-10], tone[..., 10:-10], rtol=0, atol=0.002)
+    torch.testing.assert_close(on_signal(layer, tone)[..., 10:-10], tone[..., 10:-10], rtol=0, atol=0.002)
     level = torch.full((1, 1, 9), 0.7)
-    torch.testing.assert_close(layer(level), level)
+    torch.testing.assert_close(on_signal(layer, level), level)
 
 
 def test_filters_are_those_of_the_file():
     layer, x = AntiAliased(2), randn(1, 2, 20)
-    before = layer(x)
+    before = on_signal(layer, x)
     layer.upsample.filter.mul_(1.1)
-    assert not torch.allclose(layer(x), before, atol=1e-3)
+    assert not torch.allclose(on_signal(layer, x), before, atol=1e-3)
     layer.upsample.filter.div_(1.1)
     layer.downsample["lowpass"].filter.mul_(1.1)
-    torch.testing.assert_close(layer(x), before * 1.1)
+    torch.testing.assert_close(on_signal(layer, x), before * 1.1)
 
 
 def test_snakes_have_logarithmic_parameters():
@@ -250,7 +285,7 @@ def test_snakes_have_logarithmic_parameters():
         snake.alpha.copy_(torch.tensor([0.0, 1.0]))
         snake.beta.copy_(torch.tensor([0.5, -0.5]))
     a, b = torch.tensor([1.0, math.e])[:, None], torch.tensor([0.5, -0.5]).exp()[:, None]
-    torch.testing.assert_close(snake(x), x + (a * x).sin() ** 2 / b)
+    torch.testing.assert_close(on_signal(snake, x), x + (a * x).sin() ** 2 / b)
 
 
 def test_plain_snakes_have_one_parameter_in_the_residual_blocks_alone():
@@ -277,8 +312,8 @@ def test_anti_aliasing_keeps_harmonics_from_folding_back():
         return (spectrum[80] / spectrum[60]).item()
 
     with torch.no_grad():
-        assert folded(layer.act(tone)) > 0.1
-        assert folded(layer(tone)) < 0.5 * folded(layer.act(tone))
+        assert folded(on_signal(layer.act, tone)) > 0.1
+        assert folded(on_signal(layer, tone)) < 0.5 * folded(on_signal(layer.act, tone))
 
 
 # Bandwidth extension

@@ -1,4 +1,7 @@
-"""The vocoder: log-mel spectrograms to waveforms, with leaky ReLUs (LTX-2.0) or anti-aliased snakes (2.3)."""
+"""The vocoder: log-mel spectrograms to waveforms, with leaky ReLUs (LTX-2.0) or anti-aliased snakes (2.3).
+
+Its layers take signals (B, C, 1, N).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from torch.nn import functional as F
 
 from ltx_core.errors import ConfigError
 from ltx_core.model.audio_vae.config import GeneratorConfig
+from ltx_core.model.audio_vae.signals import Conv1d, ConvTranspose1d, as_signal
 from ltx_core.model.common.checks import check_tensor
 
 MEL_CHANNELS = 128  # two channels of 64 bands
@@ -37,8 +41,8 @@ def _kaiser_sinc() -> tuple[float, ...]:
 
 
 def _snake(x: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
-    """x + sin(a x)^2 / b per channel of (B, C, N), from the logarithms of a and b."""
-    a, b = alpha.exp()[:, None], beta.exp()[:, None]
+    """x + sin(a x)^2 / b per channel of (B, C, 1, N), from the logarithms of a and b."""
+    a, b = alpha.exp()[:, None, None], beta.exp()[:, None, None]
     return torch.addcmul(x, (x * a).sin_().square_(), 1 / (b + 1e-9))
 
 
@@ -77,8 +81,8 @@ class Filter(nn.Module):
         self.register_buffer("filter", kaiser_sinc_filter())
 
     def phase(self, first: int, x: torch.Tensor) -> torch.Tensor:
-        """Every second tap from `first` on, the same (C, 1, taps / 2) for each channel of x."""
-        return self.filter[..., first::2].to(x.dtype).expand(x.shape[1], -1, -1).contiguous()
+        """Every second tap from `first` on, the same (C, 1, 1, taps / 2) for each channel of x."""
+        return self.filter[:, :, None, first::2].to(x.dtype).expand(x.shape[1], -1, -1, -1).contiguous()
 
 
 class AntiAliased(nn.Module):
@@ -95,7 +99,7 @@ class AntiAliased(nn.Module):
         self.downsample = nn.ModuleDict({"lowpass": Filter()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        padded, lowering = F.pad(x, (5, 5), mode="replicate"), cast(Filter, self.downsample["lowpass"])
+        padded, lowering = F.pad(x, (5, 5, 0, 0), mode="replicate"), cast(Filter, self.downsample["lowpass"])
         # Flipped, a correlation convolves; twice, as every second sample that the filter meets would be zero.
         even, odd = (self.act(_each(padded, 2 * self.upsample.phase(n, x).flip(-1))) for n in (1, 0))
         # Both reach over the edges, where the first (even) and the last (odd) sample are repeated.
@@ -106,7 +110,7 @@ class AntiAliased(nn.Module):
 
 def _each(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """Each channel with its own kernel, without padding."""
-    return F.conv1d(x, kernel, groups=x.shape[1])
+    return F.conv2d(x, kernel, groups=x.shape[1])
 
 
 class ResBlock(nn.Module):
@@ -138,8 +142,8 @@ def _leaky(x: torch.Tensor) -> torch.Tensor:
     return F.leaky_relu(x, INNER_SLOPE)
 
 
-def _same(channels: int, kernel: int, dilation: int) -> nn.Conv1d:
-    return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2)
+def _same(channels: int, kernel: int, dilation: int) -> Conv1d:
+    return Conv1d(channels, channels, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2)
 
 
 def _check_pairs(**lists: Sequence) -> None:
@@ -188,22 +192,22 @@ class Vocoder(nn.Module):
         self.use_tanh_at_final, self.apply_final_activation = use_tanh_at_final, apply_final_activation
         self.blocks_per_stage = len(resblock_kernel_sizes)
         width = upsample_initial_channel
-        self.conv_pre = nn.Conv1d(MEL_CHANNELS, width, 7, padding=3)
+        self.conv_pre = Conv1d(MEL_CHANNELS, width, 7, padding=3)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for rate, kernel in zip(upsample_rates, upsample_kernel_sizes):
-            self.ups.append(nn.ConvTranspose1d(width, width // 2, kernel, rate, padding=(kernel - rate) // 2))
+            self.ups.append(ConvTranspose1d(width, width // 2, kernel, rate, padding=(kernel - rate) // 2))
             width //= 2
             for size, dilations in zip(resblock_kernel_sizes, resblock_dilation_sizes):
                 self.resblocks.append(ResBlock(width, size, dilations, snake=snake))
         if self.snakes:
             self.act_post = AntiAliased(width)
-        self.conv_post = nn.Conv1d(width, 2, 7, padding=3, bias=use_bias_at_final)
+        self.conv_post = Conv1d(width, 2, 7, padding=3, bias=use_bias_at_final)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Raises `ShapeError`, or `InputError` for another dtype than the network's."""
         sizes = ("batch", 2, "frames", MEL_CHANNELS // 2)
         check_tensor(x, "The vocoder", "log-mel", sizes, self.conv_pre.weight.dtype)
-        x = self.conv_pre(x.transpose(2, 3).flatten(1, 2))
+        x = self.conv_pre(as_signal(x.transpose(2, 3).flatten(1, 2)))
         for i, up in enumerate(self.ups):
             x = up(x if self.snakes else _leaky(x))
             start = i * self.blocks_per_stage
@@ -212,7 +216,7 @@ class Vocoder(nn.Module):
                 total = total + block(x)
             x = total / self.blocks_per_stage
         x = self.act_post(x) if self.snakes else F.leaky_relu(x, FINAL_SLOPE)
-        x = self.conv_post(x)
+        x = self.conv_post(x).squeeze(2)
         if not self.apply_final_activation:
             return x
         return x.tanh() if self.use_tanh_at_final else x.clamp(-1, 1)
