@@ -56,12 +56,13 @@ def random(configurator: Any, dtype: Any) -> Any:
     """A model of the published configuration with one block, with random weights."""
     import torch
 
+    from ltx_core.model.common.convolution import with_channels_last
     from ltx_pipelines.miniature.random_model import randomize
 
     with torch.device("meta"):
         model = configurator.from_config(published.cut(1))
     model = randomize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0)).eval()
-    return model.to(dtype)
+    return with_channels_last(model.to(dtype))
 
 
 def modalities(tokens: int, dtype: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ltx_core.loader.lora import LoraFile
 from ltx_core.loader.switch import FileKey, Loras, file_key
+from ltx_core.model.common.convolution import with_channels_last
 from ltx_pipelines import memory
 from ltx_pipelines.utils.model_ledger import ModelLedger
 
@@ -48,7 +49,8 @@ class Components:
             if size >= memory.SLOW_TO_LOAD:
                 log.info("Loading the %s (%.1f GiB).", name.replace("_", " "), size / 2**30)
             options = {"offload": offload} if name in memory.STREAMABLE else {}
-            self.loaded[name] = Loaded(getattr(self.ledger, name)(**options), offload)
+            module = with_channels_last(getattr(self.ledger, name)(**options))
+            self.loaded[name] = Loaded(module, offload)
         self.loaded.move_to_end(name)
         return self.loaded[name].module
 

@@ -84,6 +84,14 @@ class TestReading:
         assert same(first, everything(pipeline("x", **SMALL, **STEPS)))
         assert read_bytes == [0]
 
+    def test_kernels_of_16_bits_are_laid_out_for_the_cpu(self, model_folder):
+        engine = RetakePipeline(
+            model_folder / "model.safetensors", model_folder / "gemma", dtype=torch.bfloat16
+        ).engine
+        for name in ("video_encoder", "video_decoder"):
+            kernel = engine.components.load(name).conv_in.conv.weight
+            assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
+
     def test_switching_loras_between_stages_reads_only_the_lora(self, pipeline, model_folder, read_bytes):
         pipeline.engine.check(pipeline("x", dry_run=True, **SMALL))
         pipeline.engine.transformer(())

@@ -238,6 +238,25 @@ def test_large_kernels_are_applied_in_slices_to_the_same_result(monkeypatch):
     assert widths == [3, 3, 1]
 
 
+def kernels(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [module.weight for module in model.modules() if isinstance(module, torch.nn.Conv3d)]
+
+
+def test_channels_of_16_bit_kernels_are_laid_side_by_side_to_the_same_result():
+    model, latent = decoder(TIGHT).bfloat16(), randn(1, 4, 3, 2, 2).bfloat16()
+    before, values = model(latent), [kernel.clone() for kernel in kernels(model)]
+    convolution.with_channels_last(model)
+    assert {kernel.stride(1) for kernel in kernels(model)} == {1}
+    assert all(torch.equal(*pair) for pair in zip(kernels(model), values))
+    torch.testing.assert_close(model(latent), before, atol=0.02, rtol=0.02)
+    assert model.conv_in(latent).stride(1) == 1  # so that the next layer need not reorder it
+
+
+def test_kernels_of_float32_keep_their_order():
+    model = convolution.with_channels_last(decoder(TIGHT))
+    assert all(kernel.is_contiguous() for kernel in kernels(model))
+
+
 def test_patches_have_columns_as_the_slower_index():
     x = torch.arange(2 * 4 * 6.0).reshape(1, 2, 1, 4, 6)
     y = patchify(x, 2)
