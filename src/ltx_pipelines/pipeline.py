@@ -197,7 +197,7 @@ class Pipeline:
         params = self.params
         return {
             "negative_prompt": params.negative_prompt if negative_prompt is None else negative_prompt,
-            "steps": params.num_inference_steps if steps is None else steps,
+            "num_inference_steps": params.num_inference_steps if steps is None else steps,
             "guidance": Guidance(video or params.video_guider_params, audio or params.audio_guider_params),
         }
 

@@ -180,7 +180,8 @@ class Request:
 
     height, width: of the final video in pixels, multiples of 32 x `stages`. num_frames: 8k + 1.
     image_crf: of images that name none. stage_2_sigmas: noise levels of the refinement.
-    enhance_seed: None leaves the prompt as it is. Guided pipelines set negative_prompt, steps, guidance.
+    enhance_seed: None leaves the prompt as it is. Guided pipelines set negative_prompt, num_inference_steps and
+    guidance.
     Raises `InputError` (a ValueError) naming the value and what would fit.
     """
 
@@ -197,12 +198,12 @@ class Request:
     enhance_seed: int | None = None
     tiling: TilingConfig | AutoTiling | None = AUTO_TILING
     negative_prompt: str | None = None
-    steps: int = 0
+    num_inference_steps: int = 0
     guidance: Guidance | None = None
     sampler: Sampler = EULER
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "num_frames", "steps"):
+        for name in ("height", "width", "num_frames", "num_inference_steps"):
             object.__setattr__(self, name, sized(name, getattr(self, name)))
         object.__setattr__(self, "frame_rate", number("frame_rate", self.frame_rate))
         assert_resolution(self.height, self.width, is_two_stage=self.stages > 1)
@@ -260,7 +261,7 @@ def guided_stage(request: Request, images: Images, loras: Loras, sigmas: torch.T
     """The first stage of the guided pipelines: from noise, along the schedule, with all guidance."""
     return Stage(
         shape=request.first_shape,
-        sigmas=scheduled_sigmas(request.steps) if sigmas is None else sigmas,
+        sigmas=scheduled_sigmas(request.num_inference_steps) if sigmas is None else sigmas,
         video=Stream(conditions=(images,)),
         loras=loras,
         guidance=request.guidance,

@@ -114,7 +114,7 @@ class RetakePipeline(Pipeline):
         distilled = request.guidance is None
         stage = Stage(
             shape=request.first_shape,
-            sigmas=distilled_sigmas() if distilled else scheduled_sigmas(request.steps),
+            sigmas=distilled_sigmas() if distilled else scheduled_sigmas(request.num_inference_steps),
             video=video,
             audio=audio,
             loras=(self.engine.distillation if distilled else ()) + self.loras,

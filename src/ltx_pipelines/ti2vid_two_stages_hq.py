@@ -61,7 +61,7 @@ class TI2VidTwoStagesHQPipeline(TI2VidTwoStagesPipeline):
         latent = torch.empty(
             VideoLatentShape.from_pixel_shape(request.first_shape).to_torch_shape(), device="meta"
         )
-        sigmas = scheduled_sigmas(request.steps, latent)
+        sigmas = scheduled_sigmas(request.num_inference_steps, latent)
         first = guided_stage(request, images, self._loras(0), sigmas)
         second = refinement(request, first, images, self._loras(1))
         return request.recipe(first, second, audio_output=AudioOutput.FIRST_STAGE)

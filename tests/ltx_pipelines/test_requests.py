@@ -350,6 +350,7 @@ def test_how_to_compute_is_checked_when_a_pipeline_is_made(options, sentence):
     [
         ({"tiling_config": "auto"}, "tiling_config is of type str; give a TilingConfig"),
         ({"images": [(np.zeros((8, 8, 3)), 0, 1.0)]}, "A file is of type ndarray; give its path"),
+        ({"num_inference_steps": "many"}, "num_inference_steps is 'many'"),
         ({"images": 3}, r"images is 3; give a list of \(path, frame_idx, strength\)"),
         ({"callback": 3}, "callback is of type int; give a function"),
         ({"denoising_loop": 3}, "denoising_loop is of type int; give a function"),
