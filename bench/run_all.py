@@ -102,10 +102,10 @@ BENCHMARKS: dict[str, tuple[list[str], str, str]] = {
         ["growth.py", "--dtype", "bfloat16"],
         "Growth in bfloat16",
         "The same in bfloat16 (`--dtype bfloat16`): quicker than float32 where the processor multiplies it, as this "
-        "one does by AMX, and half the memory. Of a pass over 8192 tokens half the time are matrix products, near "
-        "the rate of that moment; a fifth is attention, at 0.6 of it, and the rest goes over memory. Sounds are "
-        "left out: their last network computes in float32 always. *Peak memory* is here what a run took beyond what "
-        "the C library still held of the one before, so that of decodes is too low.",
+        "one does by AMX, and half the memory. Of a pass over 4096 tokens 58 % of the time are matrix products, 17 % "
+        "attention, and the rest goes over memory. Products of 4096 rows and columns alone reached 1.3 to 1.9 "
+        "TFLOP/s: the rate is the best of smaller ones. Sounds are left out: their last network computes in float32 "
+        "always.",
     ),
     "import_time": (
         ["import_time.py"],

@@ -86,7 +86,9 @@ def test_a_video_that_was_read_in_part_is_saved_whole(engine, tmp_path):
     assert probe_video(result.save(tmp_path / "whole.mp4")).frames == 25
 
 
-@pytest.mark.parametrize(("path", "told"), [(3, "output_path is of type int"), ("whole.txt", "use .mp4, .mov or .mkv")])
+@pytest.mark.parametrize(
+    ("path", "told"), [(3, "output_path is of type int"), ("whole.txt", "use .mp4, .mov or .mkv")]
+)
 def test_a_video_is_not_saved_under_a_name_that_is_none(engine, path, told):
     result = DistilledPipeline(engine=engine)("a ball", **SMALL)
     with pytest.raises(InputError, match=told):
