@@ -89,8 +89,10 @@ class TestReading:
             model_folder / "model.safetensors", model_folder / "gemma", dtype=torch.bfloat16
         ).engine
         for name in ("video_encoder", "video_decoder"):
-            kernel = engine.components.load(name).conv_in.conv.weight
+            with torch.inference_mode():
+                kernel = engine.components.load(name).conv_in.conv.weight
             assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
+            assert not kernel.is_inference()  # or nothing could be trained through it
 
     def test_switching_loras_between_stages_reads_only_the_lora(self, pipeline, model_folder, read_bytes):
         pipeline.engine.check(pipeline("x", dry_run=True, **SMALL))

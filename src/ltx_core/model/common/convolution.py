@@ -36,7 +36,8 @@ def with_channels_last(model: nn.Module) -> nn.Module:
     """
     for kernel in model.parameters():
         if kernel.ndim in CHANNELS_LAST and kernel.device.type == "cpu" and kernel.dtype.itemsize == 2:
-            kernel.data = kernel.data.contiguous(memory_format=CHANNELS_LAST[kernel.ndim])
+            with torch.inference_mode(False):  # what is made inside it could not be trained through later
+                kernel.data = kernel.data.contiguous(memory_format=CHANNELS_LAST[kernel.ndim])
     return model
 
 
