@@ -26,7 +26,7 @@ from ltx_pipelines.splicing import PutBack, original_frames, with_original_sound
 from ltx_pipelines.utils.denoisers import multi_modal_guider_factory_denoising_func, simple_denoising_func
 from ltx_pipelines.utils.states import finished, freeze, noise_audio_state, noise_video_state
 from ltx_pipelines.utils.types import DenoisingFunc, PipelineComponents
-from ltx_pipelines.utils.validation import check_output_path
+from ltx_pipelines.utils.validation import check_path
 
 
 class Generated(NamedTuple):
@@ -43,10 +43,9 @@ class Generated(NamedTuple):
         """Write an MP4 (H.264, AAC) of the whole video, whatever was read of it; nothing is left at `path` unless all
         went well.
 
-        settings: JSON kept in the file's metadata, for ``ltx rerun``. Raises `InputError` for a path that no
-        video can be written to.
+        settings: JSON kept in the file's metadata, for ``ltx rerun``. Raises `InputError` for what is no path.
         """
-        check_output_path(path)
+        check_path("path", path)
 
         def watch(step: int) -> None:
             tell(callback, Event("write", step, self.video.chunks))
