@@ -201,8 +201,13 @@ def test_dilated_convolutions_keep_the_length():
     ("ours", "theirs", "options"),
     [
         (Conv1d, torch.nn.Conv1d, {"kernel_size": 5, "padding": 6, "dilation": 3}),
+        (Conv1d, torch.nn.Conv1d, {"kernel_size": 3, "stride": 2, "groups": 2}),
         (ConvTranspose1d, torch.nn.ConvTranspose1d, {"kernel_size": 7, "stride": 3, "padding": 2}),
-        (ConvTranspose1d, torch.nn.ConvTranspose1d, {"kernel_size": 4, "stride": 5, "bias": False}),
+        (
+            ConvTranspose1d,
+            torch.nn.ConvTranspose1d,
+            {"kernel_size": 4, "stride": 5, "output_padding": 1, "groups": 2},
+        ),
     ],
 )
 def test_signals_are_convolved_as_by_pytorch(ours, theirs, options):

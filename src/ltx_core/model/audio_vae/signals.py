@@ -21,16 +21,19 @@ def as_signal(x: Tensor) -> Tensor:
 
 
 class Conv1d(nn.Conv1d):
-    """`torch.nn.Conv1d` of (B, C, 1, N), without strides."""
+    """`torch.nn.Conv1d` of (B, C, 1, N)."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        (side,), (dilation,) = cast(tuple[int], self.padding), self.dilation
-        return F.conv2d(input, weight[:, :, None], bias, padding=(0, side), dilation=(1, dilation))
+        padding = (0, *cast(tuple[int], self.padding))
+        stride, dilation = (1, *self.stride), (1, *self.dilation)
+        return F.conv2d(input, weight[:, :, None], bias, stride, padding, dilation, self.groups)
 
 
 class ConvTranspose1d(nn.ConvTranspose1d):
     """`torch.nn.ConvTranspose1d` of (B, C, 1, N)."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        (stride,), (side,) = self.stride, cast(tuple[int], self.padding)
-        return F.conv_transpose2d(input, self.weight[:, :, None], self.bias, (1, stride), (0, side))
+        padding, extra = (0, *cast(tuple[int], self.padding)), (0, *self.output_padding)
+        stride, dilation = (1, *self.stride), (1, *self.dilation)
+        weight = self.weight[:, :, None]
+        return F.conv_transpose2d(input, weight, self.bias, stride, padding, extra, self.groups, dilation)
