@@ -394,6 +394,20 @@ def test_the_default_timestep_does_not_follow_the_callers_defaults(strange_defau
         assert torch.equal(model(latent, None, seeded()), expected)
 
 
+@pytest.mark.parametrize("given", [0.2, torch.tensor(0.2), torch.full((1,), 0.2), torch.full((2, 1), 0.2)])
+def test_a_timestep_is_one_for_all_or_one_for_each_sample(given):
+    model, latent = decoder(TIGHT, timestep_conditioning=True), randn(2, 4, 1, 2, 2)
+    each = model(latent, torch.full((2,), 0.2), seeded(1))
+    assert torch.equal(model(latent, given, seeded(1)), each)
+    tiled = torch.cat(list(model.tiled_decode(latent, None, given, seeded(1))), dim=2)
+    torch.testing.assert_close(tiled, each)
+
+
+def test_timesteps_for_another_number_of_samples_are_refused():
+    with pytest.raises(ShapeError, match="one timestep, or one for each of 2 samples, not 3"):
+        decoder(CONDITIONED)(randn(2, 4, 1, 2, 2), torch.zeros(3))
+
+
 def test_timesteps_are_scaled_by_the_files_multiplier():
     model, latent = decoder(CONDITIONED), randn(1, 4, 2, 2, 2)
     expected = model(latent, torch.tensor([0.4]), seeded())
