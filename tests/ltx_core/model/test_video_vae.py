@@ -512,6 +512,18 @@ def test_keys_that_no_network_reads_are_ignored():
         ({"decoder_blocks": [["res_x", -1]]}, "num_layers of the block res_x is -1; .* at least 0"),
         ({"decoder_blocks": [["res_x_y", {"multiplier": 0}]]}, "res_x_y is 0; .* number, at least 1"),
         ({"encoder_blocks": [["res_x_y", {"multiplier": 1.5}]]}, "multiplier of the block res_x_y is 1.5"),
+        (
+            {"decoder_blocks": [["compress_all", {"multiplier": 99}]]},
+            "compress_all is 99; .* at most its 32 ch",
+        ),
+        (
+            {"decoder_blocks": [["compress_all", {"multiplier": 3, "residual": True}]]},
+            r"a residual cannot unfold 32 into 10 channels by \(2, 2, 2\)",
+        ),
+        ({"decoder_blocks": [["res_x_y", {"inject_noise": True}]]}, "inject_noise .* from 32 to 16 channels"),
+        ({"patch_size": 0}, "config.vae.patch_size is 0; expected a whole number, at least 1"),
+        ({"latent_channels": 0}, "config.vae.latent_channels is 0; expected a whole number, at least 1"),
+        ({"decoder_base_channels": -1}, "config.vae.decoder_base_channels is -1; expected a whole number"),
     ],
 )
 def test_configurations_that_cannot_be(changes, message):
