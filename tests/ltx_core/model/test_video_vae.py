@@ -626,6 +626,13 @@ def test_strided_convolutions_take_sides_that_are_no_multiples():
         mixed(randn(1, 3, 1, 20, 16))
 
 
+def test_an_encoder_that_folds_16_frames_says_so_where_there_are_too_few():
+    model = encoder(TIGHT, encoder_blocks=[["compress_time_res", {}]] * 4)
+    assert model(randn(1, 3, 17, 8, 8)).shape == (1, 4, 2, 2, 2)
+    with pytest.raises(ShapeError, match=r"folds more than 8 .* meets 2 of them, .*; use 16k \+ 1"):
+        model(randn(1, 3, 9, 8, 8))
+
+
 def test_an_encoder_that_reflects_needs_two_latents_a_side():
     model = encoder(TIGHT, spatial_padding_mode="reflect")
     assert model(randn(1, 3, 1, 64, 64)).shape == (1, 4, 1, 2, 2)

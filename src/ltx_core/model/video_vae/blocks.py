@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ltx_core.errors import ConfigError
+from ltx_core.errors import ConfigError, ShapeError
 from ltx_core.model.common.folding import Stride, depth_to_space, space_to_depth
 from ltx_core.model.common.timesteps import TimestepEmbedding
 from ltx_core.model.video_vae.config import Block
@@ -147,6 +147,11 @@ class Downsample(nn.Module):
 
     def forward(self, x: torch.Tensor, flow: Flow) -> torch.Tensor:
         if self.stride[0] == 2:
+            if x.shape[2] % 2 == 0:
+                raise ShapeError(
+                    f"This video encoder folds more than 8 frames into one and here meets {x.shape[2]} of them, "
+                    "where it needs an odd number; use 16k + 1 or 32k + 1 frames."
+                )
             x = torch.cat([x[:, :, :1], x], dim=2)
         skip = space_to_depth(x, self.stride).unflatten(1, (-1, self.group)).mean(dim=2)
         return space_to_depth(self.conv(x, causal=flow.causal), self.stride) + skip
