@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ltx_core.config import parse_config, section_of
+from ltx_core.config import Count, parse_config, section_of
 from ltx_core.errors import ConfigError
 from ltx_core.model.audio_vae.attention import AttentionType
 from ltx_core.model.audio_vae.causality_axis import CausalityAxis
@@ -22,33 +22,37 @@ class AudioVAEConfig:
     features: how many statistics the file has; None for what the other values lead to.
     """
 
-    ch: int = 128
-    out_ch: int = 2
-    ch_mult: tuple[int, ...] = (1, 2, 4)
-    num_res_blocks: int = 2
+    ch: Count = 128
+    out_ch: Count = 2
+    ch_mult: tuple[Count, ...] = (1, 2, 4)
+    num_res_blocks: Count = 2
     attn_resolutions: tuple[int, ...] = (8, 16, 32)
     resolution: int = 256
-    z_channels: int = 8
+    z_channels: Count = 8
     mid_block_add_attention: bool = True
     norm_type: NormType = NormType.PIXEL
     causality_axis: CausalityAxis = CausalityAxis.HEIGHT
     dropout: float = 0.0
     double_z: bool = True
-    in_channels: int = 2
+    in_channels: Count = 2
     attn_type: AttentionType = AttentionType.VANILLA
     resamp_with_conv: bool = True
     features: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.ch_mult:
+            raise ConfigError(f"config.{'.'.join(DDCONFIG)}.ch_mult is empty; expected at least one level.")
 
 
 @dataclass(frozen=True)
 class SpectrogramConfig:
     """Where the spectrogram's rates stand in the file."""
 
-    sample_rate: int
-    mel_hop_length: int
-    n_fft: int
+    sample_rate: Count
+    mel_hop_length: Count
+    n_fft: Count
     is_causal: bool
-    mel_bins: int | None
+    mel_bins: Count | None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SpectrogramConfig:
