@@ -81,13 +81,13 @@ def parse_audio_vae(config: Mapping[str, Any]) -> tuple[AudioVAEConfig, Spectrog
 class GeneratorConfig:
     """One generator: the whole flat ``vocoder`` section, or one part of a nested one."""
 
-    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    upsample_rates: tuple[int, ...] = (6, 5, 2, 2, 2)
-    upsample_kernel_sizes: tuple[int, ...] = (16, 15, 8, 4, 4)
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
-    upsample_initial_channel: int = 1024
+    resblock_kernel_sizes: tuple[Count, ...] = (3, 7, 11)
+    upsample_rates: tuple[Count, ...] = (6, 5, 2, 2, 2)
+    upsample_kernel_sizes: tuple[Count, ...] = (16, 15, 8, 4, 4)
+    resblock_dilation_sizes: tuple[tuple[Count, ...], ...] = ((1, 3, 5),) * 3
+    upsample_initial_channel: Count = 1024
     resblock: str = "1"
-    output_sampling_rate: int = 24000
+    output_sampling_rate: Count = 24000
     activation: str = "snake"
     use_tanh_at_final: bool = True
     use_bias_at_final: bool = True
@@ -97,11 +97,11 @@ class GeneratorConfig:
 class ExtensionConfig:
     """What the bandwidth extension needs beside its generator."""
 
-    input_sampling_rate: int
-    output_sampling_rate: int
-    hop_length: int
-    n_fft: int
-    num_mels: int
+    input_sampling_rate: Count
+    output_sampling_rate: Count
+    hop_length: Count
+    n_fft: Count
+    num_mels: Count
 
 
 def parse_generator(section: Mapping[str, Any], where: str, required: Mapping[str, Any]) -> GeneratorConfig:
