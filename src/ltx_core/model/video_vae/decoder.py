@@ -30,6 +30,7 @@ from ltx_core.model.video_vae.tiling import (
     FRAMES_AT_A_TIME,
     AnyTiling,
     AutoTiling,
+    check_tile,
     decode_groups,
     overlap_add,
     spatial_weights,
@@ -174,9 +175,9 @@ class VideoDecoder(nn.Module):
                 frames = torch.zeros(shape, dtype=torch.float32, device=latent.device)
                 for tile in group.tiles:
                     part = self(latent[tile.latents], timestep, generator)
-                    room = min(part.shape[2], frames.shape[2])
-                    place = (slice(None), slice(None), slice(room), *tile.place)
-                    frames[place] += part[:, :, :room] * tile.spatial_mask(latent.device)
+                    place = frames[(..., *tile.place)]
+                    check_tile("decoder", part, place)
+                    place += part * tile.spatial_mask(latent.device)
                 yield group.time, frames / weights
 
         for frames in overlap_add(decoded()):
