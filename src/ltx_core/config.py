@@ -5,11 +5,12 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from ltx_core.errors import ConfigError, MissingKeyError
 
 T = TypeVar("T")
+Count = Annotated[int, 1]  # a whole number, at least that
 
 
 class Configurator(Generic[T]):
@@ -61,7 +62,11 @@ def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     Raises `MissingKeyError` (a KeyError) for a missing key without default, `ConfigError` for a value of the
     wrong type, or a section that is none.
     """
-    section, hints, values = checked_object(section, where), typing.get_type_hints(cls), {}
+    section, hints, values = (
+        checked_object(section, where),
+        typing.get_type_hints(cls, include_extras=True),
+        {},
+    )
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in section:
             values[field.name] = _coerce(section[field.name], hints[field.name], f"{where}.{field.name}")
@@ -83,6 +88,10 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
                 return _coerce(value, option, where)
             except ConfigError:
                 continue
+    elif origin is Annotated:
+        number, least = _coerce(value, args[0], where), args[1]
+        if number >= least:
+            return number
     elif origin in (tuple, list) and isinstance(value, list | tuple):
         return origin(_coerce(v, args[0], f"{where}[{i}]") for i, v in enumerate(value))
     elif hint is Any:
@@ -107,6 +116,13 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
 
 
 def _describe(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "one of " + ", ".join(repr(member.value) for member in hint)
-    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
+    if origin is Annotated:
+        return f"a whole number, at least {args[1]}"
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join("None" if option is type(None) else _describe(option) for option in args)
+    if origin is tuple:
+        return f"tuple[{_describe(args[0])}, ...]"
+    return getattr(hint, "__name__", str(hint)) if origin is None else str(hint)

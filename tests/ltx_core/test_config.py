@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ltx_core.config import Configurator, parse_config
+from ltx_core.config import Configurator, Count, parse_config
 from ltx_core.errors import ConfigError, MissingKeyError
 from ltx_core.model.audio_vae.configurators import (
     AudioDecoderConfigurator,
@@ -90,6 +90,9 @@ class Section:
     sizes: tuple[int, ...] = ()
     norm: NormType = NormType.GROUP
     layers: int | None = None
+    edge: NormType | None = None
+    count: Count = 1
+    counts: tuple[Count, ...] = ()
     other: Any = None
 
 
@@ -103,6 +106,7 @@ class Section:
         ("norm", "pixel", NormType.PIXEL),
         ("layers", None, None),
         ("layers", 3, 3),
+        ("counts", [3, 1.0], (3, 1)),
         ("other", {"any": ["thing"]}, {"any": ["thing"]}),
     ],
 )
@@ -125,6 +129,9 @@ def test_values_of_json_become_those_of_the_fields(key, value, parsed):
         ("sizes", 3, "tuple[int, ...]"),
         ("norm", "batch", "one of 'group', 'pixel'"),
         ("layers", "many", "int | None"),
+        ("edge", "batch", "one of 'group', 'pixel' | None"),
+        ("count", 0, "a whole number, at least 1"),
+        ("counts", 3, "tuple[a whole number, at least 1, ...]"),
     ],
 )
 def test_values_of_another_type_are_refused_by_name(key, value, expected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def decode_audio_from_file(
     Times count from where the file begins to play; sound that begins later than that follows silence.
     Raises `InputError` for a negative time, `MediaError` for a file that cannot be decoded.
     """
-    for name, value in (("start_time", start_time), ("max_duration", max_duration)):
-        if value is not None and not (value >= 0 and math.isfinite(value)):
-            raise InputError(f"{name} is {value}; give a number of seconds from 0 on.")
+    for name, value in (("start_time", start_time), ("max_duration", max_duration or 0)):
+        if not (isinstance(value, Real) and value >= 0 and math.isfinite(value)):
+            raise InputError(f"{name} is {value!r}; give a number of seconds from 0 on.")
     with open_media(path, "audio") as (container, stream):
         if stream is None:
             return None

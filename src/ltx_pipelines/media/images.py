@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -83,7 +84,7 @@ def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
     """
     if crf == 0:
         return image
-    if not 0 < crf <= 51:
+    if not (isinstance(crf, Real) and 0 < crf <= 51):
         raise InputError(f"crf is {crf}; give 0 (the picture stays) to 51 (coarsest).")
     import av
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def exact_rate(fps: float) -> Fraction:
 
     Raises `InputError` for a rate below 0.001 or above 1000, or none at all.
     """
-    if not 0.001 <= fps <= 1000:
-        raise InputError(f"The frame rate is {fps}; give frames a second, 0.001 to 1000.")
+    if not (isinstance(fps, Real) and 0.001 <= fps <= 1000):
+        raise InputError(f"The frame rate is {fps!r}; give frames a second, 0.001 to 1000.")
     nearest = round(fps)
     if nearest and abs(fps - nearest * 1000 / NTSC) < 5e-3 * nearest / 24 and fps != nearest:
         return Fraction(nearest * 1000, NTSC)

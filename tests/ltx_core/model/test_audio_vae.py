@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltx_core.errors import ConfigError, InputError, UnsupportedConfigError
+from ltx_core.errors import ConfigError, InputError, ShapeError, UnsupportedConfigError
 from ltx_core.loader import Checkpoint, build_model, save_checkpoint
 from ltx_core.model.audio_vae import (
     AUDIO_VAE_DECODER_COMFY_KEYS_FILTER,
@@ -177,6 +177,21 @@ def test_files_have_as_many_statistics_as_features_whatever_their_bands(tmp_path
 
 
 # Statistics
+
+
+def test_a_causal_frequency_axis_halves_bands_upwards():
+    coder, decode = (make(causality_axis="width", mel_bins=18) for make in (encoder, decoder))
+    latent = coder(randn(1, 2, 8, 18))
+    assert latent.shape == (1, 2, 2, 5)
+    assert decode(latent).shape == (1, 2, 5, 18)
+
+
+@pytest.mark.parametrize("axis", [None, "width", "width-compatibility"])
+def test_without_causal_time_an_encoder_needs_the_frames_of_a_latent(axis):
+    model = encoder(causality_axis=axis)
+    assert model(randn(1, 2, 4, 16)).shape[2] == 1
+    with pytest.raises(ShapeError, match="makes a latent of 4 mel frames, not of 3; use a longer sound"):
+        model(randn(1, 2, 3, 16))
 
 
 def test_features_count_channels_then_bins():
@@ -455,6 +470,9 @@ def test_bands_may_stand_in_three_places(place):
         ({"norm_type": "group", "causality_axis": None}, "32 groups of norm_type 'group' do not divide 8"),
         ({"norm_type": "batch"}, r"ddconfig.norm_type is 'batch'; expected one of 'group', 'pixel'"),
         ({"ch": "wide"}, r"config.audio_vae.model.params.ddconfig.ch is 'wide'; expected int"),
+        ({"num_res_blocks": 0}, r"ddconfig.num_res_blocks is 0; expected a whole number, at least 1"),
+        ({"ch_mult": [1, 0]}, r"ddconfig.ch_mult\[1\] is 0; expected a whole number, at least 1"),
+        ({"ch_mult": []}, r"ddconfig.ch_mult is empty; expected at least one level"),
     ],
 )
 def test_configurations_that_cannot_be(changes, message):

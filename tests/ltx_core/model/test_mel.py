@@ -268,7 +268,7 @@ def test_other_layouts_take_turns():
     [
         ((2, 2000), RATE, r"takes \(batch, channels, samples\) waveforms, not \(2, 2000\)"),
         ((2000,), RATE, r"not \(2000,\)"),
-        ((1, 2, 512), RATE, r"too short \(0.032 s\); use 0.032 s or more"),
+        ((1, 2, 512), RATE, r"too short \(0.032 s\); use 0.033 s or more"),
         ((1, 2, 0), RATE, r"not \(1, 2, 0\); no size may be 0"),
         ((1, 2, 1400), 44100, "too short"),
         ((1, 2, 2000), 0, "Cannot resample from 0 to 16000 Hz"),

@@ -286,6 +286,8 @@ def test_attributes_are_the_settings():
         ({"dims": 2, "rational_resampler": True}, "dims must be 3, or 2"),
         ({"rational_resampler": True, "spatial_scale": 3.0}, "spatial_scale is 3.0; .* 0.75, 1.5, 2.0, 4.0"),
         ({"mid_channels": "big"}, "config.mid_channels is 'big'; expected int"),
+        ({"mid_channels": -32}, "config.mid_channels is -32; expected a whole number, at least 1"),
+        ({"in_channels": 0}, "config.in_channels is 0; expected a whole number, at least 1"),
         ({"temporal_upsample": 1}, "config.temporal_upsample is 1; expected bool"),
     ],
 )

@@ -474,3 +474,17 @@ def test_videos_that_cannot_be_encoded_in_tiles(shape, dtype, message, caplog):
     with pytest.raises(InputError, match=message):
         encoder().tiled_encode(torch.zeros(shape, dtype=dtype))
     assert "Cropping" not in caplog.text
+
+
+@pytest.mark.parametrize("blocks", [["space"] * 3, ["time"] * 3, ["all"] * 2, ["all"] * 4])
+def test_networks_of_other_factors_say_that_tiles_are_not_for_them(blocks):
+    section = {"latent_channels": 4, "decoder_base_channels": 2, "timestep_conditioning": False}
+    section["spatial_padding_mode"] = "zeros"
+    section["decoder_blocks"] = [[f"compress_{axes}", {}] for axes in blocks]
+    section["encoder_blocks"] = section["decoder_blocks"]
+    decode = VideoDecoderConfigurator.from_config({"vae": section})
+    with pytest.raises(ShapeError, match=r"this video decoder makes .* use it without tiles"):
+        list(decode.tiled_decode(randn(1, 4, 3, 3, 3), tiling((64, 32), (16, 8))))
+    encode = VideoEncoderConfigurator.from_config({"vae": section})
+    with pytest.raises(ShapeError, match=r"this video encoder makes .* use it without tiles"):
+        encode.tiled_encode(randn(1, 3, 33, 96, 96), tiling(None, (24, 16)))

@@ -394,6 +394,20 @@ def test_the_default_timestep_does_not_follow_the_callers_defaults(strange_defau
         assert torch.equal(model(latent, None, seeded()), expected)
 
 
+@pytest.mark.parametrize("given", [0.2, torch.tensor(0.2), torch.full((1,), 0.2), torch.full((2, 1), 0.2)])
+def test_a_timestep_is_one_for_all_or_one_for_each_sample(given):
+    model, latent = decoder(TIGHT, timestep_conditioning=True), randn(2, 4, 1, 2, 2)
+    each = model(latent, torch.full((2,), 0.2), seeded(1))
+    assert torch.equal(model(latent, given, seeded(1)), each)
+    tiled = torch.cat(list(model.tiled_decode(latent, None, given, seeded(1))), dim=2)
+    torch.testing.assert_close(tiled, each)
+
+
+def test_timesteps_for_another_number_of_samples_are_refused():
+    with pytest.raises(ShapeError, match="one timestep, or one for each of 2 samples, not 3"):
+        decoder(CONDITIONED)(randn(2, 4, 1, 2, 2), torch.zeros(3))
+
+
 def test_timesteps_are_scaled_by_the_files_multiplier():
     model, latent = decoder(CONDITIONED), randn(1, 4, 2, 2, 2)
     expected = model(latent, torch.tensor([0.4]), seeded())
@@ -498,6 +512,18 @@ def test_keys_that_no_network_reads_are_ignored():
         ({"decoder_blocks": [["res_x", -1]]}, "num_layers of the block res_x is -1; .* at least 0"),
         ({"decoder_blocks": [["res_x_y", {"multiplier": 0}]]}, "res_x_y is 0; .* number, at least 1"),
         ({"encoder_blocks": [["res_x_y", {"multiplier": 1.5}]]}, "multiplier of the block res_x_y is 1.5"),
+        (
+            {"decoder_blocks": [["compress_all", {"multiplier": 99}]]},
+            "compress_all is 99; .* at most its 32 ch",
+        ),
+        (
+            {"decoder_blocks": [["compress_all", {"multiplier": 3, "residual": True}]]},
+            r"a residual cannot unfold 32 into 10 channels by \(2, 2, 2\)",
+        ),
+        ({"decoder_blocks": [["res_x_y", {"inject_noise": True}]]}, "inject_noise .* from 32 to 16 channels"),
+        ({"patch_size": 0}, "config.vae.patch_size is 0; expected a whole number, at least 1"),
+        ({"latent_channels": 0}, "config.vae.latent_channels is 0; expected a whole number, at least 1"),
+        ({"decoder_base_channels": -1}, "config.vae.decoder_base_channels is -1; expected a whole number"),
     ],
 )
 def test_configurations_that_cannot_be(changes, message):
@@ -598,6 +624,13 @@ def test_strided_convolutions_take_sides_that_are_no_multiples():
     assert mixed(randn(1, 3, 1, 12, 16)).shape == (1, 4, 1, 1, 1)
     with pytest.raises(ShapeError, match=r"video of 16x20 pixels .* multiples of 16"):
         mixed(randn(1, 3, 1, 20, 16))
+
+
+def test_an_encoder_that_folds_16_frames_says_so_where_there_are_too_few():
+    model = encoder(TIGHT, encoder_blocks=[["compress_time_res", {}]] * 4)
+    assert model(randn(1, 3, 17, 8, 8)).shape == (1, 4, 2, 2, 2)
+    with pytest.raises(ShapeError, match=r"folds more than 8 .* meets 2 of them, .*; use 16k \+ 1"):
+        model(randn(1, 3, 9, 8, 8))
 
 
 def test_an_encoder_that_reflects_needs_two_latents_a_side():

@@ -477,7 +477,10 @@ def test_published_vocoders_have_the_published_tensors():
         (TINY | {"stereo": False}, "config.vocoder.stereo is False, expected True"),
         (TINY | {"upsample_rates": "fast"}, "config.vocoder.upsample_rates is 'fast'; expected"),
         (TINY_BWE | {"vocoder": TINY}, "config.vocoder.vocoder.resblock is '1', expected 'AMP1'"),
-        (TINY_BWE | {"bwe": {}}, "config.vocoder.bwe.input_sampling_rate is missing; expected int"),
+        (
+            TINY_BWE | {"bwe": {}},
+            "config.vocoder.bwe.input_sampling_rate is missing; expected a whole number",
+        ),
         (
             TINY_BWE | {"bwe": TINY_BWE["bwe"] | {"activation": "snake"}},
             "config.vocoder.bwe.activation is 'snake', expected 'snakebeta'",
@@ -491,6 +494,11 @@ def test_published_vocoders_have_the_published_tensors():
             TINY | {"resblock_kernel_sizes": [], "resblock_dilation_sizes": []},
             "resblock_kernel_sizes has 0 values .* at least 1",
         ),
+        (TINY | {"upsample_initial_channel": 3}, "is 3, which 2 stages cannot halve; expected at least 4"),
+        (TINY | {"upsample_kernel_sizes": [7, 1]}, "upsample_rates has 2 with 1 in upsample_kernel_sizes"),
+        (TINY | {"resblock_kernel_sizes": [4]}, "resblock_kernel_sizes has 4; expected odd sizes"),
+        (TINY | {"upsample_rates": [3, 0]}, r"upsample_rates\[1\] is 0; expected a whole number, at least 1"),
+        (TINY_BWE | {"bwe": TINY_BWE["bwe"] | {"hop_length": 0}}, "bwe.hop_length is 0; expected a whole"),
     ],
 )
 def test_configurations_that_cannot_be(section, message):
@@ -502,7 +510,9 @@ def test_without_sizes_a_generator_is_that_of_ltx_2_0():
     with torch.device("meta"):
         named = VocoderConfigurator.from_config({"vocoder": {"resblock": "1", "stereo": True}}).state_dict()
         default = Vocoder().state_dict()
+        untold = Vocoder(None, None, None, None).state_dict()
     assert {k: v.shape for k, v in default.items()} == {k: v.shape for k, v in named.items()}
+    assert {k: v.shape for k, v in untold.items()} == {k: v.shape for k, v in default.items()}
     assert default["ups.1.weight"].shape == (512, 256, 15)
 
 

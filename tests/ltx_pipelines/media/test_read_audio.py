@@ -176,7 +176,8 @@ def test_nothing_beyond_the_end(ending, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("start", "duration"), [(-0.1, None), (float("nan"), None), (0, -1), (0, float("nan"))]
+    ("start", "duration"),
+    [(-0.1, None), (float("nan"), None), (0, -1), (0, float("nan")), (None, 1), ("1", None), (0, "1")],
 )
 def test_times_that_are_none(start, duration, tmp_path):
     path = write_sound(tmp_path / "sound.wav", "pcm_s16le", "s16", np.zeros((1, 100), np.int16))

@@ -267,7 +267,7 @@ def test_pictures_that_cannot_be_compressed(size):
         preprocess(np.zeros((*size, 3), np.uint8), 33)
 
 
-@pytest.mark.parametrize("crf", [-1, 52, float("nan")])
+@pytest.mark.parametrize("crf", [-1, 52, float("nan"), "33", None])
 def test_crf_out_of_range(crf):
     with pytest.raises(InputError, match=r"0 .* to 51"):
         preprocess(PICTURE, crf)

@@ -38,7 +38,7 @@ def test_a_decimal_number_stands_for_an_exact_rate(decimal, exact):
     assert exact_rate(decimal) == exact
 
 
-@pytest.mark.parametrize("rate", [0, -24, 1e-9, 1e9, float("nan"), float("inf")])
+@pytest.mark.parametrize("rate", [0, -24, 1e-9, 1e9, float("nan"), float("inf"), "24", None])
 def test_a_rate_that_is_none_is_refused_before_any_work(rate, tmp_path):
     with pytest.raises(InputError, match="frame rate"):
         encode_video(untouchable(), rate, None, tmp_path / "out.mp4")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltx_core.components.patchifiers import AudioPatchifier
+from ltx_core.errors import ShapeError
 from ltx_core.model.audio_vae.attention import AttentionType, make_attention
 from ltx_core.model.audio_vae.causality_axis import CausalityAxis
 from ltx_core.model.audio_vae.layers import (
@@ -77,9 +78,12 @@ class _Half(nn.Module):
         )
 
 
-def _features(channels: int, mel_bins: int | None, halvings: int) -> int | None:
+def _features(channels: int, mel_bins: int | None, halvings: int, axis: CausalityAxis) -> int | None:
     """Latent features (channel x frequency bin) of a spectrogram of `mel_bins` bands."""
-    return channels * (mel_bins >> halvings) if mel_bins else None
+    if not mel_bins:
+        return None
+    # A causal axis has a first bin of its own, so odd numbers are halved upwards.
+    return channels * (-(-mel_bins >> halvings) if axis is CausalityAxis.WIDTH else mel_bins >> halvings)
 
 
 class AudioEncoder(_Half):
@@ -116,10 +120,12 @@ class AudioEncoder(_Half):
         outputs = 2 * z_channels if double_z else z_channels
         self.latent_channels = outputs // 2  # the second half is log variance, whatever double_z says
         last = len(ch_mult) - 1
-        told = _features(self.latent_channels, mel_bins, last)
+        told = _features(self.latent_channels, mel_bins, last, causality_axis)
         features = features or told or ch
         self.per_channel_statistics = LatentStatistics(features)
         self.bands = mel_bins if mel_bins and features == told else features // self.latent_channels << last
+        # Only a causal time axis has a latent for fewer mel frames than make one.
+        self.least_frames = 1 if causality_axis is CausalityAxis.HEIGHT else 1 << last
         self.conv_in = CausalConv2d(in_channels, ch, 3, causality_axis)
         self.down = nn.ModuleList()
         width, attended = ch, set(attn_resolutions)
@@ -143,6 +149,11 @@ class AudioEncoder(_Half):
         """(means, log variances) before normalisation."""
         sizes = ("batch", self.in_channels, "frames", self.bands)
         check_tensor(spectrogram, "The audio encoder", "log-mel", sizes, self.conv_in.conv.weight.dtype)
+        if spectrogram.shape[2] < self.least_frames:
+            raise ShapeError(
+                f"The audio encoder makes a latent of {self.least_frames} mel frames, not of {spectrogram.shape[2]}; "
+                "use a longer sound."
+            )
         x = self.conv_in(spectrogram)
         for level in self.down:
             x = level(x)
@@ -181,7 +192,7 @@ class AudioDecoder(_Half):
         self.out_ch, self.causality_axis = out_ch, causality_axis
         common = (norm_type, causality_axis)
         last = len(ch_mult) - 1
-        features = features or _features(z_channels, mel_bins, last) or ch
+        features = features or _features(z_channels, mel_bins, last, causality_axis) or ch
         self.per_channel_statistics = LatentStatistics(features)
         width, attended = ch * ch_mult[-1], set(attn_resolutions)
         self.conv_in = CausalConv2d(z_channels, width, 3, causality_axis)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ltx_core.config import parse_config, section_of
+from ltx_core.config import Count, parse_config, section_of
 from ltx_core.errors import ConfigError
 from ltx_core.model.audio_vae.attention import AttentionType
 from ltx_core.model.audio_vae.causality_axis import CausalityAxis
@@ -22,33 +22,37 @@ class AudioVAEConfig:
     features: how many statistics the file has; None for what the other values lead to.
     """
 
-    ch: int = 128
-    out_ch: int = 2
-    ch_mult: tuple[int, ...] = (1, 2, 4)
-    num_res_blocks: int = 2
+    ch: Count = 128
+    out_ch: Count = 2
+    ch_mult: tuple[Count, ...] = (1, 2, 4)
+    num_res_blocks: Count = 2
     attn_resolutions: tuple[int, ...] = (8, 16, 32)
     resolution: int = 256
-    z_channels: int = 8
+    z_channels: Count = 8
     mid_block_add_attention: bool = True
     norm_type: NormType = NormType.PIXEL
     causality_axis: CausalityAxis = CausalityAxis.HEIGHT
     dropout: float = 0.0
     double_z: bool = True
-    in_channels: int = 2
+    in_channels: Count = 2
     attn_type: AttentionType = AttentionType.VANILLA
     resamp_with_conv: bool = True
     features: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.ch_mult:
+            raise ConfigError(f"config.{'.'.join(DDCONFIG)}.ch_mult is empty; expected at least one level.")
 
 
 @dataclass(frozen=True)
 class SpectrogramConfig:
     """Where the spectrogram's rates stand in the file."""
 
-    sample_rate: int
-    mel_hop_length: int
-    n_fft: int
+    sample_rate: Count
+    mel_hop_length: Count
+    n_fft: Count
     is_causal: bool
-    mel_bins: int | None
+    mel_bins: Count | None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SpectrogramConfig:
@@ -77,13 +81,13 @@ def parse_audio_vae(config: Mapping[str, Any]) -> tuple[AudioVAEConfig, Spectrog
 class GeneratorConfig:
     """One generator: the whole flat ``vocoder`` section, or one part of a nested one."""
 
-    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    upsample_rates: tuple[int, ...] = (6, 5, 2, 2, 2)
-    upsample_kernel_sizes: tuple[int, ...] = (16, 15, 8, 4, 4)
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
-    upsample_initial_channel: int = 1024
+    resblock_kernel_sizes: tuple[Count, ...] = (3, 7, 11)
+    upsample_rates: tuple[Count, ...] = (6, 5, 2, 2, 2)
+    upsample_kernel_sizes: tuple[Count, ...] = (16, 15, 8, 4, 4)
+    resblock_dilation_sizes: tuple[tuple[Count, ...], ...] = ((1, 3, 5),) * 3
+    upsample_initial_channel: Count = 1024
     resblock: str = "1"
-    output_sampling_rate: int = 24000
+    output_sampling_rate: Count = 24000
     activation: str = "snake"
     use_tanh_at_final: bool = True
     use_bias_at_final: bool = True
@@ -93,11 +97,11 @@ class GeneratorConfig:
 class ExtensionConfig:
     """What the bandwidth extension needs beside its generator."""
 
-    input_sampling_rate: int
-    output_sampling_rate: int
-    hop_length: int
-    n_fft: int
-    num_mels: int
+    input_sampling_rate: Count
+    output_sampling_rate: Count
+    hop_length: Count
+    n_fft: Count
+    num_mels: Count
 
 
 def parse_generator(section: Mapping[str, Any], where: str, required: Mapping[str, Any]) -> GeneratorConfig:

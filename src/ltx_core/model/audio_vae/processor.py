@@ -133,7 +133,7 @@ class AudioProcessor(nn.Module):
         waveform = self.resample_audio(audio).waveform
         batch, channels, samples = waveform.shape
         if samples <= self.n_fft // 2:
-            least = (self.n_fft // 2 + 1) / self.target_sample_rate
+            least = math.ceil(1000 * (self.n_fft // 2 + 1) / self.target_sample_rate) / 1000
             raise InputError(
                 f"The sound is too short ({samples / self.target_sample_rate:.3f} s); use {least:.3f} s or more."
             )

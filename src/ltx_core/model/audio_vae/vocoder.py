@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -155,18 +155,37 @@ def _check_pairs(**lists: Sequence) -> None:
         )
 
 
+def _check_stages(width: int, rates: Sequence[int], kernels: Sequence[int]) -> None:
+    if width >> len(rates) < 1:
+        raise ConfigError(
+            f"config.vocoder.upsample_initial_channel is {width}, which {len(rates)} stages cannot halve; expected "
+            f"at least {1 << len(rates)}."
+        )
+    for rate, kernel in zip(rates, kernels):
+        if not 1 <= rate <= kernel:
+            raise ConfigError(
+                f"config.vocoder: upsample_rates has {rate} with {kernel} in upsample_kernel_sizes; expected "
+                "at least 1, and a kernel that is not smaller."
+            )
+
+
+def _told(sizes: Sequence | None, name: str) -> Any:
+    return getattr(GeneratorConfig, name) if sizes is None else sizes
+
+
 class Vocoder(nn.Module):
     """(B, 2, T, 64) log-mel to (B, 2, T x product of upsample_rates) in [-1, 1] (HiFi-GAN; BigVGAN for AMP1).
 
-    activation: of AMP1's residual blocks, "snake" or "snakebeta"; before the last convolution it is the latter.
+    Sizes that are None are those of LTX-2.0. activation: of AMP1's residual blocks, "snake" or "snakebeta"; before
+    the last convolution it is the latter.
     """
 
     def __init__(
         self,
-        resblock_kernel_sizes: Sequence[int] = GeneratorConfig.resblock_kernel_sizes,
-        upsample_rates: Sequence[int] = GeneratorConfig.upsample_rates,
-        upsample_kernel_sizes: Sequence[int] = GeneratorConfig.upsample_kernel_sizes,
-        resblock_dilation_sizes: Sequence[Sequence[int]] = GeneratorConfig.resblock_dilation_sizes,
+        resblock_kernel_sizes: Sequence[int] | None = None,
+        upsample_rates: Sequence[int] | None = None,
+        upsample_kernel_sizes: Sequence[int] | None = None,
+        resblock_dilation_sizes: Sequence[Sequence[int]] | None = None,
         upsample_initial_channel: int = 1024,
         resblock: str = "1",
         output_sampling_rate: int = 24000,
@@ -182,10 +201,17 @@ class Vocoder(nn.Module):
             raise ConfigError(
                 f"config.vocoder.activation is {activation!r}; expected {' or '.join(map(repr, SNAKES))}."
             )
+        upsample_rates = _told(upsample_rates, "upsample_rates")
+        upsample_kernel_sizes = _told(upsample_kernel_sizes, "upsample_kernel_sizes")
+        resblock_kernel_sizes = _told(resblock_kernel_sizes, "resblock_kernel_sizes")
+        resblock_dilation_sizes = _told(resblock_dilation_sizes, "resblock_dilation_sizes")
         _check_pairs(upsample_rates=upsample_rates, upsample_kernel_sizes=upsample_kernel_sizes)
         _check_pairs(
             resblock_kernel_sizes=resblock_kernel_sizes, resblock_dilation_sizes=resblock_dilation_sizes
         )
+        _check_stages(upsample_initial_channel, upsample_rates, upsample_kernel_sizes)
+        if even := [size for size in resblock_kernel_sizes if size % 2 == 0]:
+            raise ConfigError(f"config.vocoder.resblock_kernel_sizes has {even[0]}; expected odd sizes.")
         self.output_sampling_rate = output_sampling_rate
         self.snakes = resblock == "AMP1"
         snake = SNAKES[activation] if self.snakes else None

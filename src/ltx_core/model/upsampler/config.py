@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ltx_core.config import Count
 from ltx_core.errors import ConfigError
 
 # spatial scale -> (numerator, denominator) of the rational resampler
@@ -14,8 +15,8 @@ RATIOS = {0.75: (3, 4), 1.5: (3, 2), 2.0: (2, 1), 4.0: (4, 1)}
 class UpsamplerConfig:
     """Names and defaults are the file's."""
 
-    in_channels: int = 128
-    mid_channels: int = 512
+    in_channels: Count = 128
+    mid_channels: Count = 512
     num_blocks_per_stage: int = 4
     dims: int = 3
     spatial_upsample: bool = True

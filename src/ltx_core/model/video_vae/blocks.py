@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ltx_core.errors import ConfigError
+from ltx_core.errors import ConfigError, ShapeError
 from ltx_core.model.common.folding import Stride, depth_to_space, space_to_depth
 from ltx_core.model.common.timesteps import TimestepEmbedding
 from ltx_core.model.video_vae.config import Block
@@ -57,6 +57,11 @@ class ResBlock(nn.Module):
         self.norm2 = make_norm(style.norm, out_channels)
         self.conv2 = style.conv(out_channels, out_channels)
         self.widens = in_channels != out_channels
+        if noise and self.widens:
+            raise ConfigError(
+                f"config.vae: inject_noise is told for a block from {in_channels} to {out_channels} channels; "
+                "expected a block that keeps their number."
+            )
         if self.widens:
             self.norm3 = nn.GroupNorm(1, in_channels, eps=1e-6)
             self.conv_shortcut = nn.Conv3d(in_channels, out_channels, 1)
@@ -142,6 +147,11 @@ class Downsample(nn.Module):
 
     def forward(self, x: torch.Tensor, flow: Flow) -> torch.Tensor:
         if self.stride[0] == 2:
+            if x.shape[2] % 2 == 0:
+                raise ShapeError(
+                    f"This video encoder folds more than 8 frames into one and here meets {x.shape[2]} of them, "
+                    "where it needs an odd number; use 16k + 1 or 32k + 1 frames."
+                )
             x = torch.cat([x[:, :, :1], x], dim=2)
         skip = space_to_depth(x, self.stride).unflatten(1, (-1, self.group)).mean(dim=2)
         return space_to_depth(self.conv(x, causal=flow.causal), self.stride) + skip
@@ -155,6 +165,10 @@ class Upsample(nn.Module):
     ) -> None:
         super().__init__()
         self.stride, self.fold = stride, stride[0] * stride[1] * stride[2]
+        if residual and (in_channels % self.fold or self.fold * out_channels % in_channels):
+            raise ConfigError(
+                f"config.vae: a residual cannot unfold {in_channels} into {out_channels} channels by {stride}."
+            )
         self.repeats = self.fold * out_channels // in_channels if residual else 0
         self.conv = style.conv(in_channels, self.fold * out_channels)
 
@@ -191,11 +205,22 @@ def decoder_block(block: Block, channels: int, style: Style) -> tuple[nn.Module,
     if name == "res_x":
         return ResBlocks(channels, block.num_layers, style, noise=block.flag("inject_noise")), channels
     if name == "res_x_y":
-        narrower = channels // block.multiplier(2)
+        narrower = _narrowed(channels, block, 2)
         return ResBlock(channels, narrower, style, noise=block.flag("inject_noise")), narrower
     stride = STRIDES.get(name.removeprefix("compress_"))
     if stride is None or not name.startswith("compress_"):
         raise ConfigError(f"unknown layer: {name}")
-    narrower = channels // block.multiplier(1)
+    narrower = _narrowed(channels, block, 1)
     residual = name == "compress_all" and block.flag("residual")
     return Upsample(channels, narrower, stride, style, residual=residual), narrower
+
+
+def _narrowed(channels: int, block: Block, default: int) -> int:
+    """The width behind a block that divides it. Raises `ConfigError` if that leaves none."""
+    divisor = block.multiplier(default)
+    if divisor > channels:
+        raise ConfigError(
+            f"config.vae: multiplier of the block {block.name} is {divisor}; expected at most its {channels} "
+            "channels."
+        )
+    return channels // divisor

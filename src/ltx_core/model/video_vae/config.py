@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ltx_core.config import parse_config, section_of
+from ltx_core.config import Count, parse_config, section_of
 from ltx_core.errors import ConfigError, MissingKeyError, UnsupportedConfigError
 from ltx_core.model.video_vae.enums import LogVarianceType, NormLayerType, PaddingModeType
 
@@ -49,18 +49,18 @@ class VideoVAEConfig:
     """
 
     dims: Any = 3
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 128
+    in_channels: Count = 3
+    out_channels: Count = 3
+    latent_channels: Count = 128
     spatial_padding_mode: PaddingModeType | None = None
     encoder_blocks: Any = ()
     decoder_blocks: Any = ()
-    patch_size: int = 4
+    patch_size: Count = 4
     norm_layer: NormLayerType = NormLayerType.PIXEL_NORM
     latent_log_var: LogVarianceType = LogVarianceType.UNIFORM
     causal_decoder: bool = False
     timestep_conditioning: bool = True
-    decoder_base_channels: int = 128
+    decoder_base_channels: Count = 128
     decoder_bottleneck_channels: int | None = None
 
     @classmethod

@@ -30,6 +30,7 @@ from ltx_core.model.video_vae.tiling import (
     FRAMES_AT_A_TIME,
     AnyTiling,
     AutoTiling,
+    check_tile,
     decode_groups,
     overlap_add,
     spatial_weights,
@@ -68,15 +69,15 @@ class VideoDecoder(nn.Module):
     def forward(
         self,
         sample: torch.Tensor,
-        timestep: torch.Tensor | None = None,
+        timestep: torch.Tensor | float | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Decode in one piece.
 
-        timestep: (B,), or one for all, only for decoders conditioned on it; default 0.05. generator: source of
-        the noise that such decoders, and those with noise injection, draw. A latent (C, F, H, W) is a batch of
-        one. The result has the latent's dtype, whatever the network's is. Raises `ShapeError`, or `InputError`
-        for integers.
+        timestep: one for each sample, or one for all, only for decoders conditioned on it; default 0.05.
+        generator: source of the noise that such decoders, and those with noise injection, draw. A latent
+        (C, F, H, W) is a batch of one. The result has the latent's dtype, whatever the network's is. Raises
+        `ShapeError`, or `InputError` for integers.
         """
         dtype, sample = sample.dtype, self._batched(sample)
         self.check_sides(sample.shape[3:])
@@ -107,12 +108,16 @@ class VideoDecoder(nn.Module):
                 f"use sides, and tiles, of {least} pixels or more."
             )
 
-    def _scaled_timestep(self, z: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor | None:
+    def _scaled_timestep(self, z: torch.Tensor, timestep: torch.Tensor | float | None) -> torch.Tensor | None:
         if not self.timestep_conditioning:
             return None
-        if timestep is None:
-            timestep = z.new_full((len(z),), self.decode_timestep)
-        return timestep.to(z).expand(len(z)) * self.timestep_scale_multiplier.to(z)
+        given = self.decode_timestep if timestep is None else timestep
+        levels = torch.as_tensor(given, dtype=z.dtype, device=z.device).flatten()
+        if len(levels) not in (1, len(z)):
+            raise ShapeError(
+                f"The video decoder takes one timestep, or one for each of {len(z)} samples, not {len(levels)}."
+            )
+        return levels.expand(len(z)) * self.timestep_scale_multiplier.to(z)
 
     def _last_modulation(self, x: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:
         if timestep is None:
@@ -150,7 +155,7 @@ class VideoDecoder(nn.Module):
         self,
         latent: torch.Tensor,
         tiling_config: AnyTiling | None = None,
-        timestep: torch.Tensor | None = None,
+        timestep: torch.Tensor | float | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[torch.Tensor]:
         """Chunks (B, 3, f, H, W) whose concatenation is the whole video; memory is bounded by one temporal
@@ -170,9 +175,9 @@ class VideoDecoder(nn.Module):
                 frames = torch.zeros(shape, dtype=torch.float32, device=latent.device)
                 for tile in group.tiles:
                     part = self(latent[tile.latents], timestep, generator)
-                    room = min(part.shape[2], frames.shape[2])
-                    place = (slice(None), slice(None), slice(room), *tile.place)
-                    frames[place] += part[:, :, :room] * tile.spatial_mask(latent.device)
+                    place = frames[(..., *tile.place)]
+                    check_tile("decoder", part, place)
+                    place += part * tile.spatial_mask(latent.device)
                 yield group.time, frames / weights
 
         for frames in overlap_add(decoded()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ltx_core.errors import InputError
+from ltx_core.errors import InputError, ShapeError
 from ltx_core.types import VIDEO_SCALE_FACTORS
 
 TIME, SPACE, _ = VIDEO_SCALE_FACTORS
@@ -249,6 +249,16 @@ def decode_groups(config: AnyTiling | None, grid: Sequence[int]) -> list[DecodeG
     ]
 
 
+def check_tile(maker: str, part: torch.Tensor, place: torch.Tensor) -> None:
+    """Raise `ShapeError` if what a network made of a tile is not of the size of its place in the whole."""
+    if part.shape != place.shape:
+        made, expected = ("x".join(map(str, x.shape[2:])) for x in (part, place))
+        raise ShapeError(
+            f"Tiles go by 8 frames and 32 pixels a latent, but this video {maker} makes {made} where they have "
+            f"{expected}; use it without tiles."
+        )
+
+
 def spatial_weights(
     tiles: Iterable[DecodeTile], height: int, width: int, device: torch.device
 ) -> torch.Tensor:
@@ -345,6 +355,7 @@ def blend(
     weights = torch.zeros(tuple(shape[2:]), dtype=torch.float32, device=device)
     for tile, latent in tiles:
         mask = tile.mask(device)
+        check_tile("encoder", latent, values[tile.latents])
         values[tile.latents] += latent * mask
         weights[tile.latents[2:]] += mask
     return values / weights.clamp(min=1e-8)
