@@ -62,11 +62,8 @@ def parse_config(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     Raises `MissingKeyError` (a KeyError) for a missing key without default, `ConfigError` for a value of the
     wrong type, or a section that is none.
     """
-    section, hints, values = (
-        checked_object(section, where),
-        typing.get_type_hints(cls, include_extras=True),
-        {},
-    )
+    section, values = checked_object(section, where), {}
+    hints = typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in section:
             values[field.name] = _coerce(section[field.name], hints[field.name], f"{where}.{field.name}")
