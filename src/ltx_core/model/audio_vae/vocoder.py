@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from ltx_core.errors import ConfigError
 from ltx_core.model.audio_vae.config import GeneratorConfig
 from ltx_core.model.audio_vae.signals import Conv1d, ConvTranspose1d, as_signal
 from ltx_core.model.common.checks import check_tensor
+
+T = TypeVar("T")
 
 MEL_CHANNELS = 128  # two channels of 64 bands
 FILTER_TAPS, CUTOFF, HALF_WIDTH = 12, 0.25, 0.3  # of the low-pass filter, in cycles a sample
@@ -169,8 +171,8 @@ def _check_stages(width: int, rates: Sequence[int], kernels: Sequence[int]) -> N
             )
 
 
-def _told(sizes: Sequence | None, name: str) -> Any:
-    return getattr(GeneratorConfig, name) if sizes is None else sizes
+def _or(sizes: T | None, default: T) -> T:
+    return default if sizes is None else sizes
 
 
 class Vocoder(nn.Module):
@@ -201,30 +203,27 @@ class Vocoder(nn.Module):
             raise ConfigError(
                 f"config.vocoder.activation is {activation!r}; expected {' or '.join(map(repr, SNAKES))}."
             )
-        upsample_rates = _told(upsample_rates, "upsample_rates")
-        upsample_kernel_sizes = _told(upsample_kernel_sizes, "upsample_kernel_sizes")
-        resblock_kernel_sizes = _told(resblock_kernel_sizes, "resblock_kernel_sizes")
-        resblock_dilation_sizes = _told(resblock_dilation_sizes, "resblock_dilation_sizes")
-        _check_pairs(upsample_rates=upsample_rates, upsample_kernel_sizes=upsample_kernel_sizes)
-        _check_pairs(
-            resblock_kernel_sizes=resblock_kernel_sizes, resblock_dilation_sizes=resblock_dilation_sizes
-        )
-        _check_stages(upsample_initial_channel, upsample_rates, upsample_kernel_sizes)
-        if even := [size for size in resblock_kernel_sizes if size % 2 == 0]:
+        rates = _or(upsample_rates, GeneratorConfig.upsample_rates)
+        kernels = _or(upsample_kernel_sizes, GeneratorConfig.upsample_kernel_sizes)
+        sizes = _or(resblock_kernel_sizes, GeneratorConfig.resblock_kernel_sizes)
+        dilations = _or(resblock_dilation_sizes, GeneratorConfig.resblock_dilation_sizes)
+        _check_pairs(upsample_rates=rates, upsample_kernel_sizes=kernels)
+        _check_pairs(resblock_kernel_sizes=sizes, resblock_dilation_sizes=dilations)
+        _check_stages(upsample_initial_channel, rates, kernels)
+        if even := [size for size in sizes if size % 2 == 0]:
             raise ConfigError(f"config.vocoder.resblock_kernel_sizes has {even[0]}; expected odd sizes.")
         self.output_sampling_rate = output_sampling_rate
         self.snakes = resblock == "AMP1"
         snake = SNAKES[activation] if self.snakes else None
         self.use_tanh_at_final, self.apply_final_activation = use_tanh_at_final, apply_final_activation
-        self.blocks_per_stage = len(resblock_kernel_sizes)
+        self.blocks_per_stage = len(sizes)
         width = upsample_initial_channel
         self.conv_pre = Conv1d(MEL_CHANNELS, width, 7, padding=3)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
-        for rate, kernel in zip(upsample_rates, upsample_kernel_sizes):
+        for rate, kernel in zip(rates, kernels):
             self.ups.append(ConvTranspose1d(width, width // 2, kernel, rate, padding=(kernel - rate) // 2))
             width //= 2
-            for size, dilations in zip(resblock_kernel_sizes, resblock_dilation_sizes):
-                self.resblocks.append(ResBlock(width, size, dilations, snake=snake))
+            self.resblocks.extend(ResBlock(width, k, d, snake=snake) for k, d in zip(sizes, dilations))
         if self.snakes:
             self.act_post = AntiAliased(width)
         self.conv_post = Conv1d(width, 2, 7, padding=3, bias=use_bias_at_final)
