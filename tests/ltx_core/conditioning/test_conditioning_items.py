@@ -30,6 +30,27 @@ def state():
     return TOOLS.create_initial_state(torch.device("cpu"), torch.float32)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VideoConditionByLatentIndex(FRAME, 1.0, 0),
+        lambda: VideoConditionByKeyframeIndex(FRAME, 0, 1.0),
+        lambda: VideoConditionByReferenceLatent(FRAME),
+        lambda: VideoConditionByMask(FRAME, FRAME[:, 0]),
+        lambda: AudioConditionByReferenceLatent(FRAME, FRAME),
+        lambda: VideoGeneratedKeyframeSlots([1], FRAME),
+        lambda: ConditioningItemAttentionStrengthWrapper(VideoConditionByReferenceLatent(FRAME), FRAME),
+    ],
+)
+def test_items_are_objects_of_their_own_not_values(make):
+    """They hold tensors, which lists cannot compare; and callers set their strength."""
+    one, other = make(), make()
+    assert [one, other].index(other) == 1
+    assert len({one, other}) == 2
+    one.strength = 0.5
+    assert one.strength == 0.5
+
+
 def test_latent_index_writes_clean_latent_and_mask_only(state):
     got = VideoConditionByLatentIndex(FRAME, 0.75, latent_idx=1).apply_to(state, TOOLS)
     assert got.latent is state.latent
