@@ -112,6 +112,11 @@ def test_absent_streams_are_passed_through(loop, absent):
     assert torch.allclose(got[1 - absent].latent, TARGETS[1 - absent], atol=1e-5)
 
 
+def test_a_stream_that_is_there_needs_an_estimate(loop):
+    with pytest.raises(InputError, match="returned None in place of an estimate of the audio"):
+        loop(*states(), lambda *given: (perfect(*given)[0], None))
+
+
 def test_same_inputs_same_result_and_nothing_global_moves(loop):
     before = torch.random.get_rng_state()
     first, second = loop(*states(), nonlinear), loop(*states(), nonlinear)
