@@ -45,3 +45,7 @@ class DtypeError(InputError, TypeError):
 
 class ShapeError(InputError, AssertionError):
     """A tensor or a grid does not have the shape that was declared for it."""
+
+
+class LayoutError(ShapeError, RuntimeError):
+    """A latent cannot be cut into tokens, or tokens do not fill a latent."""

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ltx_core.errors import ShapeError
+
 
 class VideoPixelShape(NamedTuple):
     """Size of a video: batch, frames, height, width in pixels, and frames per second."""
@@ -65,6 +67,11 @@ class VideoLatentShape(NamedTuple):
 
     @staticmethod
     def from_torch_shape(shape: Sequence[int]) -> VideoLatentShape:
+        """Raises `ShapeError` for a shape that is not five numbers."""
+        if len(shape) != 5:
+            raise ShapeError(
+                f"A video latent is (batch, channels, frames, height, width), not {tuple(shape)}."
+            )
         return VideoLatentShape(*shape)
 
     def token_count(self) -> int:
@@ -114,6 +121,9 @@ class AudioLatentShape(NamedTuple):
 
     @staticmethod
     def from_torch_shape(shape: Sequence[int]) -> AudioLatentShape:
+        """Raises `ShapeError` for a shape that is not four numbers."""
+        if len(shape) != 4:
+            raise ShapeError(f"An audio latent is (batch, channels, frames, mel bins), not {tuple(shape)}.")
         return AudioLatentShape(*shape)
 
     def token_count(self) -> int:

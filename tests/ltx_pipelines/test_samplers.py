@@ -112,6 +112,11 @@ def test_absent_streams_are_passed_through(loop, absent):
     assert torch.allclose(got[1 - absent].latent, TARGETS[1 - absent], atol=1e-5)
 
 
+def test_a_stream_that_is_there_needs_an_estimate(loop):
+    with pytest.raises(InputError, match="returned None in place of an estimate of the audio"):
+        loop(*states(), lambda *given: (perfect(*given)[0], None))
+
+
 def test_same_inputs_same_result_and_nothing_global_moves(loop):
     before = torch.random.get_rng_state()
     first, second = loop(*states(), nonlinear), loop(*states(), nonlinear)
@@ -231,7 +236,7 @@ def test_res2s_works_in_model_dtype():
     assert got[0].latent.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("iterations", [0, 1, 3, 100])
+@pytest.mark.parametrize("iterations", [-1, 0, 1, 3, 100])
 def test_fixpoint_in_closed_form(iterations):
     start, middle, estimate = (torch.tensor([x], dtype=torch.float64) for x in (0.3, -1.2, 0.7))
     x = start
@@ -259,6 +264,42 @@ def test_normalized_noise_has_unit_deviation_per_item():
     assert noise.dtype == torch.float64
     assert noise.mean(dim=(1, 2)).abs().max() < 1e-12
     assert torch.allclose(noise.std(dim=(1, 2)), torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["gradient", "ancestral", "cfg++"])
+def test_once_level_0_is_reached_nothing_is_left_to_do(name):
+    function, stepper, options = LOOPS[name]
+    results = [
+        function(torch.tensor(sigmas), *states(), stepper, nonlinear, **options)
+        for sigmas in ([1.0, 0.5, 0.0], [1.0, 0.5, 0.0, 0.0])
+    ]
+    for one, two in zip(*results):
+        assert torch.equal(one.latent, two.latent)
+
+
+@pytest.mark.parametrize(
+    "sigmas",
+    [
+        [],
+        [1.0, 0.5, 0.5, 0.0],
+        [1.0, 0.0, 0.0],
+        [0.0, 0.5],
+        [0.5, 0.0011, 0.0],  # where the last step ends
+        [1.0, -0.5],
+        [math.inf, 1.0, 0.0],
+        [1.0, math.nan, 0.0],
+    ],
+)
+def test_res2s_refuses_levels_without_a_step_between_them(sigmas):
+    with pytest.raises(InputError, match="res_2s cannot step along"):
+        res2s_audio_video_denoising_loop(torch.tensor(sigmas), *states(), Res2sDiffusionStep(), nonlinear)
+
+
+@pytest.mark.parametrize("name", ["res2s", "ancestral", "cfg++"])
+def test_noise_needs_a_stream(name):
+    function, stepper, options = LOOPS[name]
+    with pytest.raises(InputError, match="neither a video nor an audio state"):
+        function(SIGMAS, None, None, stepper, nonlinear, **options)
 
 
 def test_extended_schedule():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from ltx_core.errors import InputError, ShapeError
+from ltx_core.errors import InputError, LayoutError, ShapeError
 from ltx_core.types import AudioLatentShape, SpatioTemporalScaleFactors, VideoLatentShape, VideoPixelShape
 
 __all__ = [
@@ -36,17 +38,31 @@ class VideoLatentPatchifier:
         """(B, C, F, H, W) to (B, F * H/p * W/p, C * p * p).
 
         Tokens are ordered by frame, row, column; within a token by channel, row, column.
+        Raises `LayoutError` for other axes, and for sides that are not made of whole patches.
         """
-        batch, channels, frames, height, width = latents.shape
         side = self._side
+        if latents.ndim != 5 or latents.shape[3] % side or latents.shape[4] % side:
+            raise LayoutError(
+                f"A latent of shape {tuple(latents.shape)} cannot be cut into tokens; expected (batch, channels, "
+                f"frames, height, width){f', both sides multiples of {side}' if side > 1 else ''}."
+            )
+        batch, channels, frames, height, width = latents.shape
         x = latents.reshape(batch, channels, frames, height // side, side, width // side, side)
         return x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4, 6).flatten(1, 3).contiguous()
 
     def unpatchify(self, latents: torch.Tensor, output_shape: VideoLatentShape) -> torch.Tensor:
-        """The inverse of `patchify`: (B, T, D) to (B, C, F, H, W) of `output_shape`; C follows from D."""
-        batch, _, dim = latents.shape
+        """The inverse of `patchify`: (B, T, D) to (B, C, F, H, W) of `output_shape`; C follows from D.
+
+        Raises `LayoutError` for tokens that do not fill it.
+        """
         side = self._side
         grid = output_shape.frames, output_shape.height // side, output_shape.width // side
+        if latents.ndim != 3 or latents.shape[1] != math.prod(grid) or latents.shape[2] % side**2:
+            raise LayoutError(
+                f"Tokens of shape {tuple(latents.shape)} do not fill {output_shape}; expected (batch, "
+                f"{math.prod(grid)}, channels{f' x {side**2}' if side > 1 else ''})."
+            )
+        batch, _, dim = latents.shape
         x = latents.reshape(batch, *grid, dim // side**2, side, side)
         return x.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).contiguous()
 
@@ -115,12 +131,23 @@ class AudioPatchifier:
         return tgt_shape.frames
 
     def patchify(self, audio_latents: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, M) to (B, T, C * M), by channel, then mel bin."""
+        """(B, C, T, M) to (B, T, C * M), by channel, then mel bin. Raises `LayoutError` for other axes."""
+        if audio_latents.ndim != 4:
+            raise LayoutError(
+                f"A latent of shape {tuple(audio_latents.shape)} cannot be cut into tokens; "
+                "expected (batch, channels, frames, mel bins)."
+            )
         return audio_latents.permute(0, 2, 1, 3).flatten(2)
 
     def unpatchify(self, audio_latents: torch.Tensor, output_shape: AudioLatentShape) -> torch.Tensor:
-        """The inverse of `patchify`: (B, T, C * M) to (B, C, T, M)."""
-        return audio_latents.unflatten(2, (output_shape.channels, output_shape.mel_bins)).transpose(1, 2)
+        """The inverse of `patchify`: (B, T, C * M) to (B, C, T, M). Raises `LayoutError` for another width."""
+        channel = output_shape.channels, output_shape.mel_bins
+        if audio_latents.ndim != 3 or audio_latents.shape[2] != math.prod(channel):
+            raise LayoutError(
+                f"Tokens of shape {tuple(audio_latents.shape)} do not fill {output_shape}; expected (batch, tokens, "
+                f"{math.prod(channel)})."
+            )
+        return audio_latents.unflatten(2, channel).transpose(1, 2)
 
     def get_patch_grid_bounds(
         self, output_shape: AudioLatentShape | VideoLatentShape, device: torch.device | None = None

@@ -41,7 +41,10 @@ class EulerSampler:
 
 @dataclass(frozen=True)
 class GradientEstimationSampler:
-    """Euler along velocities extrapolated by `gamma` from the step before, which it remembers."""
+    """Euler along velocities extrapolated by `gamma` from the step before, which it remembers.
+
+    Once level 0 is reached nothing is left to do, be it before the schedule's end.
+    """
 
     stepper: DiffusionStepProtocol
     gamma: float
@@ -49,6 +52,8 @@ class GradientEstimationSampler:
     def __call__(
         self, evaluate: Evaluate, states: States, memory: Any, sigmas: torch.Tensor, i: int
     ) -> tuple[States, Any]:
+        if i > 0 and sigmas[i] == 0:
+            return states, None
         results = evaluate(states, sigmas, i)
         estimates = per_stream(lambda state, result: blended(state, result.denoised), states, results)
         if sigmas[i + 1] == 0:
@@ -71,6 +76,7 @@ class StochasticEulerSampler:
     """Ancestral Euler or CFG++: a step in float32 that may take noise, after which clean tokens are restored.
 
     draw: noise for a latent. model_dtype: of the latents between evaluations.
+    Once level 0 is reached nothing is left to do.
     """
 
     stepper: EulerAncestralDiffusionStep | EulerCfgPpDiffusionStep
@@ -80,6 +86,8 @@ class StochasticEulerSampler:
     def __call__(
         self, evaluate: Evaluate, states: States, memory: None, sigmas: torch.Tensor, i: int
     ) -> tuple[States, None]:
+        if i > 0 and sigmas[i] == 0:
+            return states, None
         last = bool(sigmas[i + 1] == 0)
 
         def advance(state: LatentState, result: DenoisedLatentResult) -> LatentState:

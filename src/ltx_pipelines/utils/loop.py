@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
+from ltx_core.errors import InputError
 from ltx_pipelines.events import Callback, Event, tell
 from ltx_pipelines.progress import progress
 from ltx_pipelines.utils.types import DenoisedLatentResult, DenoisingFunc, Estimate, Results, States
@@ -30,8 +31,16 @@ class Evaluate:
     of: int = 0
 
     def __call__(self, states: States, sigmas: torch.Tensor, index: int) -> Results:
-        """The estimates of both streams at ``sigmas[index]``; None for a stream that is absent."""
+        """The estimates of both streams at ``sigmas[index]``; None for a stream that is absent.
+
+        Raises `InputError` if there is none of a stream that is present.
+        """
         video, audio = map(_as_result, self.denoise_fn(*states, sigmas, index))
+        for name, state, result in zip(("video", "audio"), states, (video, audio)):
+            if state is not None and result is None:
+                raise InputError(
+                    f"The denoising function returned None in place of an estimate of the {name}."
+                )
         if self.callback is not None:
             event = Event(
                 self.stage,

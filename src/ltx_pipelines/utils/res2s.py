@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from ltx_core.components.diffusion_steps import Res2sDiffusionStep
+from ltx_core.errors import InputError
 from ltx_core.types import LatentState
 from ltx_pipelines.utils.loop import Evaluate
 from ltx_pipelines.utils.states import blended
@@ -58,11 +60,21 @@ def normalized_noise(latent: torch.Tensor, generator: torch.Generator) -> torch.
 
 
 def extended(sigmas: torch.Tensor) -> torch.Tensor:
-    """A schedule that ends in 0 with `SMALLEST_SIGMA` before it; any other as it is. float32."""
+    """A schedule that ends in 0 with `SMALLEST_SIGMA` before it; any other as it is. float32.
+
+    Raises `InputError` for levels between which there is no step in -log(sigma).
+    """
     sigmas = sigmas.float()
-    if sigmas[-1] != 0:
-        return sigmas
-    return torch.cat([sigmas[:-1], sigmas.new_tensor([SMALLEST_SIGMA, 0.0])])
+    if len(sigmas) and sigmas[-1] == 0:
+        sigmas = torch.cat([sigmas[:-1], sigmas.new_tensor([SMALLEST_SIGMA, 0.0])])
+    levels = sigmas.tolist()
+    inner = levels[:-1] if levels[-1:] == [0] else levels
+    if not inner or not all(0 < n < math.inf for n in inner) or any(n == m for n, m in pairwise(inner)):
+        raise InputError(
+            f"res_2s cannot step along the noise levels {levels}: each must be above 0 (but for one at the end), "
+            "finite, and other than the one before."
+        )
+    return sigmas
 
 
 @dataclass(frozen=True)
@@ -148,7 +160,7 @@ def _fixpoint(
     start: torch.Tensor, middle: torch.Tensor, estimate: torch.Tensor, factor: float, iterations: int
 ) -> torch.Tensor:
     """`start` after `iterations` of x <- middle - factor * (estimate - x), in closed form."""
-    if iterations == 0:
+    if iterations <= 0:
         return start
     # The estimate may be bfloat16: times a number it would be rounded to that again.
     limit = (middle - factor * estimate.to(middle.dtype)) / (1 - factor)

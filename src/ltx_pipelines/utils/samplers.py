@@ -180,8 +180,10 @@ def _stochastic(
 
 def _noise_source(states: States, seed: int, new_noise: NewNoise) -> Callable[[torch.Tensor], torch.Tensor]:
     """Draws for a latent from a generator of its own, on the device of the first state that is present."""
-    device = next(state.latent.device for state in states if state is not None)
-    generator = torch.Generator(device).manual_seed(seed % 2**64)  # offsets may go beyond
+    devices = [state.latent.device for state in states if state is not None]
+    if not devices:
+        raise InputError("There is neither a video nor an audio state to denoise; give at least one.")
+    generator = torch.Generator(devices[0]).manual_seed(seed % 2**64)  # offsets may go beyond
     return lambda latent: new_noise(latent, generator)
 
 

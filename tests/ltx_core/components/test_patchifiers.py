@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
-from ltx_core.errors import InputError, ShapeError
+from ltx_core.errors import InputError, LayoutError, ShapeError
 from ltx_core.types import AudioLatentShape, SpatioTemporalScaleFactors, VideoLatentShape
 
 
@@ -33,8 +33,30 @@ def test_audio_round_trip():
 
 def test_audio_latents_have_four_axes():
     for shape in ((2, 3, 4), (2, 3, 4, 5, 1)):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(LayoutError, match=r"expected .batch, channels, frames, mel bins"):
             AudioPatchifier(1).patchify(torch.zeros(shape))
+    assert issubclass(LayoutError, RuntimeError)  # what such a latent raised before
+
+
+def test_video_latents_are_made_of_whole_patches():
+    for shape in ((1, 4, 2, 3, 4), (1, 4, 2, 4, 3), (4, 2, 4, 4)):
+        with pytest.raises(LayoutError, match=r"cannot be cut into tokens.*multiples of 2"):
+            VideoLatentPatchifier(2).patchify(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("patchifier", "tokens", "shape"),
+    [
+        (VideoLatentPatchifier(1), (1, 7, 4), VideoLatentShape(1, 4, 2, 2, 2)),
+        (VideoLatentPatchifier(2), (1, 2, 6), VideoLatentShape(1, 4, 2, 2, 2)),
+        (VideoLatentPatchifier(1), (8, 4), VideoLatentShape(1, 4, 2, 2, 2)),
+        (AudioPatchifier(1), (1, 7, 9), AudioLatentShape(1, 4, 7, 2)),
+        (AudioPatchifier(1), (7, 8), AudioLatentShape(1, 4, 7, 2)),
+    ],
+)
+def test_tokens_that_do_not_fill_their_latent(patchifier, tokens, shape):
+    with pytest.raises(LayoutError, match="do not fill"):
+        patchifier.unpatchify(torch.zeros(tokens), shape)
 
 
 def test_first_latent_frame_covers_one_pixel_frame():

@@ -1,5 +1,7 @@
 """Conditioning items: what they write, what they append, what they refuse."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from ltx_core.conditioning import (
     VideoConditionByReferenceLatent,
     VideoGeneratedKeyframeSlots,
 )
+from ltx_core.errors import InputError
 from ltx_core.tools import AudioLatentTools, VideoLatentTools
 from ltx_core.types import AudioLatentShape, VideoLatentShape
 
@@ -25,6 +28,27 @@ FRAME = torch.ones(1, 4, 1, 2, 2)
 @pytest.fixture
 def state():
     return TOOLS.create_initial_state(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VideoConditionByLatentIndex(FRAME, 1.0, 0),
+        lambda: VideoConditionByKeyframeIndex(FRAME, 0, 1.0),
+        lambda: VideoConditionByReferenceLatent(FRAME),
+        lambda: VideoConditionByMask(FRAME, FRAME[:, 0]),
+        lambda: AudioConditionByReferenceLatent(FRAME, FRAME),
+        lambda: VideoGeneratedKeyframeSlots([1], FRAME),
+        lambda: ConditioningItemAttentionStrengthWrapper(VideoConditionByReferenceLatent(FRAME), FRAME),
+    ],
+)
+def test_items_are_objects_of_their_own_not_values(make):
+    """They hold tensors, which lists cannot compare; and callers set their strength."""
+    one, other = make(), make()
+    assert [one, other].index(other) == 1
+    assert len({one, other}) == 2
+    one.strength = 0.5
+    assert one.strength == 0.5
 
 
 def test_latent_index_writes_clean_latent_and_mask_only(state):
@@ -87,6 +111,34 @@ def test_times_of_a_temporal_reference_are_rounded_once():
     item = VideoConditionByReferenceLatent(torch.ones(1, 4, 4, 1, 1), temporal_scale_factor=3)
     ends = torch.tensor([1.0, 9.0, 17.0, 25.0]) / (25.0 / 3) - 2 * state.positions[0, 0, 0, 1]
     assert torch.equal(item.apply_to(state, tools).positions[0, 0, 9:, 1], ends)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [partial(VideoConditionByKeyframeIndex, frame_idx=0, strength=1.0), VideoConditionByReferenceLatent],
+)
+def test_clips_that_do_not_fit_the_state_are_refused(state, item):
+    for shape, message in (
+        ((2, 4, 1, 2, 2), r"shape \(2, 4, 4\); the state takes \(1, tokens, 4\)"),
+        ((1, 3, 1, 2, 2), r"shape \(1, 4, 3\); the state takes \(1, tokens, 4\)"),
+        ((1, 4, 2, 2), r"A video latent is .*, not \(1, 4, 2, 2\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            item(torch.zeros(shape)).apply_to(state, TOOLS)
+
+
+def test_sounds_that_do_not_fit_the_state_are_refused():
+    tools = AudioLatentTools(AudioPatchifier(1), AudioLatentShape(1, 2, 3, 2))
+    state = tools.create_initial_state(torch.device("cpu"), torch.float32)
+    for tokens, positions, message in (
+        ((1, 2, 2, 2), (1, 1, 2, 2), r"tokens to append have shape \(1, 2, 2, 2\)"),
+        ((1, 2, 4), (1, 1, 3, 2), r"positions of 2 tokens to append have shape \(1, 1, 3, 2\)"),
+        ((1, 2, 4), (1, 3, 2, 2), r"expected \(1, 1, 2, 2\)"),
+    ):
+        with pytest.raises(ConditioningError, match=message):
+            AudioConditionByReferenceLatent(torch.zeros(tokens), torch.zeros(positions)).apply_to(
+                state, tools
+            )
 
 
 def test_audio_reference():

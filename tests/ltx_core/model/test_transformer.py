@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 import weakref
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -585,13 +586,32 @@ def test_video_only_reads_no_audio_keys():
         ({"positions": torch.zeros(1, 3, VIDEO_TOKENS)}, {}, "needs .start, end. last"),
         ({"positions": torch.zeros(1, 3, 4, 2)}, None, "do not fit"),
         ({"latent": torch.zeros(2, VIDEO_TOKENS, 6)}, {}, "differ in batch size"),
+        ({"latent": None}, {}, "video latent is None; expected a tensor"),
+        ({"sigma": 0.5}, {}, r"sigma is 0\.5; expected a tensor"),
+        ({}, {"timesteps": 0.5}, r"audio timesteps is 0\.5; expected a tensor"),
+        ({}, {"context": None}, "audio context is None"),
+        ({"attention_mask": 0.5}, {}, r"attention mask is 0\.5"),
+        ({"attention_mask": torch.ones(1, 5, 5)}, {}, r"video attention mask has shape \(1, 5, 5\)"),
+        ({"attention_mask": torch.ones(VIDEO_TOKENS)}, {}, r"video attention mask has shape \(12,\)"),
+        ({}, {"context_mask": torch.ones(1, 6).long()}, r"audio text mask has shape \(1, 6\)"),
+        ({"context_mask": torch.ones(7)}, {}, r"video text mask has shape \(7,\)"),
+        ({"context_mask": torch.ones(1, 7)}, {}, None),
+        ({"context_mask": torch.ones(1, 1, 1, 7)}, {"context_mask": torch.ones(1, 1, 7).long()}, None),
+        ({"attention_mask": torch.ones(1, 1, VIDEO_TOKENS)}, {}, None),
+        ({"attention_mask": torch.ones(1, 2, VIDEO_TOKENS, VIDEO_TOKENS)}, {}, None),
     ],
 )
 def test_modalities_that_do_not_fit(model23, v, a, message):
     v = None if v is None else video(**v)
     a = None if a is None else audio(**a)
-    with pytest.raises(InputError, match=message):
+    with nullcontext() if message is None else pytest.raises(InputError, match=message):
         model23(v, a)
+
+
+def test_texts_that_the_caption_projection_does_not_take():
+    with pytest.raises(InputError, match=r"\(1, 7, 9\); the caption projection takes .*tokens, 10\)"):
+        build(V20)(video(context_dim=9), audio(context_dim=10))
+    assert build(V20)(video(context=torch.zeros(1, 0, 10)), None)[0].isfinite().all()  # no text at all
 
 
 def test_streams_the_model_does_not_have():
@@ -605,6 +625,9 @@ def test_runs_that_do_not_fit(model23):
     state = model23.prepare(video(), audio())
     with pytest.raises(InputError, match="3 perturbation configs for a batch of 1"):
         model23.run_blocks([state], [BatchedPerturbationConfig.empty(3)])
+    for wrong in (PerturbationConfig.empty(), [PerturbationConfig.empty()]):
+        with pytest.raises(InputError, match="expected a BatchedPerturbationConfig"):
+            model23.run_blocks([state], [wrong])
 
 
 class TestSharedPasses:

@@ -1,5 +1,6 @@
 """The transformer's parts by themselves: rotary positions, attention, modulation, masks, perturbations."""
 
+import itertools
 import math
 import sys
 from types import ModuleType, SimpleNamespace
@@ -318,14 +319,18 @@ def test_text_bias():
     assert text_bias(torch.ones(2, 4, 3, dtype=torch.bool), torch.float32).shape == (2, 1, 4, 3)
     floating = torch.randn(2, 4, 3)
     assert text_bias(floating, torch.float32).equal(floating)
-    assert text_bias(torch.full((1, 3), torch.finfo(torch.float32).min), torch.bfloat16).isfinite().all()
+    kinds = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    for given, kind in itertools.product(kinds, kinds):  # of less range, and of more
+        lowest = text_bias(torch.full((1, 3), torch.finfo(given).min, dtype=given), kind)
+        assert lowest.dtype is kind
+        assert lowest.isfinite().all()
 
 
 def test_self_attention_bias():
     assert self_attention_bias(None, torch.float32) is None
-    weights = torch.tensor([[[1.0, 0.5, 0.0, -1.0, 1e-44]]])
+    weights = torch.tensor([[[1.0, 0.5, 0.0, -1.0, 1e-44, math.nan]]])
     info = torch.finfo(torch.float32)
-    expected = torch.tensor([0.0, math.log(0.5), info.min, info.min, math.log(info.tiny)])
+    expected = torch.tensor([0.0, math.log(0.5), info.min, info.min, math.log(info.tiny), info.min])
     torch.testing.assert_close(self_attention_bias(weights, torch.float32).flatten(), expected)
     for kind in (torch.int64, torch.bool):
         bias = self_attention_bias(torch.tensor([[[1, 0]]], dtype=kind), torch.bfloat16)

@@ -12,7 +12,7 @@ from ltx_core.tools import LatentTools
 from ltx_core.types import LatentState
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ConditioningItemAttentionStrengthWrapper:
     """Another item, with attention between its M appended tokens and the target weighted.
 

@@ -13,7 +13,7 @@ from ltx_core.tools import VideoLatentTools
 from ltx_core.types import GeneratedKeyframeLayout, LatentState, VideoLatentShape
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class VideoConditionByKeyframeIndex:
     """Given latent frames at some pixel frame, as tokens beside the target's.
 
@@ -37,7 +37,7 @@ class VideoConditionByKeyframeIndex:
         return append_tokens(latent_state, latent_tools, tokens, positions, 1 - self.strength)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class VideoGeneratedKeyframeSlots:
     """Slots for keyframes that the model generates beside the video, one latent frame each.
 

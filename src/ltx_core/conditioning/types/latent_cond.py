@@ -11,7 +11,7 @@ from ltx_core.tools import VideoLatentTools
 from ltx_core.types import LatentState, VideoLatentShape
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class VideoConditionByLatentIndex:
     """Latent frames in place of the target's.
 
@@ -43,7 +43,7 @@ class VideoConditionByLatentIndex:
         return replace(latent_state, clean_latent=clean, denoise_mask=mask)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class VideoConditionByMask:
     """A whole latent, kept where a mask says so.
 

@@ -11,7 +11,7 @@ from ltx_core.tools import LatentTools, VideoLatentTools
 from ltx_core.types import LatentState, VideoLatentShape
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class VideoConditionByReferenceLatent:
     """A reference clip, as IC-LoRAs are trained with.
 
@@ -38,7 +38,7 @@ class VideoConditionByReferenceLatent:
         return append_tokens(latent_state, latent_tools, tokens, positions, 1 - self.strength)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class AudioConditionByReferenceLatent:
     """A reference sound.
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ltx_core.errors import ShapeError
+
 
 class GELUProjection(nn.Module):
     """gelu(linear(x)), tanh approximation."""
@@ -37,6 +39,12 @@ class CaptionProjection(nn.Module):
         self.linear_2 = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, caption: torch.Tensor) -> torch.Tensor:
+        """Raises `ShapeError` for features of another width."""
+        if caption.shape[-1:] != (self.linear_1.in_features,):
+            raise ShapeError(
+                f"The text context has shape {tuple(caption.shape)}; "
+                f"the caption projection takes (batch, text tokens, {self.linear_1.in_features})."
+            )
         return self.linear_2(_gelu(self.linear_1(caption)))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ltx_core.errors import InputError
+from ltx_core.errors import DtypeError, InputError
 from ltx_core.model.transformer.config import StreamConfig, TransformerConfig
 from ltx_core.model.transformer.rope import (
     generate_freq_grid_np,
@@ -28,11 +28,18 @@ def passed_modalities(
     for name, modality in passed.items():
         if name not in by_name:
             raise InputError(f"{name.capitalize()} is not enabled for this model")
+        for field in ("latent", "timesteps", "positions", "context"):
+            check_is_tensor(getattr(modality, field), f"{name} {field}")
         check_latent(by_name[name], modality.latent)
     sizes = {name: modality.latent.shape[0] for name, modality in passed.items()}
     if len(set(sizes.values())) > 1:
         raise InputError(f"Video and audio differ in batch size: {sizes}.")
     return passed
+
+
+def check_is_tensor(value: object, name: str) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise DtypeError(f"The {name} is {value!r}; expected a tensor.")
 
 
 def check_latent(stream: StreamConfig, latent: torch.Tensor) -> None:
@@ -41,6 +48,18 @@ def check_latent(stream: StreamConfig, latent: torch.Tensor) -> None:
             f"The {stream.name} latent has shape {tuple(latent.shape)}; "
             f"expected (batch, tokens, {stream.in_channels}) with at least one token."
         )
+
+
+def fitting(mask: torch.Tensor | None, name: str, *forms: tuple[int, ...]) -> torch.Tensor | None:
+    """The mask, if there is one. Raises `InputError` unless it has one of the forms but for sizes of 1."""
+    if mask is None:
+        return None
+    check_is_tensor(mask, name)
+    shape = tuple(mask.shape)
+    if not any(len(shape) == len(form) and all(n in (1, m) for n, m in zip(shape, form)) for form in forms):
+        known = " or ".join(map(str, forms))
+        raise InputError(f"The {name} has shape {shape}; expected {known}, where a size may also be 1.")
+    return mask
 
 
 def check_context(stream: StreamConfig, context: torch.Tensor, batch: int) -> None:

@@ -18,8 +18,8 @@ def text_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
         return bias.view(mask.shape[0], 1, -1, mask.shape[-1])
     if mask.dtype == dtype:
         return mask
-    # A narrower type would turn the lowest number into -inf, and a masked row into NaN.
-    return mask.clamp(min=torch.finfo(dtype).min).to(dtype)
+    # In a type of less range the lowest number becomes -inf, and a masked row would give NaN.
+    return mask.to(dtype).clamp(min=torch.finfo(dtype).min)
 
 
 def merge_repeats(context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -46,10 +46,11 @@ def merge_repeats(context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | N
 def self_attention_bias(weights: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     """Bias ln(w) of self-attention from weights w in [0, 1], (B, T, T) up to broadcasting, in `dtype`.
 
-    Weight 0 becomes the lowest finite number, so that a row of zeros attends evenly instead of giving NaN.
+    Weight 0, and whatever is not above it, becomes the lowest finite number: a row of zeros attends evenly, and NaN
+    bars a token instead of spreading to all.
     """
     if weights is None:
         return None
     info = torch.finfo(dtype)
     bias = weights.clamp(min=info.tiny).log().to(dtype)
-    return bias.masked_fill(weights <= 0, info.min)
+    return bias.masked_fill(~(weights > 0), info.min)

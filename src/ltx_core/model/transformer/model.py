@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ltx_core.errors import InputError
+from ltx_core.errors import DtypeError, InputError
 from ltx_core.guidance.perturbations import BatchedPerturbationConfig
 from ltx_core.guidance.plan import TokenPair, TransformerCall, can_stack, stack
 from ltx_core.model.transformer.adaln import (
@@ -25,7 +25,13 @@ from ltx_core.model.transformer.adaln import (
 from ltx_core.model.transformer.attention import Attention, AttentionFunction
 from ltx_core.model.transformer.block import STEPS, BlockPass, Hidden, TransformerBlock, modulation_table
 from ltx_core.model.transformer.config import LTXModelType, StreamConfig, TransformerConfig
-from ltx_core.model.transformer.inputs import check_context, passed_modalities, rope_tables
+from ltx_core.model.transformer.inputs import (
+    check_context,
+    check_is_tensor,
+    fitting,
+    passed_modalities,
+    rope_tables,
+)
 from ltx_core.model.transformer.masks import merge_repeats, self_attention_bias, text_bias
 from ltx_core.model.transformer.state import (
     CrossInputs,
@@ -255,7 +261,7 @@ class LTXModel(nn.Module):
         self_bias = kept.of(
             (stream.name, "mask", dtype),
             (modality.attention_mask,),
-            lambda: self_attention_bias(modality.attention_mask, dtype),
+            lambda: self._self_bias(stream, modality),
         )
         return StreamInputs(
             enabled=modality.enabled,
@@ -266,6 +272,12 @@ class LTXModel(nn.Module):
             rope=rope.own,
             cross=self._cross_inputs(stream, levels, other[0], rope) if other else None,
         )
+
+    def _self_bias(self, stream: StreamConfig, modality: Modality) -> torch.Tensor | None:
+        batch, tokens, _ = modality.latent.shape
+        forms = (tokens, tokens), (batch, tokens, tokens), (batch, stream.heads, tokens, tokens)
+        mask = fitting(modality.attention_mask, f"{stream.name} attention mask", *forms)
+        return self_attention_bias(mask, modality.latent.dtype)
 
     def _text_inputs(self, stream: StreamConfig, modality: Modality, kept: Remembered) -> TextInputs:
         batch, dtype = modality.latent.shape[0], modality.latent.dtype
@@ -297,6 +309,7 @@ class LTXModel(nn.Module):
 
     def _sigma(self, modality: Modality) -> NoiseLevels:
         """The modality's noise level per sample, scaled for embedding."""
+        check_is_tensor(modality.sigma, "sigma")
         batch, device = modality.latent.shape[0], modality.latent.device
         levels = sample_levels(modality.sigma.to(device), batch)
         return levels.scaled(self.config.timestep_scale_multiplier)
@@ -306,8 +319,17 @@ class LTXModel(nn.Module):
         projection = self._part(stream, "caption_projection")
         context = modality.context if projection is None else projection(modality.context)
         check_context(stream, context, modality.latent.shape[0])
-        bias = text_bias(modality.context_mask, modality.latent.dtype)
+        bias = self._text_bias(stream, modality, context.shape[1])
         return merge_repeats(context) if bias is None else (context, bias)
+
+    def _text_bias(self, stream: StreamConfig, modality: Modality, words: int) -> torch.Tensor | None:
+        (batch, tokens, _), mask = modality.latent.shape, modality.context_mask
+        by_query = (batch, tokens, words)
+        if isinstance(mask, torch.Tensor) and mask.is_floating_point():
+            forms = [(tokens, words), by_query, (batch, stream.heads, tokens, words)]
+        else:
+            forms = [(batch, words), by_query, (batch, 1, tokens, words)]
+        return text_bias(fitting(mask, f"{stream.name} text mask", *forms), modality.latent.dtype)
 
     def _head(self, stream: StreamConfig, state: ForwardState) -> torch.Tensor:
         x, embedded = state.hidden[stream.name], state.inputs[stream.name].embedded_timestep
@@ -339,6 +361,9 @@ def _asks_for_cuda_graphs(mode: str = "", backend: Any = "", options: Any = None
 
 
 def _check_perturbations(perturbations: BatchedPerturbationConfig, state: ForwardState) -> None:
+    if not isinstance(perturbations, BatchedPerturbationConfig):
+        kind = type(perturbations).__name__
+        raise DtypeError(f"The perturbations are a {kind}; expected a BatchedPerturbationConfig.")
     batch = next(iter(state.hidden.values())).shape[0]
     if len(perturbations.perturbations) not in (1, batch):
         raise InputError(
