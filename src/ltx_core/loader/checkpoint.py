@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from mmap import mmap
@@ -189,12 +189,24 @@ def read_header(path: Path) -> Header:
         raise
     except (ValueError, TypeError, KeyError, AttributeError):
         raise CheckpointError(_foreign(path, start)) from None
-    expected = max((info.offset + info.nbytes for info in tensors.values()), default=data_start)
-    if size < expected:
-        raise CheckpointError(
-            f"{path} is truncated: {size} bytes, its header promises {expected}; download it again."
-        )
+    _check_places(path, tensors, data_start, size)
     return Header(texts, tensors)
+
+
+def _check_places(path: Path, tensors: Mapping[str, TensorInfo], data_start: int, size: int) -> None:
+    """Raise `CheckpointError` unless the tensors fill the file: else others' bytes could be taken for weights."""
+    expected = data_start
+    for info in sorted(tensors.values(), key=lambda info: (info.offset, info.nbytes)):
+        if info.offset != expected:
+            raise CheckpointError(
+                f"{path} is damaged: its tensors do not lie one after the other; download it again."
+            )
+        expected += info.nbytes
+    if size != expected:
+        how = "truncated" if size < expected else "damaged"
+        raise CheckpointError(
+            f"{path} is {how}: {size} bytes, its header promises {expected}; download it again."
+        )
 
 
 def _read_start(path: Path) -> tuple[int, bytes, bytes]:
