@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from ltx_core.components.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
-from ltx_core.errors import InputError
+from ltx_core.errors import InputError, MissingFileError
 from ltx_core.loader import LoraPathStrengthAndSDOps, SDOps
+from ltx_core.loader.switch import file_key
 from ltx_core.model.video_vae import AUTO_TILING
 from ltx_pipelines import (
     A2VidPipelineTwoStage,
@@ -25,6 +26,7 @@ from ltx_pipelines.cli import app
 from ltx_pipelines.cli.run import default_params
 from ltx_pipelines.utils.constants import LTX_2_3_HQ_PARAMS, LTX_2_3_PARAMS, LTX_2_PARAMS
 from ltx_pipelines.utils.loras import as_loras, reference_downscale_factor
+from ltx_pipelines.utils.model_ledger import ModelLedger
 from ltx_pipelines.utils.model_paths import ModelPaths
 
 
@@ -337,6 +339,7 @@ def test_flags_that_are_missing_or_misspelt_are_named(flags, sentence, model_fol
         ({"spatial_upsampler_path": 3}, "spatial_upsampler_path is of type int; give its path"),
         ({"loras": 3}, r"loras is 3; give a list of paths or \(path, strength\)"),
         ({"loras": [3]}, "A LoRA is of type int; give its path"),
+        ({"loras": [LoraPathStrengthAndSDOps(None)]}, "A LoRA is of type NoneType; give its path"),
         ({"distilled_lora": 3}, "distilled_lora is 3; give a list of paths"),
     ],
 )
@@ -372,6 +375,17 @@ def test_what_to_hear_is_checked(sound, clip):
         RetakePipeline()(None, "x", 0.0, 1.0)
     with pytest.raises(InputError, match="A file is of type NoneType; give its path"):
         ICLoraPipeline()("x", video_conditioning=[(None, 1.0)])
+
+
+def test_a_prompt_in_place_of_a_path_is_told_as_a_missing_file():
+    prompt = "A red ball bounces on the floor. " * 20  # longer than a file's name can be
+    with pytest.raises(MissingFileError, match="does not exist"):
+        TI2VidOneStagePipeline(gemma_root=prompt)
+    with pytest.raises(MissingFileError, match="does not exist"):
+        RetakePipeline()(prompt, prompt, 0.0, 0.5)
+    with pytest.raises(MissingFileError, match="does not exist"):
+        ModelLedger(torch.float32, "cpu", prompt).transformer()
+    assert file_key(LoraPathStrengthAndSDOps(prompt)).written == 0
 
 
 def test_an_empty_path_is_told_as_one():

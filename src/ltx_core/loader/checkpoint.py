@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from mmap import mmap
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ltx_core.errors import CheckpointError, MissingFileError
+from ltx_core.errors import CheckpointError, InputError, MissingFileError
 
 # The dtype codes of the safetensors format, as far as this version of PyTorch has them.
 _CODES = {
@@ -73,7 +74,7 @@ class Checkpoint:
     """
 
     def __init__(self, paths: str | Path | Iterable[str | Path]) -> None:
-        given = [paths] if isinstance(paths, str | Path) else list(paths)
+        given = listed(paths)
         if not given:
             raise CheckpointError("No weights file was given; pass the path of a .safetensors file.")
         self.paths = tuple(Path(path).expanduser() for path in given)
@@ -138,6 +139,15 @@ class Checkpoint:
         return _read(key, info, target)
 
 
+def listed(paths: str | Path | Iterable[str | Path]) -> list[str | Path]:
+    """One path or several as a list. Raises `InputError` for what is no path."""
+    given = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str | bytes) else [paths]
+    for path in given:
+        if not isinstance(path, str | Path):
+            raise InputError(f"{path!r} is no path; give that of a .safetensors file, as a text or a Path.")
+    return given
+
+
 def _read(key: str, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
     """The tensor in memory of its own; what is cast on the way is read through a small buffer."""
     result = torch.empty(info.numel, dtype=dtype, device="cpu")
@@ -187,19 +197,31 @@ def read_header(path: Path) -> Header:
         tensors = {key: _info(path, key, entry, data_start) for key, entry in entries.items()}
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise CheckpointError(_foreign(path, start)) from None
-    expected = max((info.offset + info.nbytes for info in tensors.values()), default=data_start)
-    if size < expected:
-        raise CheckpointError(
-            f"{path} is truncated: {size} bytes, its header promises {expected}; download it again."
-        )
+    _check_places(path, tensors, data_start, size)
     return Header(texts, tensors)
+
+
+def _check_places(path: Path, tensors: Mapping[str, TensorInfo], data_start: int, size: int) -> None:
+    """Raise `CheckpointError` unless the tensors fill the file: else others' bytes could be taken for weights."""
+    expected = data_start
+    for info in sorted(tensors.values(), key=lambda info: (info.offset, info.nbytes)):
+        if info.offset != expected:
+            raise CheckpointError(
+                f"{path} is damaged: its tensors do not lie one after the other; download it again."
+            )
+        expected += info.nbytes
+    if size != expected:
+        how = "truncated" if size < expected else "damaged"
+        raise CheckpointError(
+            f"{path} is {how}: {size} bytes, its header promises {expected}; download it again."
+        )
 
 
 def _read_start(path: Path) -> tuple[int, bytes, bytes]:
     """Size of a file, its first 8 bytes, and the header text whose length they state."""
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises an error of its own for a name that is too long
         raise MissingFileError(f"{path} does not exist; check the path.")
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the .safetensors file in it.")

@@ -46,8 +46,10 @@ class Pair(NamedTuple):
     scale: float
 
 
-def wide(half: torch.Tensor) -> torch.Tensor:
+def wide(key: str, half: torch.Tensor) -> torch.Tensor:
     """Half of a pair as it is, or in bfloat16, which holds all of its values, where it is stored in 8 bits."""
+    if not half.dtype.is_floating_point:
+        raise CheckpointError(f"{key} of a LoRA is {half.dtype}; only floating-point pairs are supported.")
     return half.bfloat16() if half.dtype in FP8_DTYPES else half
 
 
@@ -63,11 +65,13 @@ class LoraKeys:
     alpha: str | float | None = None
 
     def pair(self, read: Callable[[str], torch.Tensor], strength: float) -> Pair:
-        """The update at this strength."""
-        down, up = (wide(read(key)) for key in (self.down, self.up))
+        """The update at this strength, in the wider dtype of both halves."""
+        down, up = (wide(key, read(key)) for key in (self.down, self.up))
+        dtype = torch.promote_types(down.dtype, up.dtype)
         alpha = self.alpha
         number = read(alpha).item() if isinstance(alpha, str) else alpha
-        return Pair(down, up, strength if number is None else strength * number / down.shape[0])
+        scale = strength if number is None else strength * number / max(down.shape[0], 1)
+        return Pair(down.to(dtype), up.to(dtype), scale)
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def match_lora(
     A tensor ``.alpha`` beside a pair, or else `alpha`, scales it by alpha / rank - except in the official
     naming, where the reference gives it no effect.
 
-    Raises `CheckpointError` where a pair does not make a weight of its module's shape.
+    Raises `CheckpointError` where a pair does not make a weight of its module's shape, or an alpha is no number.
     """
     flat = {target.replace(".", "_"): target for target in targets}
     found: dict[str, dict[str, str]] = {}
@@ -139,9 +143,10 @@ def match_lora(
             unmatched.append(name)
             continue
         is_official &= ".lora_A." in parts["down"]
-        modules[module] = LoraKeys(
-            parts["down"], parts["up"], None if is_official else parts.get("alpha", alpha)
-        )
+        scaled_by = None if is_official else parts.get("alpha", alpha)
+        if isinstance(scaled_by, str) and math.prod(shapes[scaled_by]) != 1:
+            raise CheckpointError(f"{path}: {scaled_by} has shape {shapes[scaled_by]}; expected one number.")
+        modules[module] = LoraKeys(parts["down"], parts["up"], scaled_by)
         _check_shapes(path, module, shapes[parts["down"]], shapes[parts["up"]], targets[module])
     return LoraMatch(path, modules, tuple(unmatched), tuple(ignored))
 

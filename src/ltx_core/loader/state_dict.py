@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from ltx_core.errors import LTXError
-from ltx_core.loader.checkpoint import Checkpoint
+from ltx_core.loader.checkpoint import Checkpoint, listed
 from ltx_core.sd_ops import SDOps
 
 Paths = str | Path | Iterable[str | Path]
@@ -117,7 +117,7 @@ class StateDictRegistry:
         key = _identity(paths, sd_ops)
         with self._lock:
             if key in self._kept:
-                named = ", ".join(map(str, _listed(paths)))
+                named = ", ".join(map(str, listed(paths)))
                 raise DuplicateError(f"The registry already has {named} under this key map.")
             self._kept[key] = state_dict
 
@@ -134,12 +134,8 @@ class StateDictRegistry:
             self._kept.clear()
 
 
-def _listed(paths: Paths) -> list[str | Path]:
-    return [paths] if isinstance(paths, str | Path) else list(paths)
-
-
 def _identity(paths: Paths, sd_ops: SDOps | None) -> str:
-    parts = [str(Path(path).resolve()) for path in _listed(paths)]
+    parts = [str(Path(path).resolve()) for path in listed(paths)]
     if sd_ops is not None:
         parts.append(sd_ops.name)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

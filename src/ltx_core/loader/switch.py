@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,7 +203,7 @@ class LoraSwitcher:
 def file_key(lora: LoraPathStrengthAndSDOps) -> FileKey:
     """What names the file now; of one that is missing, too, for opening it says so better."""
     path = Path(lora.path)
-    return FileKey(str(lora.path), lora.sd_ops, path.stat().st_mtime_ns if path.exists() else 0)
+    return FileKey(str(lora.path), lora.sd_ops, path.stat().st_mtime_ns if os.path.exists(path) else 0)
 
 
 def in_main_memory(weight: torch.Tensor) -> bool:

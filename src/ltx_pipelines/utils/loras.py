@@ -31,8 +31,9 @@ def _as_lora(item: Any) -> LoraPathStrengthAndSDOps:
         if not 1 <= len(parts) <= 3:
             raise InputError(f"{item!r} is not a LoRA; give a path, or (path, strength).")
         path, strength, *key_map = parts if len(parts) > 1 else (*parts, DEFAULT_LORA_STRENGTH)
-        check_path("A LoRA", path)
-        item = LoraPathStrengthAndSDOps(str(path), strength, *key_map)
+        item = LoraPathStrengthAndSDOps(path, strength, *key_map)
+    check_path("A LoRA", item.path)
+    item = item._replace(path=str(item.path))
     return item._replace(strength=finite(f"The strength of {item.path}", item.strength))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ class ModelPaths:
 
     def missing(self) -> list[str]:
         """The paths that were given but do not exist."""
-        return [path for path in vars(self).values() if path is not None and not Path(path).exists()]
+        return [path for path in vars(self).values() if path is not None and not os.path.exists(path)]
 
     def check(self) -> None:
         """Raise `MissingFileError` if a given path does not exist or a Gemma folder lacks a part, before any work."""

@@ -225,8 +225,8 @@ def check_file(path: str | Path) -> None:
     check_path("A file", path)
     if not str(path):
         raise InputError("The path of a file is empty; name a file.")
-    if not Path(path).is_file():
-        what = "is a folder, not a file" if Path(path).is_dir() else "does not exist"
+    if not os.path.isfile(path):
+        what = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
         raise MissingFileError(f"{path} {what}; check the path.")
 
 

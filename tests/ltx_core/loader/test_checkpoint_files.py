@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ltx_core.errors import CheckpointError, MissingFileError
+from ltx_core.errors import CheckpointError, InputError, MissingFileError
 from ltx_core.loader import Checkpoint
 
 DTYPES = (
@@ -90,11 +90,14 @@ def test_later_shards_override_and_the_first_carries_the_metadata(files):
 
 
 WHOLE = save({"x": torch.ones(4)})
+HEADER = struct.unpack("<Q", WHOLE[:8])[0]
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 BAD_FILES = {
     "empty": (b"", "empty"),
     "short": (b"abc", "not a safetensors file"),
     "truncated": (WHOLE[:-3], "truncated"),
+    "too long": (WHOLE + bytes(4), "damaged"),
+    "another header length": (struct.pack("<Q", HEADER - 1) + WHOLE[8:], "damaged"),  # without its last space
     "text": (b"these are not weights at all", "not a safetensors file"),
     "pickle": (b"\x80\x02}q\x00.", "convert it to .safetensors"),
     "torch.save": (b"PK\x03\x04" + bytes(64), "convert it to .safetensors"),
@@ -106,6 +109,9 @@ BAD_FILES = {
     "entry without offsets": (with_header({"x": {"dtype": "F32", "shape": [1]}}), "not a safetensors file"),
     "metadata no object": (with_header({"__metadata__": [1]}), "not a safetensors file"),
     "wrong size": (with_header({"x": ONE | {"shape": [3]}}, bytes(4)), "damaged"),
+    "nested without end": (with_header(b"[" * 200_000), "not a safetensors file"),
+    "a hole": (with_header({"x": ONE | {"data_offsets": [4, 8]}}, bytes(8)), "one after the other"),
+    "an overlap": (with_header({"x": ONE, "y": ONE}, bytes(4)), "one after the other"),
     "negative shape": (with_header({"x": ONE | {"shape": [-1, -1]}}, bytes(4)), "damaged"),
     "unknown dtype": (with_header({"x": ONE | {"dtype": "F3"}}, bytes(4)), "dtype F3"),
 }
@@ -127,8 +133,16 @@ def test_missing_files_folders_and_no_file_at_all(tmp_path):
     assert issubclass(MissingFileError, FileNotFoundError)
     with pytest.raises(CheckpointError, match="is a folder"):
         Checkpoint(tmp_path)
+    with pytest.raises(MissingFileError, match="does not exist"):
+        Checkpoint("a prompt in its place " * 20)
     with pytest.raises(CheckpointError, match="No weights file"):
         Checkpoint([])
+
+
+@pytest.mark.parametrize("path", [None, 3, b"model.safetensors", [None], ("a", 3)])
+def test_what_is_no_path_is_named(path):
+    with pytest.raises(InputError, match=r"is no path; give that of a \.safetensors file"):
+        Checkpoint(path)
 
 
 @pytest.mark.parametrize(("config", "words"), [("{", "not valid JSON"), ("[1]", "expected a JSON object")])

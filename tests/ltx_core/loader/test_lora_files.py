@@ -166,6 +166,42 @@ def test_a_pair_of_another_models_shape_is_refused(targets, down, up):
     assert all(words in str(caught.value) for words in ("some.safetensors", "patchify_proj", "(16, 16)"))
 
 
+@pytest.mark.parametrize(
+    ("down", "up", "common"),
+    [
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.float16, torch.float32),
+        (torch.float8_e4m3fn, torch.float32, torch.float32),
+        (torch.float8_e4m3fn, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_halves_of_two_dtypes_meet_in_the_wider_one(files, targets, down, up, common):
+    numbers = torch.arange(32.0)
+    pair = {
+        "patchify_proj.lora_A.weight": numbers.reshape(2, 16).to(down),
+        "patchify_proj.lora_B.weight": numbers.reshape(16, 2).to(up),
+    }
+    read = LoraFile(files.write("x.safetensors", pair), targets).read("patchify_proj")
+    assert read.down.dtype is read.up.dtype is common
+    assert torch.equal(read.down.float(), numbers.reshape(2, 16).to(down).float())
+
+
+def test_whole_numbers_are_no_lora(files, targets):
+    pair = {f"patchify_proj.lora_{half}.weight": torch.ones(16, 16, dtype=torch.int8) for half in "AB"}
+    with pytest.raises(CheckpointError, match=r"patchify_proj.lora_A.weight of a LoRA is torch.int8; only"):
+        LoraFile(files.write("x.safetensors", pair), targets).read("patchify_proj")
+
+
+def test_an_alpha_is_one_number_whatever_the_rank(files, targets):
+    shapes = {"patchify_proj.lora_down.weight": (2, 16), "patchify_proj.lora_up.weight": (16, 2)}
+    with pytest.raises(CheckpointError, match=r"patchify_proj.alpha has shape \(2,\); expected one number"):
+        match_lora("file", shapes | {"patchify_proj.alpha": (2,)}, targets)
+    nothing = {"down": torch.zeros(0, 16), "up": torch.zeros(16, 0)}
+    pair = {f"patchify_proj.lora_{half}.weight": value for half, value in nothing.items()}
+    path = files.write("rank0.safetensors", pair | {"patchify_proj.alpha": torch.tensor(1.0)})
+    assert delta(files, path, targets).count_nonzero() == 0
+
+
 def test_what_the_pairs_take_is_told_from_the_header(files, targets):
     file = LoraFile(files.lora(modules=MODULES), targets)
     expected = sum(part.numel() for name in MODULES for part in file.read(name)[:2])

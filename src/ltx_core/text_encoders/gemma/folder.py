@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ class GemmaFolder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            state = "is a file" if self.root.exists() else "does not exist"
+        if not os.path.isdir(self.root):
+            state = "is a file" if os.path.exists(self.root) else "does not exist"
             raise MissingFileError(f"The Gemma folder {self.root} {state}. {CONTENTS}.")
         self.weights_folder = self._find("model*.safetensors").parent
         self.tokenizer_folder = self._find("tokenizer.model", "tokenizer.json").parent
