@@ -141,3 +141,11 @@ def find_matching_file(root_path: str | Path, pattern: str) -> Path:
     if not matches:
         raise MissingFileError(f"No file matching {pattern!r} under {root_path}.")
     return matches[0]
+
+
+def check_prompt(name: str, text: str) -> None:
+    """Raise `InputError` for what is no text, or holds bytes that were no UTF-8."""
+    try:
+        text.encode()
+    except (AttributeError, UnicodeEncodeError):
+        raise InputError(f"{name} is {text!r}; give a text in UTF-8.") from None

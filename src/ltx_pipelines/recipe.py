@@ -14,6 +14,7 @@ from ltx_core.components.schedulers import LTX2Scheduler
 from ltx_core.loader.switch import Loras
 from ltx_core.model.video_vae import AUTO_TILING, AutoTiling, TilingConfig
 from ltx_core.types import VideoPixelShape
+from ltx_core.utils import check_prompt
 from ltx_pipelines.conditions import Condition, Images
 from ltx_pipelines.media.video import VideoInfo
 from ltx_pipelines.sampling import EULER, Sampler
@@ -31,7 +32,6 @@ from ltx_pipelines.utils.validation import (
     check_kind,
     check_length,
     check_num_frames,
-    check_prompt,
     check_seed,
     check_steps,
     number,

@@ -81,7 +81,7 @@ class DuplicateError(LTXError):
 class Registry(Protocol):
     """Keeps state dicts between builds."""
 
-    def add(self, paths: Paths, sd_ops: SDOps | None, state_dict: StateDict) -> None: ...
+    def add(self, paths: Paths, sd_ops: SDOps | None, state_dict: StateDict) -> str | None: ...
 
     def pop(self, paths: Paths, sd_ops: SDOps | None) -> StateDict | None: ...
 
@@ -113,13 +113,15 @@ class StateDictRegistry:
         self._kept: dict[str, StateDict] = {}
         self._lock = threading.Lock()
 
-    def add(self, paths: Paths, sd_ops: SDOps | None, state_dict: StateDict) -> None:
+    def add(self, paths: Paths, sd_ops: SDOps | None, state_dict: StateDict) -> str:
+        """Keep a state dict; returns what it is known by. Raises `DuplicateError` if there is one already."""
         key = _identity(paths, sd_ops)
         with self._lock:
             if key in self._kept:
                 named = ", ".join(map(str, listed(paths)))
                 raise DuplicateError(f"The registry already has {named} under this key map.")
             self._kept[key] = state_dict
+        return key
 
     def pop(self, paths: Paths, sd_ops: SDOps | None) -> StateDict | None:
         with self._lock:

@@ -100,14 +100,6 @@ def check_length(frames: int, fps: float) -> None:
         )
 
 
-def check_prompt(name: str, text: str) -> None:
-    """Raise `InputError` for what is no text, or holds bytes that were no UTF-8."""
-    try:
-        text.encode()
-    except (AttributeError, UnicodeEncodeError):
-        raise InputError(f"{name} is {text!r}; give a text in UTF-8.") from None
-
-
 def check_guider(params: MultiModalGuiderParams) -> None:
     """Raise `InputError` for guidance that is no number, or skips less than no step."""
     if not isinstance(params, MultiModalGuiderParams):

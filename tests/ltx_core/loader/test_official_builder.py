@@ -90,8 +90,8 @@ def test_a_registry_is_known_by_files_and_map_name(tmp_path):
     assert registry.pop(["a", "b"], SDOps("x")) is state
     assert registry.pop(["a", "b"], SDOps("x")) is None
     one = str(tmp_path / "one")
-    registry.add([one], SDOps("x"), state)
-    assert list(registry._kept) == [hashlib.sha256(f"{one}\0x".encode()).hexdigest()]
+    added = registry.add([one], SDOps("x"), state)
+    assert [added] == list(registry._kept) == [hashlib.sha256(f"{one}\0x".encode()).hexdigest()]
     registry.clear()
     assert registry.get([one], SDOps("x")) is None
 

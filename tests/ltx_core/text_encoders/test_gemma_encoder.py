@@ -29,6 +29,12 @@ TEXT = "A red ball is rolling, then “quiet” 雨."
 # Tokens
 
 
+@pytest.mark.parametrize("prompt", [None, 3, b"a", ["a"], "caf\udce9"])
+def test_what_is_no_text_is_named(gemma_root, prompt):
+    with pytest.raises(InputError, match=r"The prompt is .*; give a text in UTF-8"):
+        LTXVGemmaTokenizer(gemma_root, 16).tokenize_with_weights(prompt)
+
+
 def test_tokens_are_padded_left_and_begin_with_bos(encoder):
     entries = encoder.tokenizer.tokenize_with_weights(f"  {TEXT}\n")["gemma"]
     ids, mask = zip(*entries)

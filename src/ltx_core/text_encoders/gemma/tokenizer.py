@@ -14,6 +14,7 @@ import torch
 
 from ltx_core.errors import CheckpointError, InputError
 from ltx_core.text_encoders.gemma.folder import read_json
+from ltx_core.utils import check_prompt
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class LTXVGemmaTokenizer:
 
     def token_ids(self, text: str) -> list[int]:
         """Between 1 and `max_length` ids, <bos> first; not padded. What is cut off is warned of."""
+        check_prompt("The prompt", text)
         text = text.strip()
         ids = (
             self.tokenizer(text, verbose=False)["input_ids"]
